@@ -1,0 +1,2 @@
+//! The simulator, from the command line.
+fn main() {}

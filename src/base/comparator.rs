@@ -1,0 +1,166 @@
+//! How user keys are ordered.
+//!
+//! Every place that orders keys goes through [`KeyOrder`]: bytewise is one branch and a memcmp, anything else
+//! a call through [`Comparator`]. The comparator's name is stored with its keyspace and checked at open.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+
+/// A total order over user keys.
+///
+/// Laws: the order is total and never changes for a given [`Comparator::name`]; `Equal` means that the bytes
+/// are equal. A comparator that breaks them makes reads miss keys.
+pub trait Comparator: Send + Sync + 'static {
+    /// Names the order for ever; stored with the keyspace, at most 255 bytes.
+    fn name(&self) -> &str;
+
+    /// Compares two user keys.
+    fn compare(&self, a: &[u8], b: &[u8]) -> Ordering;
+
+    /// Maps a key to a number that never contradicts [`Comparator::compare`]: `a < b` implies
+    /// `sort_prefix(a) <= sort_prefix(b)`. The memtable compares these first; 0 for all keys is always right.
+    fn sort_prefix(&self, key: &[u8]) -> u128 {
+        let _ = key;
+        0
+    }
+
+    /// Appends to `out` a short key `s` with `a <= s < b`, given `a < b`. Index blocks store it. The default
+    /// copies `a`.
+    fn separator(&self, a: &[u8], b: &[u8], out: &mut Vec<u8>) {
+        let _ = b;
+        out.extend_from_slice(a);
+    }
+}
+
+/// The name under which bytewise order is stored.
+pub const BYTEWISE_NAME: &str = "tinylsm.bytewise";
+
+/// Reads the first 16 bytes of a key as a big-endian number, zero-padded.
+#[inline]
+pub fn bytewise_prefix(key: &[u8]) -> u128 {
+    if let Some(head) = key.first_chunk::<16>() {
+        return u128::from_be_bytes(*head);
+    }
+    let mut head = [0u8; 16];
+    head[..key.len()].copy_from_slice(key);
+    u128::from_be_bytes(head)
+}
+
+/// The order of one keyspace, as the engine carries it around.
+#[derive(Clone)]
+pub enum KeyOrder {
+    /// Plain byte order: the fast path.
+    Bytewise,
+    /// Any other order.
+    Custom(Arc<dyn Comparator>),
+}
+
+impl KeyOrder {
+    /// Compares two user keys.
+    #[inline]
+    pub fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {
+        match self {
+            KeyOrder::Bytewise => a.cmp(b),
+            KeyOrder::Custom(comparator) => comparator.compare(a, b),
+        }
+    }
+
+    /// Returns a number that never contradicts [`KeyOrder::compare`].
+    #[inline]
+    pub fn sort_prefix(&self, key: &[u8]) -> u128 {
+        match self {
+            KeyOrder::Bytewise => bytewise_prefix(key),
+            KeyOrder::Custom(comparator) => comparator.sort_prefix(key),
+        }
+    }
+
+    /// Appends a short key at or above `a` and below `b` to `out`.
+    pub fn separator(&self, a: &[u8], b: &[u8], out: &mut Vec<u8>) {
+        match self {
+            KeyOrder::Bytewise => bytewise_separator(a, b, out),
+            KeyOrder::Custom(comparator) => comparator.separator(a, b, out),
+        }
+    }
+
+    /// Returns the stored name of the order.
+    pub fn name(&self) -> &str {
+        match self {
+            KeyOrder::Bytewise => BYTEWISE_NAME,
+            KeyOrder::Custom(comparator) => comparator.name(),
+        }
+    }
+
+    /// Tells whether keys with a common prefix lie side by side.
+    pub fn is_bytewise(&self) -> bool {
+        matches!(self, KeyOrder::Bytewise)
+    }
+}
+
+impl fmt::Debug for KeyOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Appends the shortest key `s` with `a <= s < b` that this cheap rule finds (LevelDB's
+/// `FindShortestSeparator`).
+fn bytewise_separator(a: &[u8], b: &[u8], out: &mut Vec<u8>) {
+    let common = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    if let (Some(&x), Some(&y)) = (a.get(common), b.get(common))
+        && x < 0xFF
+        && x + 1 < y
+    {
+        out.extend_from_slice(&a[..common]);
+        out.push(x + 1);
+    } else {
+        out.extend_from_slice(a);
+    }
+}
+
+/// Bytewise order, backwards.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReverseBytewise;
+
+impl Comparator for ReverseBytewise {
+    fn name(&self) -> &str {
+        "tinylsm.reverse-bytewise"
+    }
+
+    fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {
+        b.cmp(a)
+    }
+
+    fn sort_prefix(&self, key: &[u8]) -> u128 {
+        !bytewise_prefix(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn sort_prefix_never_contradicts_compare(a: Vec<u8>, b: Vec<u8>) {
+            for order in [KeyOrder::Bytewise, KeyOrder::Custom(Arc::new(ReverseBytewise))] {
+                if order.compare(&a, &b) == Ordering::Less {
+                    prop_assert!(order.sort_prefix(&a) <= order.sort_prefix(&b));
+                }
+            }
+        }
+
+        #[test]
+        fn separator_lies_between(a: Vec<u8>, b: Vec<u8>) {
+            for order in [KeyOrder::Bytewise, KeyOrder::Custom(Arc::new(ReverseBytewise))] {
+                if order.compare(&a, &b) == Ordering::Less {
+                    let mut s = Vec::new();
+                    order.separator(&a, &b, &mut s);
+                    prop_assert!(order.compare(&a, &s) != Ordering::Greater);
+                    prop_assert!(order.compare(&s, &b) == Ordering::Less);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The one error type of the engine.
+//!
+//! [`ErrorKind`] says what a caller can do about it; the text says which file, where, doing what. An error is
+//! cheap to clone, because one background failure is returned to every later writer.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What every fallible call of the crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller can do about an [`Error`].
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The call itself is wrong: an empty key, a value over the limit, an unknown option. Fix the call.
+    InvalidArgument,
+    /// What was asked for by name does not exist.
+    NotFound,
+    /// What was to be created exists already.
+    AlreadyExists,
+    /// Another process (or another handle in this one) has the database open.
+    Locked,
+    /// The database was made by a newer format, another comparator, or is not a database at all.
+    Incompatible,
+    /// Bytes on disk are not what was written. The text names file and offset. Restore from a backup.
+    Corruption,
+    /// The disk or a quota is full. Make room and retry.
+    NoSpace,
+    /// The disk failed in another way. The text names the operation and the system's code.
+    Io,
+    /// The write would have had to wait longer than allowed for flush or compaction. Retry later.
+    Busy,
+    /// A transaction lost against another one. Retry the transaction.
+    Conflict,
+    /// Writing is off: opened read-only, or an earlier failure of the WAL or manifest. Reopen.
+    ReadOnly,
+    /// The database was closed.
+    Closed,
+}
+
+/// An error of the engine: cheap to clone, with file, offset, operation and source inside.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    file: Option<PathBuf>,
+    offset: Option<u64>,
+    operation: Option<&'static str>,
+    os_code: Option<i32>,
+    source: Option<Cause>,
+}
+
+#[derive(Debug, Clone)]
+enum Cause {
+    Io(Arc<io::Error>),
+    Engine(Error),
+}
+
+impl Error {
+    /// Creates an error of `kind` that says `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error(Arc::new(Inner {
+            kind,
+            message: message.into(),
+            file: None,
+            offset: None,
+            operation: None,
+            os_code: None,
+            source: None,
+        }))
+    }
+
+    /// Creates an [`ErrorKind::InvalidArgument`] error.
+    pub fn invalid(message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::InvalidArgument, message)
+    }
+
+    /// Creates an [`ErrorKind::Corruption`] error at `offset` of `file`.
+    pub fn corruption(file: &Path, offset: u64, message: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Corruption, message).with_file(file).with_offset(offset)
+    }
+
+    /// Wraps a system error met during `operation` on `file`, choosing the kind from its code.
+    pub fn from_io(operation: &'static str, file: &Path, source: io::Error) -> Error {
+        let kind = match source.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            _ => ErrorKind::Io,
+        };
+        Error(Arc::new(Inner {
+            kind,
+            message: source.to_string(),
+            file: Some(file.to_owned()),
+            offset: None,
+            operation: Some(operation),
+            os_code: source.raw_os_error(),
+            source: Some(Cause::Io(Arc::new(source))),
+        }))
+    }
+
+    fn edit(self, change: impl FnOnce(&mut Inner)) -> Error {
+        let old = &self.0;
+        let mut inner = Inner {
+            kind: old.kind,
+            message: old.message.clone(),
+            file: old.file.clone(),
+            offset: old.offset,
+            operation: old.operation,
+            os_code: old.os_code,
+            source: old.source.clone(),
+        };
+        change(&mut inner);
+        Error(Arc::new(inner))
+    }
+
+    /// Adds the file the error is about.
+    #[must_use]
+    pub fn with_file(self, file: &Path) -> Error {
+        self.edit(|inner| inner.file = Some(file.to_owned()))
+    }
+
+    /// Adds the byte offset the error is about.
+    #[must_use]
+    pub fn with_offset(self, offset: u64) -> Error {
+        self.edit(|inner| inner.offset = Some(offset))
+    }
+
+    /// Adds the operation that met the error.
+    #[must_use]
+    pub fn with_operation(self, operation: &'static str) -> Error {
+        self.edit(|inner| inner.operation = Some(operation))
+    }
+
+    /// Wraps `self` as the source of a new error of `kind`, keeping file and offset in sight.
+    #[must_use]
+    pub fn wrap(self, kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error(Arc::new(Inner {
+            kind,
+            message: message.into(),
+            file: self.0.file.clone(),
+            offset: self.0.offset,
+            operation: self.0.operation,
+            os_code: self.0.os_code,
+            source: Some(Cause::Engine(self)),
+        }))
+    }
+
+    /// Returns what a caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Returns the file the error is about.
+    pub fn file(&self) -> Option<&Path> {
+        self.0.file.as_deref()
+    }
+
+    /// Returns the byte offset in [`Error::file`] where it was met.
+    pub fn offset(&self) -> Option<u64> {
+        self.0.offset
+    }
+
+    /// Returns the operation that met it, as `"append"` or `"sync"`.
+    pub fn operation(&self) -> Option<&'static str> {
+        self.0.operation
+    }
+
+    /// Returns the operating system's error code, if one caused it.
+    pub fn os_code(&self) -> Option<i32> {
+        self.0.os_code
+    }
+
+    /// Tells whether the same call may succeed later without any repair.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Busy | ErrorKind::Conflict | ErrorKind::NoSpace)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &self.0;
+        if let Some(operation) = inner.operation {
+            write!(f, "{operation} ")?;
+        }
+        if let Some(file) = &inner.file {
+            write!(f, "{}", file.display())?;
+            if let Some(offset) = inner.offset {
+                write!(f, " at byte {offset}")?;
+            }
+        }
+        if inner.operation.is_some() || inner.file.is_some() {
+            f.write_str(": ")?;
+        }
+        f.write_str(&inner.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.0.kind)?;
+        if let Some(source) = std::error::Error::source(self) {
+            write!(f, " (because: {source})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0.source {
+            Some(Cause::Io(source)) => Some(source.as_ref()),
+            Some(Cause::Engine(source)) => Some(source),
+            None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_names_operation_file_offset_and_cause() {
+        let error = Error::corruption(Path::new("db/000007.sst"), 4096, "checksum mismatch");
+        assert_eq!(error.to_string(), "db/000007.sst at byte 4096: checksum mismatch");
+        let error = Error::from_io("sync", Path::new("x"), io::Error::from_raw_os_error(28));
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert!(error.to_string().starts_with("sync x: No space left"));
+        assert!(error.is_retryable());
+    }
+}

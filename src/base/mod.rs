@@ -1,0 +1,13 @@
+//! The ground floor: the words every other room speaks.
+//!
+//! Owns ids, sequence numbers, internal keys, comparators, time, limits, the value type [`slice::Slice`] and
+//! the one error type. Knows no disk, no thread and no file format; imports nothing of the crate.
+
+pub mod comparator;
+pub mod error;
+pub mod ids;
+pub mod key;
+pub mod limits;
+pub mod seq;
+pub mod slice;
+pub mod time;

@@ -1,0 +1,180 @@
+//! Bytes handed to callers: cheap to clone, without a copy of the block they lie in.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::sync::Arc;
+
+const INLINE_LEN_BYTES_MAX: usize = 22;
+
+/// Immutable bytes: up to 22 lie inline, longer ones share the block or buffer they were read from.
+///
+/// A slice keeps its whole block in memory. Call [`Slice::detach`] before keeping a small value for long.
+#[derive(Clone)]
+pub struct Slice(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Inline { len: u8, bytes: [u8; INLINE_LEN_BYTES_MAX] },
+    Shared { owner: Arc<Vec<u8>>, start: u32, len: u32 },
+}
+
+const _: () = assert!(size_of::<Slice>() <= 24);
+
+impl Slice {
+    /// Copies `bytes`.
+    pub fn copy_from(bytes: &[u8]) -> Slice {
+        if bytes.len() <= INLINE_LEN_BYTES_MAX {
+            return Slice::inline(bytes);
+        }
+        Slice::shared(Arc::new(bytes.to_vec()), 0, bytes.len())
+    }
+
+    /// Shares `len` bytes of `owner` from `start`; copies them if they are few enough to lie inline.
+    ///
+    /// # Panics
+    /// If the range lies outside `owner`, or `owner` is 4 GiB or longer.
+    #[inline]
+    pub fn shared(owner: Arc<Vec<u8>>, start: usize, len: usize) -> Slice {
+        let bytes = &owner[start..start + len];
+        if len <= INLINE_LEN_BYTES_MAX {
+            return Slice::inline(bytes);
+        }
+        let start = u32::try_from(start).expect("blocks and buffers are far below 4 GiB (limits.rs)");
+        let len = u32::try_from(len).expect("blocks and buffers are far below 4 GiB (limits.rs)");
+        Slice(Repr::Shared { owner, start, len })
+    }
+
+    /// Shares like [`Slice::shared`], cloning the owner only when the bytes are too many to lie inline.
+    #[inline]
+    pub fn of(owner: &Arc<Vec<u8>>, start: usize, len: usize) -> Slice {
+        if len <= INLINE_LEN_BYTES_MAX {
+            return Slice::inline(&owner[start..start + len]);
+        }
+        Slice::shared(Arc::clone(owner), start, len)
+    }
+
+    #[inline]
+    fn inline(bytes: &[u8]) -> Slice {
+        let mut inline = [0u8; INLINE_LEN_BYTES_MAX];
+        inline[..bytes.len()].copy_from_slice(bytes);
+        #[expect(clippy::cast_possible_truncation, reason = "at most 22, checked by the callers")]
+        Slice(Repr::Inline { len: bytes.len() as u8, bytes: inline })
+    }
+
+    /// Returns the bytes in a buffer of their own, letting go of the block.
+    #[must_use]
+    pub fn detach(&self) -> Slice {
+        Slice::copy_from(self)
+    }
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            Repr::Shared { owner, start, len } => &owner[*start as usize..*start as usize + *len as usize],
+        }
+    }
+}
+
+impl AsRef<[u8]> for Slice {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Borrow<[u8]> for Slice {
+    fn borrow(&self) -> &[u8] {
+        self
+    }
+}
+
+impl From<&[u8]> for Slice {
+    fn from(bytes: &[u8]) -> Slice {
+        Slice::copy_from(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Slice {
+    fn from(bytes: Vec<u8>) -> Slice {
+        let len = bytes.len();
+        Slice::shared(Arc::new(bytes), 0, len)
+    }
+}
+
+impl PartialEq for Slice {
+    fn eq(&self, other: &Slice) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Slice {}
+
+impl<T: AsRef<[u8]> + ?Sized> PartialEq<T> for Slice
+where
+    T: NotSlice,
+{
+    fn eq(&self, other: &T) -> bool {
+        **self == *other.as_ref()
+    }
+}
+
+/// Types that a [`Slice`] compares with byte by byte.
+pub trait NotSlice {}
+impl NotSlice for [u8] {}
+impl<const N: usize> NotSlice for [u8; N] {}
+impl NotSlice for &[u8] {}
+impl<const N: usize> NotSlice for &[u8; N] {}
+impl NotSlice for Vec<u8> {}
+impl NotSlice for str {}
+impl NotSlice for &str {}
+
+impl PartialOrd for Slice {
+    fn partial_cmp(&self, other: &Slice) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Slice {
+    fn cmp(&self, other: &Slice) -> Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl Hash for Slice {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl fmt::Debug for Slice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_bytes_lie_inline_and_long_ones_share() {
+        let owner = Arc::new(vec![7u8; 100]);
+        let short = Slice::of(&owner, 3, 22);
+        assert_eq!(Arc::strong_count(&owner), 1);
+        let long = Slice::of(&owner, 3, 23);
+        assert_eq!(Arc::strong_count(&owner), 2);
+        assert_eq!(&*short, &[7u8; 22]);
+        assert_eq!(&*long, &[7u8; 23]);
+        let kept = long.detach();
+        drop(long);
+        assert_eq!(Arc::strong_count(&owner), 1);
+        assert_eq!(kept.len(), 23);
+    }
+}

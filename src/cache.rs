@@ -1,0 +1,1 @@
+//! The block cache: bounded by bytes, read without a lock.

@@ -1,0 +1,1 @@
+//! Flush, pick and merge.

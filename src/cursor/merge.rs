@@ -1,0 +1,1 @@
+//! Merges sorted cursors into one.

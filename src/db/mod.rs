@@ -1,0 +1,1 @@
+//! The database: handles, state, recovery, background jobs.

@@ -1,0 +1,1 @@
+//! Codecs, checksums, framed records, file names and the write batch.

@@ -1,0 +1,1 @@
+//! Dumps and checks any file of a database.

@@ -1,0 +1,1 @@
+//! Recent writes in memory, sorted.

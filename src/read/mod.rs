@@ -1,0 +1,1 @@
+//! Reading: get and scan over a pinned view.

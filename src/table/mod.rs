@@ -1,0 +1,1 @@
+//! Sorted tables: immutable files of entries.

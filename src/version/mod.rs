@@ -1,0 +1,1 @@
+//! Which tables make up each keyspace, in memory and in the manifest.

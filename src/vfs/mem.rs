@@ -1,0 +1,1 @@
+//! A plain disk in memory.
