@@ -95,8 +95,7 @@ impl BlockKey {
 #[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
-    let folded = (product >> 64) as u64 ^ product as u64;
-    folded
+    (product >> 64) as u64 ^ product as u64
 }
 
 /// Why a block is asked for, which decides how long it is kept.
@@ -278,8 +277,7 @@ impl BlockCache {
 
     #[inline]
     fn set_of(&self, hash: u64) -> usize {
-        let index = ((u128::from(hash) * self.sets.len() as u128) >> 64) as usize;
-        index
+        ((u128::from(hash) * self.sets.len() as u128) >> 64) as usize
     }
 
     #[inline]
