@@ -139,7 +139,8 @@ pub struct BlockCache {
     counters: Box<[Counters]>,
 }
 
-#[repr(align(64))]
+/// Two cache lines that processors fetch as a pair.
+#[repr(align(128))]
 struct Set {
     tags: [AtomicU64; WAYS_COUNT],
     blocks: [ArcSwapOption<Vec<u8>>; WAYS_COUNT],

@@ -1,15 +1,18 @@
 //! Blocks of sorted entries: how they are written, and how one key is found in them.
 //!
-//! Data blocks and index blocks have one layout. Keys leave out what they share with the key before; every
-//! sixteenth is whole, a *restart*, and the restarts' offsets at the end allow a binary search.
+//! Data blocks and index blocks have one layout. Values lie in front, keys behind: a search walks over keys
+//! alone, a few cache lines of them, and touches one value. Keys leave out what they share with the key
+//! before; every sixteenth is whole, a *restart*, and the list of restarts at the end allows a binary search.
 //!
 //! ```text
-//! block   := entry* restart_offset(u32 LE)* restarts_count(u32 LE)
-//! entry   := shared(varint) unshared(varint) value_len(varint) key[unshared] tag(u64 LE) value[value_len]
+//! block   := value* entry* restart* restarts_count(u32 LE)
+//! entry   := shared(varint) unshared(varint) value_len(varint) key[unshared] tag(u64 LE)
+//! restart := entry_offset(u32 LE) value_offset(u32 LE)        from the start of the block
 //! ```
 //!
-//! `shared` counts bytes of the user key only; the tag is never shortened, so that versions of one key cost
-//! eleven bytes each and comparing needs no unpacking.
+//! The first restart's entry offset is also where the values end. An entry's value begins where that of the
+//! entry before ends. `shared` counts bytes of the user key only; the tag is never shortened, so that versions
+//! of one key cost eleven bytes each and comparing needs no unpacking.
 //!
 //! [`BlockView::find`] searches for one key without building any: it carries along how much of the wanted
 //! key the last entry matched, which `shared` alone tells how to continue.
@@ -25,6 +28,8 @@ use std::cmp::Ordering;
 
 /// Entries from one whole key to the next.
 pub const RESTART_INTERVAL_COUNT: usize = 16;
+const RESTART_LEN_BYTES: usize = 8;
+const COUNT_LEN_BYTES: usize = 4;
 
 /// What is wrong with a block whose checksum is right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +54,11 @@ pub fn common_prefix_len(a: &[u8], b: &[u8]) -> usize {
 /// Builds one block after another.
 #[derive(Default)]
 pub struct BlockBuilder {
+    /// The values; in the end the whole block.
     bytes: Vec<u8>,
-    restarts: Vec<u32>,
+    entries: Vec<u8>,
+    /// Offsets into `entries` and `bytes`.
+    restarts: Vec<(u32, u32)>,
     entries_count: usize,
 }
 
@@ -67,14 +75,14 @@ impl BlockBuilder {
 
     /// Returns how many bytes the block would have if it ended here.
     pub fn len(&self) -> usize {
-        self.bytes.len() + 4 * (self.restarts.len() + 1)
+        self.bytes.len() + self.entries.len() + RESTART_LEN_BYTES * self.restarts.len() + COUNT_LEN_BYTES
     }
 
     /// Appends an entry, whose user key shares `shared` bytes with that of the entry added before.
     #[inline]
     pub fn add(&mut self, key: InternalKey<'_>, shared: usize, value: &[u8]) {
         let shared = if self.entries_count.is_multiple_of(RESTART_INTERVAL_COUNT) {
-            self.restarts.push(len_u32(self.bytes.len()));
+            self.restarts.push((len_u32(self.entries.len()), len_u32(self.bytes.len())));
             0
         } else {
             shared
@@ -83,14 +91,14 @@ impl BlockBuilder {
         let lens = [shared, suffix.len(), value.len()];
         if lens.iter().all(|&len| len < 0x80) {
             #[expect(clippy::cast_possible_truncation, reason = "each is below 128")]
-            self.bytes.extend_from_slice(&lens.map(|len| len as u8));
+            self.entries.extend_from_slice(&lens.map(|len| len as u8));
         } else {
             for len in lens {
-                varint::write_u32(&mut self.bytes, len_u32(len));
+                varint::write_u32(&mut self.entries, len_u32(len));
             }
         }
-        self.bytes.extend_from_slice(suffix);
-        self.bytes.extend_from_slice(&key.tag.raw().to_le_bytes());
+        self.entries.extend_from_slice(suffix);
+        self.entries.extend_from_slice(&key.tag.raw().to_le_bytes());
         self.bytes.extend_from_slice(value);
         self.entries_count += 1;
     }
@@ -98,8 +106,11 @@ impl BlockBuilder {
     /// Ends the block and returns its bytes; [`BlockBuilder::clear`] starts the next.
     pub fn finish(&mut self) -> &[u8] {
         assert!(!self.is_empty(), "a block holds at least one entry");
-        for restart in &self.restarts {
-            self.bytes.extend_from_slice(&restart.to_le_bytes());
+        let entries_start = len_u32(self.bytes.len());
+        self.bytes.extend_from_slice(&self.entries);
+        for (entry, value) in &self.restarts {
+            self.bytes.extend_from_slice(&(entries_start + entry).to_le_bytes());
+            self.bytes.extend_from_slice(&value.to_le_bytes());
         }
         self.bytes.extend_from_slice(&len_u32(self.restarts.len()).to_le_bytes());
         &self.bytes
@@ -108,6 +119,7 @@ impl BlockBuilder {
     /// Forgets every entry but keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
+        self.entries.clear();
         self.restarts.clear();
         self.entries_count = 0;
     }
@@ -115,6 +127,15 @@ impl BlockBuilder {
 
 fn len_u32(len: usize) -> u32 {
     u32::try_from(len).expect("limits.rs keeps blocks below 4 GiB")
+}
+
+/// Where an entry and its value begin, from the start of the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Where the entry begins.
+    pub entry: usize,
+    /// Where its value begins.
+    pub value: usize,
 }
 
 /// Where the parts of one entry lie in its block.
@@ -130,15 +151,25 @@ pub struct Entry {
     pub tag: Tag,
     /// Where the value begins.
     pub value_start: usize,
-    /// Where the value ends, and the next entry begins.
+    /// Where the value ends.
     pub value_end: usize,
 }
 
-/// A block's bytes, split into entries and restarts.
+impl Entry {
+    /// Returns where the next entry begins.
+    #[inline]
+    pub fn next(&self) -> Start {
+        Start { entry: self.suffix_end + TAG_LEN_BYTES, value: self.value_end }
+    }
+}
+
+/// A block's bytes, split into values, entries and restarts.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockView<'a> {
-    /// The entries.
-    pub entries: &'a [u8],
+    /// Values and entries.
+    bytes: &'a [u8],
+    /// Where the values end and the entries begin.
+    entries_start: usize,
     restarts: &'a [u8],
 }
 
@@ -147,35 +178,53 @@ impl<'a> BlockView<'a> {
     #[inline]
     pub fn parse(block: &'a [u8]) -> Result<BlockView<'a>, Damaged> {
         const SHORT: Damaged = Damaged("a block is shorter than its list of restarts");
-        let (rest, count) = block.split_last_chunk::<4>().ok_or(SHORT)?;
-        let restarts_len = (u32::from_le_bytes(*count) as usize).checked_mul(4).ok_or(SHORT)?;
-        let entries_len = rest.len().checked_sub(restarts_len).ok_or(SHORT)?;
-        if restarts_len == 0 || entries_len == 0 {
+        let (rest, count) = block.split_last_chunk::<COUNT_LEN_BYTES>().ok_or(SHORT)?;
+        let count = u32::from_le_bytes(*count) as usize;
+        let restarts_len = count.checked_mul(RESTART_LEN_BYTES).ok_or(SHORT)?;
+        let entries_end = rest.len().checked_sub(restarts_len).ok_or(SHORT)?;
+        let (bytes, restarts) = rest.split_at(entries_end);
+        let mut view = BlockView { bytes, entries_start: entries_end, restarts };
+        view.entries_start = view.restart(0).entry;
+        if view.entries_start >= entries_end {
             return Err(Damaged("a block without entries"));
         }
-        let (entries, restarts) = rest.split_at(entries_len);
-        Ok(BlockView { entries, restarts })
+        Ok(view)
     }
 
     /// Returns how many keys are whole; at least one.
     #[inline]
     pub fn restarts_count(&self) -> usize {
-        self.restarts.len() / 4
+        self.restarts.len() / RESTART_LEN_BYTES
+    }
+
+    /// Returns where the first entry begins.
+    #[inline]
+    pub fn first(&self) -> Start {
+        Start { entry: self.entries_start, value: 0 }
+    }
+
+    /// Returns where the entries end.
+    #[inline]
+    pub fn end(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Returns where the entry of a restart begins; the end of all entries for the one past the last.
     #[inline]
-    pub fn restart(&self, index: usize) -> usize {
-        match self.restarts.get(4 * index..4 * index + 4) {
-            Some(offset) => u32::from_le_bytes(offset.try_into().expect("four bytes")) as usize,
-            None => self.entries.len(),
-        }
+    pub fn restart(&self, index: usize) -> Start {
+        let at = RESTART_LEN_BYTES * index;
+        let Some(bytes) = self.restarts.get(at..).and_then(|rest| rest.first_chunk::<RESTART_LEN_BYTES>())
+        else {
+            return Start { entry: self.bytes.len(), value: self.entries_start };
+        };
+        let word = u64::from_le_bytes(*bytes);
+        Start { entry: (word & u64::from(u32::MAX)) as usize, value: (word >> 32) as usize }
     }
 
-    /// Reads the entry at `at`.
+    /// Reads the entry at `start`.
     #[inline]
-    pub fn entry(&self, at: usize) -> Result<Entry, Damaged> {
-        decode(self.entries, at).ok_or(Damaged("an entry reaches past its block"))
+    pub fn entry(&self, start: Start) -> Result<Entry, Damaged> {
+        self.decode(start).ok_or(Damaged("an entry reaches past its block"))
     }
 
     /// Reads the entry of a restart, whose suffix is the whole user key.
@@ -191,7 +240,13 @@ impl<'a> BlockView<'a> {
     /// Returns the part of an entry's user key that it does not share.
     #[inline]
     pub fn suffix(&self, entry: &Entry) -> &'a [u8] {
-        &self.entries[entry.suffix_start..entry.suffix_end]
+        &self.bytes[entry.suffix_start..entry.suffix_end]
+    }
+
+    /// Returns an entry's value.
+    #[inline]
+    pub fn value(&self, entry: &Entry) -> &'a [u8] {
+        &self.bytes[entry.value_start..entry.value_end]
     }
 
     /// Counts the restarts whose keys come before `target`.
@@ -222,23 +277,20 @@ impl<'a> BlockView<'a> {
         let wanted = target.user_key;
         let before = self.restarts_before(target, order)?;
         if before > 0 {
-            let (mut at, end) = (self.restart(before - 1), self.restart(before));
+            let (mut start, end) = (self.restart(before - 1), self.restart(before).entry);
             let mut matched = 0;
-            while at < end {
-                let entry = self.entry(at)?;
-                at = entry.value_end;
+            while start.entry < end {
+                let entry = self.entry(start)?;
+                start = entry.next();
                 if entry.shared > matched {
                     continue;
                 }
                 let suffix = self.suffix(&entry);
                 let rest = &wanted[entry.shared..];
-                if suffix.len() == rest.len() && suffix == rest {
-                    if entry.tag <= target.tag {
-                        return Ok(Some(entry));
-                    }
-                    matched = wanted.len();
-                } else {
-                    matched = entry.shared + common_prefix_len(suffix, rest);
+                let common = common_prefix_len(suffix, rest);
+                matched = entry.shared + common;
+                if matched == wanted.len() && common == suffix.len() && entry.tag <= target.tag {
+                    return Ok(Some(entry));
                 }
             }
         }
@@ -248,27 +300,26 @@ impl<'a> BlockView<'a> {
         let entry = self.restart_entry(before)?;
         Ok((self.suffix(&entry) == wanted).then_some(entry))
     }
-}
 
-#[inline]
-fn decode(entries: &[u8], at: usize) -> Option<Entry> {
-    let bytes = entries.get(at..)?;
-    let (shared, unshared, value_len, head_len) = match bytes.first_chunk::<3>()? {
-        &[shared, unshared, value_len] if (shared | unshared | value_len) < 0x80 => {
-            (usize::from(shared), usize::from(unshared), usize::from(value_len), 3)
+    #[inline]
+    fn decode(&self, start: Start) -> Option<Entry> {
+        let bytes = self.bytes.get(start.entry..)?;
+        let (shared, unshared, value_len, head_len) = match bytes.first_chunk::<3>()? {
+            &[shared, unshared, value_len] if (shared | unshared | value_len) < 0x80 => {
+                (usize::from(shared), usize::from(unshared), usize::from(value_len), 3)
+            }
+            _ => decode_long_head(bytes)?,
+        };
+        let suffix_start = start.entry + head_len;
+        let suffix_end = suffix_start.checked_add(unshared)?;
+        let value_end = start.value.checked_add(value_len)?;
+        if value_end > self.entries_start {
+            return None;
         }
-        _ => decode_long_head(bytes)?,
-    };
-    let suffix_start = at + head_len;
-    let suffix_end = suffix_start.checked_add(unshared)?;
-    let value_start = suffix_end.checked_add(TAG_LEN_BYTES)?;
-    let value_end = value_start.checked_add(value_len)?;
-    if value_end > entries.len() {
-        return None;
+        let tag = self.bytes.get(suffix_end..)?.first_chunk::<TAG_LEN_BYTES>()?;
+        let tag = Tag::from_raw(u64::from_le_bytes(*tag));
+        Some(Entry { shared, suffix_start, suffix_end, tag, value_start: start.value, value_end })
     }
-    let tag = entries[suffix_end..].first_chunk::<TAG_LEN_BYTES>()?;
-    let tag = Tag::from_raw(u64::from_le_bytes(*tag));
-    Some(Entry { shared, suffix_start, suffix_end, tag, value_start, value_end })
 }
 
 #[cold]

@@ -8,7 +8,7 @@ use crate::base::comparator::KeyOrder;
 use crate::base::key::{InternalKey, Tag};
 use crate::base::slice::Slice;
 use crate::cache::BlockKey;
-use crate::table::block::{BlockView, Damaged, Entry, RESTART_INTERVAL_COUNT};
+use crate::table::block::{BlockView, Damaged, Entry, RESTART_INTERVAL_COUNT, Start};
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -30,20 +30,24 @@ pub struct BlockCursor {
 }
 
 /// One entry, unpacked.
+///
+/// Offsets have 32 bits, as blocks are shorter than 4 GiB, and so are sixteen keys.
 #[derive(Clone, Copy)]
 struct Spot {
-    start: usize,
-    key_start: usize,
-    key_end: usize,
     tag: Tag,
-    value_start: usize,
-    /// Also where the next entry begins.
-    value_end: usize,
+    entry_start: u32,
+    /// Where the next entry begins.
+    entry_end: u32,
+    key_start: u32,
+    key_end: u32,
+    value_start: u32,
+    value_end: u32,
 }
 
 impl Default for Spot {
     fn default() -> Spot {
-        Spot { start: 0, key_start: 0, key_end: 0, tag: Tag::OLDEST, value_start: 0, value_end: 0 }
+        let (entry_start, entry_end, key_start, key_end, value_start, value_end) = (0, 0, 0, 0, 0, 0);
+        Spot { tag: Tag::OLDEST, entry_start, entry_end, key_start, key_end, value_start, value_end }
     }
 }
 
@@ -77,23 +81,26 @@ impl BlockCursor {
     #[inline]
     pub fn key(&self) -> InternalKey<'_> {
         assert!(self.is_valid, "the cursor stands on no entry");
-        InternalKey::new(&self.keys[self.current.key_start..self.current.key_end], self.current.tag)
+        InternalKey::new(
+            &self.keys[self.current.key_start as usize..self.current.key_end as usize],
+            self.current.tag,
+        )
     }
 
     /// Returns the current value.
     #[inline]
     pub fn value(&self) -> &[u8] {
         assert!(self.is_valid, "the cursor stands on no entry");
-        &self.block[self.current.value_start..self.current.value_end]
+        &self.block[self.current.value_start as usize..self.current.value_end as usize]
     }
 
     /// Returns the current value from byte `skip` on, sharing the block.
     #[inline]
     pub fn value_slice(&self, skip: usize) -> Slice {
         assert!(self.is_valid, "the cursor stands on no entry");
-        let start = self.current.value_start + skip;
-        assert!(start <= self.current.value_end, "the value is shorter than what is to be skipped");
-        Slice::of(&self.block, start, self.current.value_end - start)
+        let (start, end) = (self.current.value_start as usize + skip, self.current.value_end as usize);
+        assert!(start <= end, "the value is shorter than what is to be skipped");
+        Slice::of(&self.block, start, end - start)
     }
 
     /// Goes to the first entry.
@@ -105,7 +112,7 @@ impl BlockCursor {
     pub fn seek_to_last(&mut self) -> Result<(), Damaged> {
         self.leave();
         let view = view(&self.block)?;
-        let (last, end) = (view.restarts_count() - 1, view.entries.len());
+        let (last, end) = (view.restarts_count() - 1, view.end());
         self.unpack_interval(last, end, |_| true)
     }
 
@@ -127,7 +134,7 @@ impl BlockCursor {
         if before == 0 {
             return Ok(());
         }
-        let end = view.restart(before);
+        let end = view.restart(before).entry;
         self.unpack_interval(before - 1, end, |key| key.compare(&target, order) == Ordering::Less)
     }
 
@@ -139,9 +146,9 @@ impl BlockCursor {
             self.keep_current_key_only();
         }
         self.is_valid = false;
-        let start = self.current.value_end;
+        let start = self.current.next();
         let view = view(&self.block)?;
-        if start >= view.entries.len() {
+        if start.entry >= view.end() {
             return Ok(());
         }
         let entry = view.entry(start)?;
@@ -164,20 +171,20 @@ impl BlockCursor {
             self.current = self.interval[self.interval_index];
             return Ok(());
         }
-        self.enter_interval_before(self.current.start)
+        self.enter_interval_before(self.current.entry_start as usize)
     }
 
     /// Goes to the last entry that begins before `end`.
     fn enter_interval_before(&mut self, end: usize) -> Result<(), Damaged> {
         self.leave();
-        if end == 0 {
+        let view = view(&self.block)?;
+        if end <= view.first().entry {
             return Ok(());
         }
-        let view = view(&self.block)?;
         let (mut lower, mut upper) = (0, view.restarts_count());
         while lower < upper {
             let middle = lower.midpoint(upper);
-            if view.restart(middle) < end {
+            if view.restart(middle).entry < end {
                 lower = middle + 1;
             } else {
                 upper = middle;
@@ -209,7 +216,7 @@ impl BlockCursor {
         let view = view(&self.block)?;
         let mut start = view.restart(restart);
         let (mut last_start, mut last_len) = (0, 0);
-        while start < end {
+        while start.entry < end {
             let entry = view.entry(start)?;
             if entry.shared > last_len {
                 return Err(SHARES_TOO_MUCH);
@@ -225,7 +232,7 @@ impl BlockCursor {
             }
             (last_start, last_len) = (key_start, self.keys.len() - key_start);
             self.interval.push(Spot::new(start, &entry, key_start, self.keys.len()));
-            start = entry.value_end;
+            start = entry.next();
         }
         if let Some(&spot) = self.interval.last() {
             self.current = spot;
@@ -238,8 +245,8 @@ impl BlockCursor {
     /// Turns from walking backwards to walking forwards.
     fn keep_current_key_only(&mut self) {
         let Spot { key_start, key_end, .. } = self.current;
-        self.keys.copy_within(key_start..key_end, 0);
-        self.keys.truncate(key_end - key_start);
+        self.keys.copy_within(key_start as usize..key_end as usize, 0);
+        self.keys.truncate((key_end - key_start) as usize);
         (self.current.key_start, self.current.key_end) = (0, key_end - key_start);
         self.interval.clear();
     }
@@ -247,15 +254,23 @@ impl BlockCursor {
 
 impl Spot {
     #[inline]
-    fn new(start: usize, entry: &Entry, key_start: usize, key_end: usize) -> Spot {
+    fn new(start: Start, entry: &Entry, key_start: usize, key_end: usize) -> Spot {
+        #[expect(clippy::cast_possible_truncation, reason = "blocks and sixteen keys are below 4 GiB")]
+        let offset = |offset: usize| offset as u32;
         Spot {
-            start,
-            key_start,
-            key_end,
             tag: entry.tag,
-            value_start: entry.value_start,
-            value_end: entry.value_end,
+            entry_start: offset(start.entry),
+            entry_end: offset(entry.next().entry),
+            key_start: offset(key_start),
+            key_end: offset(key_end),
+            value_start: offset(entry.value_start),
+            value_end: offset(entry.value_end),
         }
+    }
+
+    #[inline]
+    fn next(&self) -> Start {
+        Start { entry: self.entry_end as usize, value: self.value_end as usize }
     }
 }
 

@@ -104,17 +104,17 @@ impl Index {
             tags: Vec::new(),
             order: order.clone(),
         };
-        let (mut at, mut end, mut key) = (0, 0, Vec::new());
-        while at < view.entries.len() {
-            let entry = view.entry(at)?;
+        let (mut start, mut end, mut key) = (view.first(), 0, Vec::new());
+        while start.entry < view.end() {
+            let entry = view.entry(start)?;
             if entry.shared > key.len() {
                 return Err(Damaged("an index entry shares more than there is"));
             }
             key.truncate(entry.shared);
             key.extend_from_slice(view.suffix(&entry));
             index.common_with(&key);
-            let handle = decode_handle(&view.entries[entry.value_start..entry.value_end])
-                .ok_or(Damaged("an index entry without a block"))?;
+            let handle =
+                decode_handle(view.value(&entry)).ok_or(Damaged("an index entry without a block"))?;
             if handle.offset != end || handle.end() > data_end {
                 return Err(Damaged("the data blocks do not lie side by side"));
             }
@@ -124,7 +124,7 @@ impl Index {
             let key_end = u32::try_from(index.keys.len()).or(Err(Damaged("an index beyond 4 GiB")))?;
             index.key_ends.push(key_end);
             end = handle.end();
-            at = entry.value_end;
+            start = entry.next();
         }
         if end != data_end {
             return Err(Damaged("the index leaves data blocks out"));
