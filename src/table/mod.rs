@@ -30,3 +30,6 @@ pub mod writer;
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod golden;
