@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! set:  | tag 0 | tag 1 | … | tag 7 |  block 0 | block 1 | … | block 7 |
-//!         62 bits of hash, 2 bits of use        shared pointers
+//!         61 bits of hash, 3 bits of use        shared pointers
 //! ```
 //!
 //! # Promises
@@ -23,9 +23,10 @@
 //!
 //! # Eviction
 //!
-//! CLOCK. Each way counts its uses up to two. A hand walks over all ways, takes one use from each that has
-//! one, and evicts those that have none. A block that a scan brought in starts with no use, so a scan that is
-//! larger than the cache passes through without washing out what points reads keep using.
+//! CLOCK. Each way counts its uses up to three. A hand walks over all ways, takes one use from each that has
+//! one, and evicts those that have none. A block comes in without a use and has to earn its place within a
+//! round, and steps of a scan earn nothing: so a scan larger than the cache passes through without washing out
+//! what point reads keep using. `docs/decisions/0003-block-cache.md` has the measurements.
 //!
 //! Inserting is best effort: if another thread is changing the same set, the block is simply not kept. No
 //! thread ever waits here.
@@ -49,8 +50,10 @@ const OVERHEAD_BYTES: u64 = 64;
 const STAMP_LEN_BYTES: usize = 16;
 const COUNTER_SHARDS_COUNT: usize = 16;
 
-/// The two lowest bits of a tag count uses: 00, 01, 11.
-const USES_MASK: u64 = 0b11;
+/// The three lowest bits of a tag count uses: 000, 001, 011, 111. So a use more or less is one bit set or
+/// cleared, and no race can carry into the hash.
+const USES_MASK: u64 = 0b111;
+const USES_MAX: usize = 3;
 const TAG_EMPTY: u64 = 0;
 
 /// Names a source of blocks within one cache; see [`BlockCache::register`].
@@ -98,7 +101,7 @@ fn fold(a: u64, b: u64) -> u64 {
     (product >> 64) as u64 ^ product as u64
 }
 
-/// Why a block is asked for, which decides how long it is kept.
+/// Why a block is asked for, which decides whether that speaks for keeping it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// A point read or a seek: likely to come again.
@@ -216,7 +219,7 @@ impl BlockCache {
         };
         if access == Access::Point && tag & USES_MASK != USES_MASK {
             // A replacement may have come between; the bit then favours the newcomer, which harms nobody.
-            let use_bit = if tag & 0b01 == 0 { 0b01 } else { 0b10 };
+            let use_bit = (tag & USES_MASK) + 1;
             set.tags[way].fetch_or(use_bit, Ordering::Relaxed);
         }
         counters.hits_count.fetch_add(1, Ordering::Relaxed);
@@ -228,7 +231,7 @@ impl BlockCache {
     ///
     /// # Panics
     /// If the block does not end with the stamp of `key`.
-    pub fn insert(&self, key: BlockKey, block: Arc<Vec<u8>>, access: Access) -> Arc<Vec<u8>> {
+    pub fn insert(&self, key: BlockKey, block: Arc<Vec<u8>>) -> Arc<Vec<u8>> {
         assert!(key.is_stamped_on(&block), "a cached block carries its key");
         let charge = charge_of(&block);
         if charge > self.capacity_bytes {
@@ -253,8 +256,7 @@ impl BlockCache {
         }
         let way = set.choose_way();
         let evicted = set.blocks[way].swap(Some(Arc::clone(&block)));
-        let uses = if access == Access::Point { 0b01 } else { 0 };
-        set.tags[way].store(tag_of(hash) | uses, Ordering::Relaxed);
+        set.tags[way].store(tag_of(hash), Ordering::Relaxed);
         self.end_change(set_index);
         self.inserts_count.fetch_add(1, Ordering::Relaxed);
         self.count_out(evicted.as_deref());
@@ -287,11 +289,11 @@ impl BlockCache {
         &self.counters[shard]
     }
 
-    /// Walks the hand until reserved and held bytes fit, at most four times around; tells whether they do.
-    /// Three rounds take the last use from every block, so only reservations of other threads make it fail.
+    /// Walks the hand until reserved and held bytes fit; tells whether they do. One round after the last use is
+    /// taken from every block, only reservations of other threads make it fail.
     fn evict_to_capacity(&self) -> bool {
         let ways_count = (self.sets.len() * WAYS_COUNT) as u64;
-        for _ in 0..=4 * ways_count {
+        for _ in 0..=(USES_MAX as u64 + 2) * ways_count {
             if self.used_bytes.load(Ordering::Relaxed) <= self.capacity_bytes {
                 return true;
             }
@@ -356,7 +358,7 @@ impl Set {
         if tag & USES_MASK == 0 {
             return false;
         }
-        let use_bit = if tag & 0b10 == 0 { 0b01 } else { 0b10 };
+        let use_bit = ((tag & USES_MASK) >> 1) + 1;
         self.tags[way].fetch_and(!use_bit, Ordering::Relaxed);
         true
     }
@@ -367,9 +369,9 @@ impl Set {
         if let Some(way) = self.tags.iter().position(is_empty) {
             return way;
         }
-        // Readers may add uses all the while; after three rounds the first way has to go.
-        let rounds = (0..WAYS_COUNT).cycle().take(3 * WAYS_COUNT);
-        rounds.into_iter().find(|&way| !self.take_use(way)).unwrap_or(0)
+        // Readers may add uses all the while; in the end the first way has to go.
+        let mut rounds = (0..WAYS_COUNT).cycle().take((USES_MAX + 1) * WAYS_COUNT);
+        rounds.find(|&way| !self.take_use(way)).unwrap_or(0)
     }
 }
 
@@ -412,10 +414,10 @@ mod tests {
         let owner = cache.register();
         let key = BlockKey { owner, offset: 4096 };
         assert!(cache.get(key, Access::Point).is_none());
-        let first = cache.insert(key, block(key, 100), Access::Point);
+        let first = cache.insert(key, block(key, 100));
         let hit = cache.get(key, Access::Point).expect("just inserted").into_block();
         assert!(Arc::ptr_eq(&first, &hit));
-        let second = cache.insert(key, block(key, 100), Access::Point);
+        let second = cache.insert(key, block(key, 100));
         assert!(Arc::ptr_eq(&first, &second), "the block that came first stays");
         let stats = cache.stats();
         assert_eq!((stats.hits_count, stats.misses_count, stats.inserts_count), (1, 1, 1));
@@ -426,7 +428,7 @@ mod tests {
         let cache = BlockCache::new(1 << 20);
         let (a, b) = (cache.register(), cache.register());
         let key = BlockKey { owner: a, offset: 0 };
-        cache.insert(key, block(key, 10), Access::Point);
+        cache.insert(key, block(key, 10));
         assert!(!is_cached(&cache, BlockKey { owner: b, offset: 0 }));
     }
 
@@ -434,7 +436,7 @@ mod tests {
     fn no_capacity_means_no_cache() {
         let cache = BlockCache::new(0);
         let key = BlockKey { owner: cache.register(), offset: 0 };
-        cache.insert(key, block(key, 10), Access::Point);
+        cache.insert(key, block(key, 10));
         assert!(!is_cached(&cache, key));
         assert_eq!(cache.stats(), CacheStats::default());
     }
@@ -445,12 +447,12 @@ mod tests {
         let owner = cache.register();
         let hot: Vec<_> = (0..200).map(|i| BlockKey { owner, offset: i }).collect();
         for &key in &hot {
-            cache.insert(key, block(key, 4096), Access::Point);
+            cache.insert(key, block(key, 4096));
         }
         for round in 0..20u64 {
             for i in 0..200 {
                 let key = BlockKey { owner, offset: 1_000_000 + round * 200 + i };
-                cache.insert(key, block(key, 4096), Access::Scan);
+                cache.insert(key, block(key, 4096));
             }
             for &key in &hot {
                 cache.get(key, Access::Point);
@@ -480,8 +482,8 @@ mod tests {
                     prop_assert!(Arc::ptr_eq(found, &inserted[&offset]));
                 }
                 prop_assert_eq!(found.is_some(), again.get(key, access).is_some(), "it is deterministic");
-                let resident = cache.insert(key, block(key, len), access);
-                again.insert(key, block(key, len), access);
+                let resident = cache.insert(key, block(key, len));
+                again.insert(key, block(key, len));
                 inserted.insert(offset, resident);
                 prop_assert!(cache.stats().used_bytes <= capacity);
                 prop_assert_eq!(cache.stats(), again.stats());

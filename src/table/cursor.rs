@@ -160,7 +160,7 @@ impl TableCursor {
         if motion == Motion::Seek && self.cache_use == CacheUse::Fill && !self.ahead.covers(span) {
             self.ahead.window_len_bytes = 0;
             let block = self.table.load_block(block_index)?;
-            return Ok(self.table.keep(block_index, block, access));
+            return Ok(self.table.keep(block_index, block));
         }
         // The memory of the block just left is used again if no value shares it.
         let mut old = old;
@@ -170,7 +170,7 @@ impl TableCursor {
         }
         self.table.unpack_block(self.ahead.stored(span), block_index, &mut block)?;
         Ok(match self.cache_use {
-            CacheUse::Fill => self.table.keep(block_index, block, access),
+            CacheUse::Fill => self.table.keep(block_index, block),
             CacheUse::Peek | CacheUse::Bypass => Arc::new(block),
         })
     }

@@ -205,7 +205,7 @@ impl Table {
             Some(pinned) => self.search_block(pinned.block(), block_index, target),
             None => {
                 let block = self.load_block(block_index)?;
-                let block = self.keep(block_index, block, Access::Point);
+                let block = self.keep(block_index, block);
                 self.search_block(&block, block_index, target)
             }
         }
@@ -240,8 +240,8 @@ impl Table {
     }
 
     /// Gives a block to the cache, and returns the one that stands for it from now on.
-    pub(crate) fn keep(&self, block_index: usize, block: Vec<u8>, access: Access) -> Arc<Vec<u8>> {
-        self.cache.insert(self.block_key(block_index), Arc::new(block), access)
+    pub(crate) fn keep(&self, block_index: usize, block: Vec<u8>) -> Arc<Vec<u8>> {
+        self.cache.insert(self.block_key(block_index), Arc::new(block))
     }
 
     /// Reads one block and unpacks it, past the cache.

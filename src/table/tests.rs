@@ -426,8 +426,7 @@ fn threads_share_a_cache_and_find_only_what_they_ask_for() {
                     let mut stamped = vec![0; 2000];
                     key.stamp(&mut stamped);
                     let found = cache.get(key, Access::Point).map(crate::cache::Pinned::into_block);
-                    let found =
-                        found.unwrap_or_else(|| cache.insert(key, Arc::new(stamped.clone()), Access::Scan));
+                    let found = found.unwrap_or_else(|| cache.insert(key, Arc::new(stamped.clone())));
                     assert_eq!(*found, stamped);
                 }
             };
