@@ -212,7 +212,7 @@ impl BlockCache {
         }
         let hash = key.hash();
         let set = &self.sets[self.set_of(hash)];
-        let counters = self.counters_of(hash);
+        let counters = &self.counters[counter_shard()];
         let Some((way, tag, block)) = set.find(key, tag_of(hash)) else {
             counters.misses_count.fetch_add(1, Ordering::Relaxed);
             return None;
@@ -281,12 +281,6 @@ impl BlockCache {
     #[inline]
     fn set_of(&self, hash: u64) -> usize {
         ((u128::from(hash) * self.sets.len() as u128) >> 64) as usize
-    }
-
-    #[inline]
-    fn counters_of(&self, hash: u64) -> &Counters {
-        let shard = (hash >> 8) as usize % COUNTER_SHARDS_COUNT;
-        &self.counters[shard]
     }
 
     /// Walks the hand until reserved and held bytes fit; tells whether they do. One round after the last use is
@@ -373,6 +367,18 @@ impl Set {
         let mut rounds = (0..WAYS_COUNT).cycle().take((USES_MAX + 1) * WAYS_COUNT);
         rounds.find(|&way| !self.take_use(way)).unwrap_or(0)
     }
+}
+
+thread_local! {
+    static MARK: u8 = const { 0 };
+}
+
+/// Picks a counter by thread, so that threads do not fight for one cache line. Nothing but the place of a
+/// count depends on it.
+#[inline]
+fn counter_shard() -> usize {
+    let address = MARK.with(|mark| std::ptr::from_ref(mark).addr()) as u64;
+    (address.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - COUNTER_SHARDS_COUNT.ilog2())) as usize
 }
 
 /// The part of the hash that a tag keeps; never that of an empty way.

@@ -10,6 +10,7 @@
 
 use crate::base::comparator::KeyOrder;
 use crate::base::key::{InternalKey, Tag};
+use crate::base::limits::KEY_LEN_BYTES_MAX;
 use crate::format::varint;
 use crate::table::block::{BlockBuilder, BlockView, Damaged, common_prefix_len};
 use crate::table::footer::Handle;
@@ -107,8 +108,8 @@ impl Index {
         let (mut start, mut end, mut key) = (view.first(), 0, Vec::new());
         while start.entry < view.end() {
             let entry = view.entry(start)?;
-            if entry.shared > key.len() {
-                return Err(Damaged("an index entry shares more than there is"));
+            if entry.shared > key.len() || entry.shared + view.suffix(&entry).len() > KEY_LEN_BYTES_MAX {
+                return Err(Damaged("an index entry with an impossible key"));
             }
             key.truncate(entry.shared);
             key.extend_from_slice(view.suffix(&entry));
