@@ -1,20 +1,7 @@
 //! Little-endian numbers, varints and length-prefixed bytes: writing to a vector, reading with bounds.
 
-/// Appends a 64-bit number as a LEB128 varint (7 bits a byte, lowest first; 1 to 10 bytes).
-#[inline]
-pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
-    }
-    out.push(value.to_le_bytes()[0]);
-}
-
-/// Appends bytes behind their length.
-pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
+use crate::format::varint;
+pub use crate::format::varint::{write_bytes as put_bytes, write_u64 as put_varint};
 
 /// Reads front to back from bytes that may be anything; `None` means they end too soon or make no sense.
 #[derive(Clone, Copy, Debug)]
@@ -68,19 +55,10 @@ impl<'a> Reader<'a> {
     /// Reads a varint.
     #[inline]
     pub fn varint(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.u8()?;
-            let bits = u64::from(byte & 0x7F);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            value |= bits << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
+        let mut rest = self.bytes.get(self.at..)?;
+        let value = varint::take_u64(&mut rest)?;
+        self.at = self.bytes.len() - rest.len();
+        Some(value)
     }
 
     /// Reads a varint that must fit 32 bits.

@@ -5,6 +5,8 @@
 //! `docs/format/`.
 
 pub mod batch;
+pub mod checksum;
 pub mod codec;
 pub mod frame;
 pub mod names;
+pub mod varint;
