@@ -118,6 +118,21 @@ pub fn replay(
     Ok(Replayed { durable_len, unproven: waiting.into(), is_torn })
 }
 
+/// Tells whether a segment begins with a readable record behind its header.
+///
+/// # Errors
+/// `Io`.
+pub fn has_records(vfs: &dyn Vfs, path: &Path, number: FileNumber) -> Result<bool> {
+    let file = vfs.open(path)?;
+    let mut frames = FrameReader::new(file.as_ref(), path, number)?;
+    while let Some(frame) = frames.next_frame()? {
+        if frame.kind == FrameKind::Record {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Tells whether anything but zeros lies behind `offset`, looking at the first bytes only.
 fn has_bytes_behind(file: &dyn crate::vfs::ReadFile, offset: u64, file_len: u64) -> Result<bool> {
     let mut head = [0u8; 64];

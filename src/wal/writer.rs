@@ -8,6 +8,7 @@ use crate::base::error::Result;
 use crate::base::ids::FileNumber;
 use crate::base::limits;
 use crate::base::seq::SeqNum;
+use crate::format::batch::open_record;
 use crate::format::frame::{FrameKind, FrameWriter, seal_frame};
 use crate::format::names::FileName;
 use crate::vfs::Vfs;
@@ -137,6 +138,22 @@ impl WalWriter {
         self.log.sync()?;
         self.good_len = self.log.len();
         Ok(())
+    }
+
+    /// Gives the segment up after an append failed for lack of space: makes durable what was appended before and
+    /// states its end. Records that the failed append should have taken never happened.
+    ///
+    /// # Errors
+    /// As [`WalWriter::sync`].
+    pub fn abandon(&mut self) -> Result<Predecessor> {
+        if let Some(first) = self.held.first() {
+            let (header, _) = open_record(first).expect("a record of our own");
+            self.last_seq = SeqNum::new(header.first_seq.get() - 1);
+        }
+        self.held.clear();
+        self.held_len_bytes = 0;
+        self.log.sync()?;
+        Ok(Predecessor { number: self.log.number(), good_len: self.good_len, last_seq: self.last_seq })
     }
 
     /// States this segment's end for its successor's header.
