@@ -312,18 +312,18 @@ mod tests {
         let mut cursor = BlockCursor::default();
         cursor.enter(Arc::new(stamped));
         let order = KeyOrder::Bytewise;
-        let turns: [fn(&mut BlockCursor) -> Result<(), Damaged>; 2] = [BlockCursor::next, BlockCursor::prev];
-        for turn in turns {
+        let turn = |cursor: &mut BlockCursor, forward| if forward { cursor.next() } else { cursor.prev() };
+        for forward in [true, false] {
             cursor.seek(target, &order)?;
             for _ in 0..entries_count_max {
                 if cursor.is_valid() {
-                    turn(&mut cursor)?;
+                    turn(&mut cursor, forward)?;
                 }
             }
             cursor.seek_before(target, &order)?;
             for _ in 0..entries_count_max {
                 if cursor.is_valid() {
-                    turn(&mut cursor)?;
+                    turn(&mut cursor, forward)?;
                 }
             }
             assert!(!cursor.is_valid(), "a walk one way comes to an end");
