@@ -147,8 +147,6 @@ pub struct Entry {
     pub suffix_start: usize,
     /// Where it ends, and the tag begins.
     pub suffix_end: usize,
-    /// The version.
-    pub tag: Tag,
     /// Where the value begins.
     pub value_start: usize,
     /// Where the value ends.
@@ -243,6 +241,13 @@ impl<'a> BlockView<'a> {
         &self.bytes[entry.suffix_start..entry.suffix_end]
     }
 
+    /// Returns an entry's tag.
+    #[inline]
+    pub fn tag(&self, entry: &Entry) -> Tag {
+        let bytes = self.bytes[entry.suffix_end..].first_chunk::<TAG_LEN_BYTES>();
+        Tag::from_raw(u64::from_le_bytes(*bytes.expect("decode found room for it")))
+    }
+
     /// Returns an entry's value.
     #[inline]
     pub fn value(&self, entry: &Entry) -> &'a [u8] {
@@ -256,7 +261,7 @@ impl<'a> BlockView<'a> {
         while lower < upper {
             let middle = lower.midpoint(upper);
             let entry = self.restart_entry(middle)?;
-            let key = InternalKey::new(self.suffix(&entry), entry.tag);
+            let key = InternalKey::new(self.suffix(&entry), self.tag(&entry));
             if key.compare(&target, order) == Ordering::Less {
                 lower = middle + 1;
             } else {
@@ -285,11 +290,15 @@ impl<'a> BlockView<'a> {
                 if entry.shared > matched {
                     continue;
                 }
-                let suffix = self.suffix(&entry);
-                let rest = &wanted[entry.shared..];
+                let (suffix, rest) = (self.suffix(&entry), &wanted[entry.shared..]);
+                matched = entry.shared;
+                if suffix.first() != rest.first() {
+                    continue;
+                }
                 let common = common_prefix_len(suffix, rest);
-                matched = entry.shared + common;
-                if matched == wanted.len() && common == suffix.len() && entry.tag <= target.tag {
+                matched += common;
+                let is_wanted = matched == wanted.len() && common == suffix.len();
+                if is_wanted && self.tag(&entry) <= target.tag {
                     return Ok(Some(entry));
                 }
             }
@@ -313,12 +322,10 @@ impl<'a> BlockView<'a> {
         let suffix_start = start.entry + head_len;
         let suffix_end = suffix_start.checked_add(unshared)?;
         let value_end = start.value.checked_add(value_len)?;
-        if value_end > self.entries_start {
+        if value_end > self.entries_start || suffix_end.checked_add(TAG_LEN_BYTES)? > self.bytes.len() {
             return None;
         }
-        let tag = self.bytes.get(suffix_end..)?.first_chunk::<TAG_LEN_BYTES>()?;
-        let tag = Tag::from_raw(u64::from_le_bytes(*tag));
-        Some(Entry { shared, suffix_start, suffix_end, tag, value_start: start.value, value_end })
+        Some(Entry { shared, suffix_start, suffix_end, value_start: start.value, value_end })
     }
 }
 

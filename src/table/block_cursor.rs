@@ -10,6 +10,7 @@ use crate::base::slice::Slice;
 use crate::cache::BlockKey;
 use crate::table::block::{BlockView, Damaged, Entry, RESTART_INTERVAL_COUNT, Start};
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::Arc;
 
 const SHARES_TOO_MUCH: Damaged = Damaged("an entry shares more than there is");
@@ -157,7 +158,7 @@ impl BlockCursor {
         }
         self.keys.truncate(entry.shared);
         self.keys.extend_from_slice(view.suffix(&entry));
-        self.current = Spot::new(start, &entry, 0, self.keys.len());
+        self.current = Spot::new(start, &entry, view.tag(&entry), 0..self.keys.len());
         self.is_valid = true;
         Ok(())
     }
@@ -199,7 +200,7 @@ impl BlockCursor {
         let view = view(&self.block)?;
         let entry = view.restart_entry(index)?;
         self.keys.extend_from_slice(view.suffix(&entry));
-        self.current = Spot::new(view.restart(index), &entry, 0, self.keys.len());
+        self.current = Spot::new(view.restart(index), &entry, view.tag(&entry), 0..self.keys.len());
         self.is_valid = true;
         Ok(())
     }
@@ -227,11 +228,12 @@ impl BlockCursor {
             let key_start = self.keys.len();
             self.keys.extend_from_within(last_start..last_start + entry.shared);
             self.keys.extend_from_slice(view.suffix(&entry));
-            if !is_wanted(InternalKey::new(&self.keys[key_start..], entry.tag)) {
+            let tag = view.tag(&entry);
+            if !is_wanted(InternalKey::new(&self.keys[key_start..], tag)) {
                 break;
             }
             (last_start, last_len) = (key_start, self.keys.len() - key_start);
-            self.interval.push(Spot::new(start, &entry, key_start, self.keys.len()));
+            self.interval.push(Spot::new(start, &entry, tag, key_start..self.keys.len()));
             start = entry.next();
         }
         if let Some(&spot) = self.interval.last() {
@@ -254,15 +256,15 @@ impl BlockCursor {
 
 impl Spot {
     #[inline]
-    fn new(start: Start, entry: &Entry, key_start: usize, key_end: usize) -> Spot {
+    fn new(start: Start, entry: &Entry, tag: Tag, key: Range<usize>) -> Spot {
         #[expect(clippy::cast_possible_truncation, reason = "blocks and sixteen keys are below 4 GiB")]
         let offset = |offset: usize| offset as u32;
         Spot {
-            tag: entry.tag,
+            tag,
             entry_start: offset(start.entry),
             entry_end: offset(entry.next().entry),
-            key_start: offset(key_start),
-            key_end: offset(key_end),
+            key_start: offset(key.start),
+            key_end: offset(key.end),
             value_start: offset(entry.value_start),
             value_end: offset(entry.value_end),
         }
@@ -279,4 +281,72 @@ impl Spot {
 fn view(block: &[u8]) -> Result<BlockView<'_>, Damaged> {
     let len = block.len().checked_sub(BlockKey::STAMP_LEN_BYTES).ok_or(Damaged("no block"))?;
     BlockView::parse(&block[..len])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::key::Kind;
+    use crate::base::seq::SeqNum;
+    use crate::cache::BlockCache;
+    use crate::table::block::{BlockBuilder, common_prefix_len};
+    use proptest::prelude::*;
+
+    fn intact_block(entries_count: u32) -> Vec<u8> {
+        let mut builder = BlockBuilder::new();
+        let mut last = Vec::new();
+        for number in 0..entries_count {
+            let key = format!("key{:05}", number / 3).into_bytes();
+            let tag = Tag::new(SeqNum::new(u64::from(1000 - number)), Kind::Put);
+            builder.add(InternalKey::new(&key, tag), common_prefix_len(&last, &key), &number.to_le_bytes());
+            last = key;
+        }
+        builder.finish().to_vec()
+    }
+
+    /// Walks in every way; whatever the bytes are, that ends without a panic.
+    fn walk_everywhere(block: Vec<u8>, target: InternalKey<'_>) -> Result<(), Damaged> {
+        let entries_count_max = block.len();
+        let mut stamped = block;
+        BlockKey { owner: BlockCache::new(0).register(), offset: 0 }.stamp(&mut stamped);
+        let mut cursor = BlockCursor::default();
+        cursor.enter(Arc::new(stamped));
+        let order = KeyOrder::Bytewise;
+        let turn = |cursor: &mut BlockCursor, forward| if forward { cursor.next() } else { cursor.prev() };
+        for forward in [true, false] {
+            cursor.seek(target, &order)?;
+            for _ in 0..entries_count_max {
+                if cursor.is_valid() {
+                    turn(&mut cursor, forward)?;
+                }
+            }
+            cursor.seek_before(target, &order)?;
+            for _ in 0..entries_count_max {
+                if cursor.is_valid() {
+                    turn(&mut cursor, forward)?;
+                }
+            }
+            assert!(!cursor.is_valid(), "a walk one way comes to an end");
+        }
+        cursor.seek_to_last()?;
+        cursor.seek_to_first()
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_blocks_are_walked_or_refused(
+            entries_count in 1u32..60,
+            damages in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            wanted in 0u32..22,
+        ) {
+            let mut block = intact_block(entries_count);
+            for (place, byte) in &damages {
+                let place = place.index(block.len());
+                block[place] = *byte;
+            }
+            let key = format!("key{wanted:05}");
+            let outcome = walk_everywhere(block, InternalKey::new(key.as_bytes(), Tag::NEWEST));
+            prop_assert!(outcome.is_ok() || !damages.is_empty());
+        }
+    }
 }

@@ -120,7 +120,7 @@ impl Index {
                 return Err(Damaged("the data blocks do not lie side by side"));
             }
             index.starts.push(handle.offset);
-            index.tags.push(entry.tag);
+            index.tags.push(view.tag(&entry));
             index.keys.extend_from_slice(&key);
             let key_end = u32::try_from(index.keys.len()).or(Err(Damaged("an index beyond 4 GiB")))?;
             index.key_ends.push(key_end);

@@ -219,14 +219,13 @@ impl Table {
         target: InternalKey<'_>,
     ) -> Result<Lookup> {
         let contents = &block[..block.len() - BlockKey::STAMP_LEN_BYTES];
-        let entry = BlockView::parse(contents).and_then(|view| view.find(target, &self.order));
-        match entry.map_err(|damaged| self.damaged(block_index, damaged))? {
-            Some(entry) => Ok(Lookup::Found(Found {
-                tag: entry.tag,
-                value: Slice::of(block, entry.value_start, entry.value_end - entry.value_start),
-            })),
-            None => Ok(Lookup::Missing),
-        }
+        let search = || {
+            let view = BlockView::parse(contents)?;
+            let Some(entry) = view.find(target, &self.order)? else { return Ok(Lookup::Missing) };
+            let value = Slice::of(block, entry.value_start, entry.value_end - entry.value_start);
+            Ok(Lookup::Found(Found { tag: view.tag(&entry), value }))
+        };
+        search().map_err(|damaged| self.damaged(block_index, damaged))
     }
 
     /// Names a block in the cache.
