@@ -1,1 +1,7 @@
-//! The simulator of TinyLSM.
+//! The simulator of TinyLSM: a disk, a clock and a schedule that a seed decides.
+//!
+//! A [`tape::Tape`] makes every choice. [`schedule::World`] runs code written against `tinylsm::sync` with
+//! simulated threads on one OS thread, in virtual time, and hashes every event into a [`trace::Trace`]: the
+//! same tape gives the same trace, bit for bit.
+
+pub mod tape;
