@@ -38,7 +38,7 @@ pub(crate) struct BenchArguments {
     pub(crate) value_bytes: usize,
     /// Size of the block cache.
     #[arg(long, value_name = "MIB", default_value_t = 32)]
-    pub(crate) cache_mib: usize,
+    pub(crate) cache_mib: u64,
     /// An existing directory to work in; a temporary one without this. The loaded database stays in it.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,

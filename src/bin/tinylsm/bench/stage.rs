@@ -11,7 +11,7 @@ pub(crate) struct Stage {
     root: PathBuf,
     pub(crate) keys: u64,
     pub(crate) values: Values,
-    cache_bytes: usize,
+    cache_bytes: u64,
     /// The database that `fillrandom` makes and later steps use.
     loaded: Option<Loaded>,
 }
