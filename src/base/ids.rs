@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Names one file of a database for ever. Tables, WAL segments and manifests share one sequence of numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileNumber(pub u64);
 
 impl fmt::Display for FileNumber {

@@ -1,1 +1,441 @@
 //! Merges sorted cursors into one.
+//!
+//! One source, the *winner*, stands on the current entry; the others wait in a heap, ordered by where they
+//! stand. A step moves the winner and compares it with the top of the heap: as long as it stays ahead, that is
+//! one comparison, and with a single source there is none. Keys are compared by their sort prefixes first,
+//! numbers that were taken when the source came to its entry, so most comparisons touch no key.
+//!
+//! Walking forwards the heap holds sources that stand behind the current entry, walking backwards sources that
+//! stand before it. To turn round, each of them is moved to the other side of the current key.
+//!
+//! A source that fails leaves the merge on no entry: no key of the failed source can be skipped silently,
+//! because every positioning call asks all sources again and gives up at the first error.
+//!
+//! Sources must not hold the same internal key twice; sequence numbers see to that. If they do, each copy is
+//! met at least once on a walk in one direction.
+
+use crate::base::comparator::KeyOrder;
+use crate::base::error::Result;
+use crate::base::key::InternalKey;
+use crate::base::slice::Slice;
+use crate::cursor::Cursor;
+use std::cmp::Ordering;
+
+/// A cursor over everything that its sources hold.
+pub struct MergeCursor {
+    sources: Vec<Box<dyn Cursor>>,
+    order: KeyOrder,
+    direction: Direction,
+    /// Stands on the current entry, if there is one.
+    winner: Option<Runner>,
+    /// The other sources that stand on an entry; the one to come next is first (a binary heap).
+    heap: Vec<Runner>,
+    /// The current key while turning round.
+    pivot: Vec<u8>,
+}
+
+/// A source that stands on an entry.
+#[derive(Clone, Copy)]
+struct Runner {
+    prefix: u128,
+    source: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Forward,
+    Backward,
+}
+
+impl MergeCursor {
+    /// Merges `sources`, whose keys are in `order`; stands on no entry.
+    pub fn new(sources: Vec<Box<dyn Cursor>>, order: KeyOrder) -> MergeCursor {
+        let heap = Vec::with_capacity(sources.len());
+        MergeCursor { sources, order, direction: Direction::Forward, winner: None, heap, pivot: Vec::new() }
+    }
+
+    /// Positions every source with `go` and starts in `direction`.
+    fn start(
+        &mut self,
+        direction: Direction,
+        mut go: impl FnMut(&mut dyn Cursor) -> Result<()>,
+    ) -> Result<()> {
+        self.winner = None;
+        self.heap.clear();
+        self.direction = direction;
+        for source in &mut self.sources {
+            go(&mut **source)?;
+        }
+        for source in 0..self.sources.len() {
+            self.enlist(source);
+        }
+        self.winner = self.pop();
+        Ok(())
+    }
+
+    /// Moves the winner one entry on, and finds out who leads then.
+    fn step(&mut self, direction: Direction) -> Result<()> {
+        assert!(self.winner.is_some(), "the cursor stands on no entry");
+        if self.direction != direction {
+            self.turn(direction)?;
+        }
+        let winner = self.winner.take().expect("checked above; turning keeps it");
+        let source = &mut self.sources[winner.source];
+        match direction {
+            Direction::Forward => source.next()?,
+            Direction::Backward => source.prev()?,
+        }
+        if !source.is_valid() {
+            self.winner = self.pop();
+            return Ok(());
+        }
+        if self.heap.is_empty() {
+            self.winner = Some(winner);
+            return Ok(());
+        }
+        let moved = self.runner(winner.source);
+        if self.is_ahead(moved, self.heap[0]) {
+            self.winner = Some(moved);
+        } else {
+            self.winner = Some(std::mem::replace(&mut self.heap[0], moved));
+            self.sift_down(0);
+        }
+        Ok(())
+    }
+
+    /// Moves every source but the winner to the other side of the current key.
+    fn turn(&mut self, direction: Direction) -> Result<()> {
+        let winner = self.winner.take().expect("the caller stands on an entry");
+        self.heap.clear();
+        let mut pivot = std::mem::take(&mut self.pivot);
+        pivot.clear();
+        let current = self.sources[winner.source].key();
+        pivot.extend_from_slice(current.user_key);
+        let current = InternalKey::new(&pivot, current.tag);
+        for (index, source) in self.sources.iter_mut().enumerate() {
+            if index == winner.source {
+                continue;
+            }
+            match direction {
+                Direction::Forward => source.seek(current)?,
+                Direction::Backward => source.seek_before(current)?,
+            }
+        }
+        self.pivot = pivot;
+        self.direction = direction;
+        for source in 0..self.sources.len() {
+            if source != winner.source {
+                self.enlist(source);
+            }
+        }
+        self.winner = Some(self.runner(winner.source));
+        Ok(())
+    }
+
+    /// Puts a source into the heap if it stands on an entry.
+    fn enlist(&mut self, source: usize) {
+        if self.sources[source].is_valid() {
+            let runner = self.runner(source);
+            self.heap.push(runner);
+            self.sift_up(self.heap.len() - 1);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Runner> {
+        if self.heap.is_empty() {
+            return None;
+        }
+        let first = self.heap.swap_remove(0);
+        self.sift_down(0);
+        Some(first)
+    }
+
+    #[inline]
+    fn runner(&self, source: usize) -> Runner {
+        Runner { prefix: self.order.sort_prefix(self.sources[source].key().user_key), source }
+    }
+
+    /// Tells whether `a` comes to its turn before `b`.
+    #[inline]
+    fn is_ahead(&self, a: Runner, b: Runner) -> bool {
+        let ordering = a.prefix.cmp(&b.prefix).then_with(|| self.compare_in_full(a, b));
+        match self.direction {
+            Direction::Forward => ordering == Ordering::Less,
+            Direction::Backward => ordering == Ordering::Greater,
+        }
+    }
+
+    /// Compares by key, and equal keys by source, so that the outcome depends on nothing else.
+    fn compare_in_full(&self, a: Runner, b: Runner) -> Ordering {
+        let keys = (self.sources[a.source].key(), self.sources[b.source].key());
+        keys.0.compare(&keys.1, &self.order).then(a.source.cmp(&b.source))
+    }
+
+    fn sift_up(&mut self, mut place: usize) {
+        while place > 0 {
+            let parent = (place - 1) / 2;
+            if !self.is_ahead(self.heap[place], self.heap[parent]) {
+                break;
+            }
+            self.heap.swap(place, parent);
+            place = parent;
+        }
+    }
+
+    fn sift_down(&mut self, mut place: usize) {
+        loop {
+            let mut child = 2 * place + 1;
+            if child >= self.heap.len() {
+                break;
+            }
+            if child + 1 < self.heap.len() && self.is_ahead(self.heap[child + 1], self.heap[child]) {
+                child += 1;
+            }
+            if !self.is_ahead(self.heap[child], self.heap[place]) {
+                break;
+            }
+            self.heap.swap(place, child);
+            place = child;
+        }
+    }
+
+    #[inline]
+    fn current(&self) -> &dyn Cursor {
+        let winner = self.winner.as_ref().expect("the cursor stands on no entry");
+        &*self.sources[winner.source]
+    }
+}
+
+impl Cursor for MergeCursor {
+    fn is_valid(&self) -> bool {
+        self.winner.is_some()
+    }
+
+    fn key(&self) -> InternalKey<'_> {
+        self.current().key()
+    }
+
+    fn value(&self) -> &[u8] {
+        self.current().value()
+    }
+
+    fn value_slice(&self, skip: usize) -> Slice {
+        self.current().value_slice(skip)
+    }
+
+    fn seek_to_first(&mut self) -> Result<()> {
+        self.start(Direction::Forward, |source| source.seek_to_first())
+    }
+
+    fn seek_to_last(&mut self) -> Result<()> {
+        self.start(Direction::Backward, |source| source.seek_to_last())
+    }
+
+    fn seek(&mut self, target: InternalKey<'_>) -> Result<()> {
+        self.start(Direction::Forward, |source| source.seek(target))
+    }
+
+    fn seek_before(&mut self, target: InternalKey<'_>) -> Result<()> {
+        self.start(Direction::Backward, |source| source.seek_before(target))
+    }
+
+    fn next(&mut self) -> Result<()> {
+        self.step(Direction::Forward)
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        self.step(Direction::Backward)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::comparator::ReverseBytewise;
+    use crate::base::error::{Error, ErrorKind};
+    use crate::base::key::{Kind, Tag};
+    use crate::base::seq::SeqNum;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
+
+    type Entry = (Vec<u8>, Tag);
+
+    /// Sorted entries in memory, with an error at the call that `fuse` counts down to.
+    struct Source {
+        entries: Vec<Entry>,
+        order: KeyOrder,
+        place: Option<usize>,
+        fuse: Arc<AtomicUsize>,
+    }
+
+    impl Source {
+        fn position(&self, target: InternalKey<'_>) -> usize {
+            self.entries.partition_point(|(key, tag)| {
+                InternalKey::new(key, *tag).compare(&target, &self.order) == Ordering::Less
+            })
+        }
+
+        fn go(&mut self, place: Option<usize>) -> Result<()> {
+            self.place = None;
+            if self.fuse.fetch_sub(1, Atomic::Relaxed) == 1 {
+                return Err(Error::new(ErrorKind::Io, "the disk is gone"));
+            }
+            self.place = place.filter(|&place| place < self.entries.len());
+            Ok(())
+        }
+    }
+
+    impl Cursor for Source {
+        fn is_valid(&self) -> bool {
+            self.place.is_some()
+        }
+        fn key(&self) -> InternalKey<'_> {
+            let (key, tag) = &self.entries[self.place.expect("on an entry")];
+            InternalKey::new(key, *tag)
+        }
+        fn value(&self) -> &[u8] {
+            self.key().user_key
+        }
+        fn value_slice(&self, skip: usize) -> Slice {
+            Slice::copy_from(&self.value()[skip..])
+        }
+        fn seek_to_first(&mut self) -> Result<()> {
+            self.go(Some(0))
+        }
+        fn seek_to_last(&mut self) -> Result<()> {
+            self.go(self.entries.len().checked_sub(1))
+        }
+        fn seek(&mut self, target: InternalKey<'_>) -> Result<()> {
+            self.go(Some(self.position(target)))
+        }
+        fn seek_before(&mut self, target: InternalKey<'_>) -> Result<()> {
+            self.go(self.position(target).checked_sub(1))
+        }
+        fn next(&mut self) -> Result<()> {
+            self.go(Some(self.place.expect("on an entry") + 1))
+        }
+        fn prev(&mut self) -> Result<()> {
+            self.go(self.place.expect("on an entry").checked_sub(1))
+        }
+    }
+
+    fn merge(parts: &[Vec<Entry>], order: &KeyOrder, fuse: usize) -> (MergeCursor, Arc<AtomicUsize>) {
+        let fuse = Arc::new(AtomicUsize::new(fuse));
+        let source = |entries: &Vec<Entry>| -> Box<dyn Cursor> {
+            let (entries, order, fuse) = (entries.clone(), order.clone(), Arc::clone(&fuse));
+            Box::new(Source { entries, order, place: None, fuse })
+        };
+        (MergeCursor::new(parts.iter().map(source).collect(), order.clone()), fuse)
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        First,
+        Last,
+        Seek(Vec<u8>, u64),
+        SeekBefore(Vec<u8>, u64),
+        Next,
+        Prev,
+    }
+
+    fn keys() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            prop::collection::vec(97u8..100, 0..4),
+            (0u8..9).prop_map(|last| [&b"the same sixteen"[..], &[last]].concat()),
+        ]
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            1 => Just(Step::First),
+            1 => Just(Step::Last),
+            2 => (keys(), 0u64..300).prop_map(|(key, seq)| Step::Seek(key, seq)),
+            2 => (keys(), 0u64..300).prop_map(|(key, seq)| Step::SeekBefore(key, seq)),
+            10 => Just(Step::Next),
+            10 => Just(Step::Prev),
+        ];
+        prop::collection::vec(step, 1..150)
+    }
+
+    /// Takes one step in the merge and in the model; `None` if neither stands on an entry to step from.
+    fn take(step: &Step, merged: &mut MergeCursor, model: &mut Source) -> Option<Result<()>> {
+        let target = |key| move |seq: &u64| InternalKey::new(key, Tag::seek_at(SeqNum::new(*seq)));
+        let of_model = match step {
+            Step::First => model.seek_to_first(),
+            Step::Last => model.seek_to_last(),
+            Step::Seek(key, seq) => model.seek(target(key)(seq)),
+            Step::SeekBefore(key, seq) => model.seek_before(target(key)(seq)),
+            Step::Next | Step::Prev if !model.is_valid() => return None,
+            Step::Next => model.next(),
+            Step::Prev => model.prev(),
+        };
+        of_model.expect("the model has no fuse");
+        Some(match step {
+            Step::First => merged.seek_to_first(),
+            Step::Last => merged.seek_to_last(),
+            Step::Seek(key, seq) => merged.seek(target(key)(seq)),
+            Step::SeekBefore(key, seq) => merged.seek_before(target(key)(seq)),
+            Step::Next => merged.next(),
+            Step::Prev => merged.prev(),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_merge_walks_like_one_sorted_list_and_stops_at_errors(
+            entries in prop::collection::vec((keys(), 0usize..5), 0..60),
+            steps in steps(),
+            is_reverse: bool,
+            fuse in prop_oneof![Just(usize::MAX), 1usize..200],
+        ) {
+            let order = if is_reverse {
+                KeyOrder::Custom(Arc::new(ReverseBytewise))
+            } else {
+                KeyOrder::Bytewise
+            };
+            let mut all: Vec<(Entry, usize)> = (1..)
+                .zip(entries)
+                .map(|(seq, (key, part))| ((key, Tag::new(SeqNum::new(seq), Kind::Put)), part))
+                .collect();
+            all.sort_by(|((a, s), _), ((b, t), _)| InternalKey::new(a, *s).compare(&InternalKey::new(b, *t), &order));
+            let part = |part| all.iter().filter(|each| each.1 == part).map(|each| each.0.clone()).collect();
+            let parts: Vec<Vec<Entry>> = (0..5).map(part).collect();
+            let (mut merged, fuse) = merge(&parts, &order, fuse);
+            let mut model = Source {
+                entries: all.iter().map(|each| each.0.clone()).collect(),
+                order: order.clone(),
+                place: None,
+                fuse: Arc::new(AtomicUsize::new(usize::MAX)),
+            };
+            for step in &steps {
+                let is_armed = fuse.load(Atomic::Relaxed) <= usize::MAX / 2;
+                match take(step, &mut merged, &mut model) {
+                    None => {}
+                    Some(Ok(())) => {
+                        prop_assert_eq!(merged.is_valid(), model.is_valid());
+                        if model.is_valid() {
+                            prop_assert_eq!(merged.key(), model.key());
+                            prop_assert_eq!(merged.value(), model.value());
+                        }
+                    }
+                    Some(Err(error)) => {
+                        prop_assert!(is_armed);
+                        prop_assert_eq!(error.kind(), ErrorKind::Io);
+                        prop_assert!(!merged.is_valid(), "an error leaves it on no entry");
+                        model.place = None;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_sources_make_an_empty_merge() {
+        let (mut merged, _) = merge(&[], &KeyOrder::Bytewise, usize::MAX);
+        merged.seek_to_first().expect("nothing can fail");
+        assert!(!merged.is_valid());
+        merged.seek_to_last().expect("nothing can fail");
+        assert!(!merged.is_valid());
+    }
+}

@@ -1,1 +1,190 @@
-//! Dumps and checks any file of a database.
+//! Looking at the files of a database without opening it: any file as text, any directory checked.
+//!
+//! Uses the same readers as the engine, so what it cannot read the engine cannot either. Changes no byte. Text is
+//! for people: its layout may change in any release.
+
+use crate::base::comparator::{KeyOrder, ReverseBytewise};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::ids::FileNumber;
+use crate::cache::BlockCache;
+use crate::cursor::Cursor;
+use crate::format::batch::open_record;
+use crate::format::frame::{Frame, FrameKind, FrameReader};
+use crate::format::names::FileName;
+use crate::table::cursor::{CacheUse, TableCursor};
+use crate::table::reader::{Table, TableFile};
+use crate::version::edit::{self, Change};
+use crate::version::pointer;
+use crate::vfs::Vfs;
+use crate::wal::reader::read_predecessor;
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Writes what a file of a database says as text, telling its kind by its name.
+///
+/// ```
+/// # fn main() -> tinylsm::Result<()> {
+/// use std::{path::Path, sync::Arc};
+/// use tinylsm::{Db, inspect::dump_file, vfs::mem::MemVfs};
+/// let disk = Arc::new(MemVfs::new());
+/// let db = Db::builder("/db").vfs(disk.clone()).open()?;
+/// db.put("apple", "red")?;
+/// db.flush()?;
+/// let mut text = String::new();
+/// dump_file(disk.as_ref(), Path::new("/db/CURRENT"), &mut text)?;
+/// assert!(text.contains("MANIFEST-"));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// `InvalidArgument` if the name is none of ours; `Corruption` where the bytes stop making sense, after everything
+/// before was written; `Io`.
+pub fn dump_file(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str()).and_then(FileName::parse);
+    let name = name.ok_or_else(|| Error::invalid("no file of a database has such a name").with_file(path))?;
+    match name {
+        FileName::Lock => put(out, format_args!("lock file: its bytes mean nothing\n")),
+        FileName::Current | FileName::Temporary(_) => dump_pointer(vfs, path, out),
+        FileName::Manifest(number) => dump_log(vfs, path, number, out, &mut dump_edit),
+        FileName::Wal(number) => {
+            match read_predecessor(vfs, path, number)? {
+                Some(before) => put(
+                    out,
+                    format_args!(
+                        "segment {number} after segment {}, which ends at byte {} with number {}\n",
+                        before.number, before.good_len, before.last_seq
+                    ),
+                )?,
+                None => put(out, format_args!("segment {number}, the first\n"))?,
+            }
+            dump_log(vfs, path, number, out, &mut dump_record)
+        }
+        FileName::Table(number) => dump_table(vfs, path, number, out),
+    }
+}
+
+fn put(out: &mut dyn Write, text: std::fmt::Arguments<'_>) -> Result<()> {
+    out.write_fmt(text).map_err(|_| Error::new(ErrorKind::Io, "the text could not be written"))
+}
+
+fn dump_pointer(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    if path.file_name().is_some_and(|name| name != "CURRENT") {
+        return put(out, format_args!("temporary file on its way to become CURRENT\n"));
+    }
+    match pointer::read(vfs, directory)? {
+        Some(pointer) => put(
+            out,
+            format_args!(
+                "{} counts, durable up to byte {}\n",
+                FileName::Manifest(pointer.manifest),
+                pointer.durable_len
+            ),
+        ),
+        None => Err(Error::new(ErrorKind::NotFound, "there is no such file").with_file(path)),
+    }
+}
+
+/// How one kind of log shows a record.
+type DumpRecord = dyn FnMut(&FrameReader<'_>, &Frame, &mut dyn Write) -> Result<()>;
+
+fn dump_log(
+    vfs: &dyn Vfs,
+    path: &Path,
+    number: FileNumber,
+    out: &mut dyn Write,
+    dump_one: &mut DumpRecord,
+) -> Result<()> {
+    let file = vfs.open(path)?;
+    let mut frames = FrameReader::new(file.as_ref(), path, number)?;
+    while let Some(frame) = frames.next_frame()? {
+        let (offset, len, synced) = (frame.offset, frame.bytes.len(), frame.synced_len);
+        put(out, format_args!("@{offset} {:?} {len} bytes, synced to {synced}\n", frame.kind))?;
+        if frame.kind == FrameKind::Record {
+            dump_one(&frames, &frame, out)?;
+        }
+    }
+    let (end, file_len) = (frames.offset(), frames.file_len());
+    let watermark = frames.watermark_behind(end)?;
+    if watermark > end {
+        let message = format!("unreadable here, but a later frame says that byte {watermark} was durable");
+        return Err(frames.corruption(end, message));
+    }
+    put(out, format_args!("@{end} end of the readable part; the file has {file_len} bytes\n"))
+}
+
+fn dump_edit(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> Result<()> {
+    let changes = edit::decode(frame.payload())
+        .map_err(|at| frames.corruption(frame.offset + at as u64, "a version edit is unreadable"))?;
+    for change in &changes {
+        match change {
+            Change::AddTable { keyspace, level, meta } => put(
+                out,
+                format_args!(
+                    "    add table {} to keyspace {keyspace} level {level}: {} bytes, {} entries, \"{}\"..=\"{}\", numbers {}..={}\n",
+                    meta.number,
+                    meta.len_bytes,
+                    meta.entries,
+                    meta.smallest.escape_ascii(),
+                    meta.largest.escape_ascii(),
+                    meta.smallest_seq,
+                    meta.largest_seq
+                ),
+            )?,
+            other => put(out, format_args!("    {other:?}\n"))?,
+        }
+    }
+    Ok(())
+}
+
+fn dump_record(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> Result<()> {
+    let damaged = |at: usize| frames.corruption(frame.offset + at as u64, "a record is unreadable");
+    let (header, mut operations) = open_record(&frame.bytes).ok_or_else(|| damaged(0))?;
+    put(out, format_args!("    committed at {}\n", header.committed_at))?;
+    let mut seq = header.first_seq.get();
+    while let Some(operation) = operations.next_operation().map_err(damaged)? {
+        let key = frame.bytes[operation.key].escape_ascii();
+        let value = frame.bytes[operation.value].escape_ascii();
+        let (kind, keyspace) = (operation.kind, operation.keyspace);
+        put(out, format_args!("    {seq} {kind:?} keyspace {keyspace} \"{key}\" \"{value}\"\n"))?;
+        seq += 1;
+    }
+    Ok(())
+}
+
+fn dump_table(vfs: &dyn Vfs, path: &Path, number: FileNumber, out: &mut dyn Write) -> Result<()> {
+    let table = open_alone(vfs, path, number)?;
+    put(out, format_args!("{:#?}\n", table.properties()))?;
+    let mut cursor = TableCursor::new(Arc::clone(&table), CacheUse::Bypass);
+    cursor.seek_to_first()?;
+    let mut block_offset = None;
+    while cursor.is_valid() {
+        if block_offset != Some(cursor.block_offset()) {
+            block_offset = Some(cursor.block_offset());
+            put(out, format_args!("block @{}\n", cursor.block_offset()))?;
+        }
+        let key = cursor.key();
+        let [code, ..] = key.tag.raw().to_le_bytes();
+        let kind = key.tag.kind().map_or(format!("kind {code}"), |kind| format!("{kind:?}"));
+        let (user_key, value) = (key.user_key.escape_ascii(), cursor.value().escape_ascii());
+        put(out, format_args!("    {} {kind} \"{user_key}\" \"{value}\"\n", key.tag.seq()))?;
+        cursor.next()?;
+    }
+    Ok(())
+}
+
+/// Opens a table with whichever known comparator it was written.
+fn open_alone(vfs: &dyn Vfs, path: &Path, number: FileNumber) -> Result<Arc<Table>> {
+    let open = |order: KeyOrder| -> Result<Arc<Table>> {
+        let file = vfs.open(path)?;
+        let len_bytes = file.len()?;
+        let source = TableFile { file, path: path.to_owned(), number, len_bytes };
+        Ok(Arc::new(Table::open(source, order, Arc::new(BlockCache::new(0)))?))
+    };
+    open(KeyOrder::Bytewise).or_else(|error| match error.kind() {
+        ErrorKind::Incompatible => open(KeyOrder::Custom(Arc::new(ReverseBytewise))).map_err(|_| error),
+        _ => Err(error),
+    })
+}

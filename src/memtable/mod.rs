@@ -1,1 +1,115 @@
 //! Recent writes in memory, sorted.
+//!
+//! Owns the entries of one keyspace that came through one WAL segment. One writer at a time inserts, any number
+//! of readers look at the same time without a lock; entries are never removed.
+//!
+//! The structure is crossbeam's skip list. What makes it quick is how it is keyed: the first 16 bytes of the key
+//! lie in the node as one number that is compared before the key itself is touched, and key and value stay where
+//! the commit wrote them, in the WAL record's buffer (`format/batch.rs`), which the nodes share. Nothing is ever
+//! removed from the list, so it hands no garbage to the epoch collector. Nobody outside this room sees that it
+//! is a skip list (docs/decisions/0004-memtable.md).
+
+pub mod cursor;
+mod entry;
+
+use crate::base::comparator::KeyOrder;
+use crate::base::key::{InternalKey, Tag};
+use crate::base::seq::SeqNum;
+use crate::base::slice::Slice;
+use crate::memtable::entry::{ByteOrder, CustomOrder, Entry, Probe, Wanted};
+use crossbeam_skiplist::SkipSet;
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What one entry costs besides its bytes: a node with its tower, as measured on 64-bit Linux.
+const NODE_LEN_BYTES: u64 = 120;
+
+/// Sorted entries in memory.
+pub struct Memtable {
+    list: List,
+    len_bytes: AtomicU64,
+    count: AtomicU64,
+}
+
+enum List {
+    Bytewise(SkipSet<Entry<ByteOrder>>),
+    Custom(SkipSet<Entry<CustomOrder>>, KeyOrder),
+}
+
+/// One entry to insert: where its parts lie in a record.
+#[derive(Clone, Debug)]
+pub struct Insert<'a> {
+    /// The record that holds key and value.
+    pub record: &'a Arc<Vec<u8>>,
+    /// Where the key lies.
+    pub key: Range<usize>,
+    /// Where the value lies.
+    pub value: Range<usize>,
+    /// Number and kind.
+    pub tag: Tag,
+}
+
+impl Memtable {
+    /// Makes an empty memtable in `order`.
+    pub fn new(order: &KeyOrder) -> Memtable {
+        let list = match order {
+            KeyOrder::Bytewise => List::Bytewise(SkipSet::new()),
+            KeyOrder::Custom(_) => List::Custom(SkipSet::new(), order.clone()),
+        };
+        Memtable { list, len_bytes: AtomicU64::new(0), count: AtomicU64::new(0) }
+    }
+
+    /// Inserts an entry; visible to readers at once, whatever their sequence number makes of it.
+    ///
+    /// # Panics
+    /// If a range lies outside the record.
+    pub fn insert(&self, insert: Insert<'_>) {
+        let len_bytes = (insert.key.len() + insert.value.len()) as u64 + NODE_LEN_BYTES;
+        match &self.list {
+            List::Bytewise(set) => {
+                set.insert(Entry::new(insert, ByteOrder));
+            }
+            List::Custom(set, order) => {
+                set.insert(Entry::new(insert, CustomOrder(order.clone())));
+            }
+        }
+        self.len_bytes.fetch_add(len_bytes, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the newest entry of `key` at or below `seq`.
+    pub fn get(&self, key: &[u8], seq: SeqNum) -> Option<(Tag, Slice)> {
+        let target = InternalKey::new(key, Tag::seek_at(seq));
+        match &self.list {
+            List::Bytewise(set) => {
+                let wanted = Wanted::new(target, ByteOrder);
+                let found = set.lower_bound(Bound::Included(&wanted as &dyn Probe<ByteOrder>))?;
+                (found.user_key() == key).then(|| (found.tag(), found.value_slice(0)))
+            }
+            List::Custom(set, order) => {
+                let wanted = Wanted::new(target, CustomOrder(order.clone()));
+                let found = set.lower_bound(Bound::Included(&wanted as &dyn Probe<CustomOrder>))?;
+                (found.user_key() == key).then(|| (found.tag(), found.value_slice(0)))
+            }
+        }
+    }
+
+    /// Returns about how much memory the entries take, in bytes.
+    pub fn len_bytes(&self) -> u64 {
+        self.len_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many entries there are.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests;

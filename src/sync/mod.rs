@@ -1,117 +1,104 @@
 //! Threads and locks, behind one door.
 //!
-//! In production these are parking_lot's locks and the system's threads, with nothing in between. Under the
-//! cargo feature `sim` each operation first asks whether this thread hosts a simulation (`host`), and if so
-//! lets the simulator's scheduler decide who runs next.
+//! Owns every lock, wait and thread of the engine. In production (`plain`) these are parking_lot's locks and
+//! the system's threads, with nothing in between. Under the cargo feature `sim` (`simulated`) each operation
+//! first asks whether this OS thread hosts a simulation (`host`): if so the simulator's scheduler decides who
+//! runs next, and if not it behaves as in production, so that one build serves both kinds of test.
+//!
+//! Promises, the same in both: mutual exclusion without poisoning; a wait gives its lock back and starts to
+//! listen in one step, so no notification is lost between; wake-ups may be spurious and come in any order.
 //!
 //! Rules for users: a guard's drop never yields; no lock but commit leadership and manifest install is held
 //! over a Vfs call; atomics that publish something get a [`yield_point`] before and after.
+//!
+//! What is not here: sleeping and the clock, which belong to [`crate::vfs::Vfs`], and the scheduler itself,
+//! which lives in the crate `tinylsm-sim` because switching stacks takes `unsafe`.
 
-use std::ops::{Deref, DerefMut};
-use std::time::Duration;
+#[cfg(feature = "sim")]
+pub mod host;
+mod plain;
+#[cfg(feature = "sim")]
+mod simulated;
 
-/// Mutual exclusion without poisoning.
-#[derive(Default, Debug)]
-pub struct Mutex<T> {
-    inner: parking_lot::Mutex<T>,
-}
+#[cfg(not(feature = "sim"))]
+pub use crate::sync::plain::{Condvar, JoinHandle, Mutex, MutexGuard, spawn, yield_point};
+#[cfg(feature = "sim")]
+pub use crate::sync::simulated::{Condvar, JoinHandle, Mutex, MutexGuard, spawn, yield_point};
 
-/// Access to what a [`Mutex`] guards.
-pub struct MutexGuard<'a, T> {
-    inner: parking_lot::MutexGuard<'a, T>,
-}
+#[cfg(test)]
+mod tests {
+    use crate::sync::{Condvar, Mutex, spawn, yield_point};
+    use std::sync::Arc;
+    use std::time::Duration;
 
-impl<T> Mutex<T> {
-    /// Guards `value`.
-    pub const fn new(value: T) -> Mutex<T> {
-        Mutex { inner: parking_lot::Mutex::new(value) }
+    /// A number that threads raise under a lock, and a condition on it.
+    #[derive(Default)]
+    struct Counter {
+        value: Mutex<u64>,
+        raised: Condvar,
     }
 
-    /// Waits for the lock and takes it.
-    pub fn lock(&self) -> MutexGuard<'_, T> {
-        MutexGuard { inner: self.inner.lock() }
+    #[test]
+    fn threads_outside_a_simulation_exclude_each_other() {
+        let counter = Arc::new(Counter::default());
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let counter = Arc::clone(&counter);
+                spawn("adder", move || {
+                    for _ in 0..1_000 {
+                        let mut value = counter.value.lock();
+                        let before = *value;
+                        yield_point("between read and write");
+                        *value = before + 1;
+                    }
+                })
+                .expect("a test machine has threads to give")
+            })
+            .collect();
+        for thread in threads {
+            assert!(thread.join());
+        }
+        assert_eq!(*counter.value.lock(), 4_000);
     }
 
-    /// Takes the lock if it is free.
-    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        Some(MutexGuard { inner: self.inner.try_lock()? })
+    #[test]
+    fn a_notified_waiter_wakes() {
+        let counter = Arc::new(Counter::default());
+        let other = Arc::clone(&counter);
+        let thread = spawn("notifier", move || {
+            *other.value.lock() = 7;
+            other.raised.notify_all();
+        })
+        .expect("a test machine has threads to give");
+        let mut value = counter.value.lock();
+        while *value != 7 {
+            counter.raised.wait(&mut value);
+        }
+        drop(value);
+        assert!(thread.join());
     }
 
-    /// Takes the value out.
-    pub fn into_inner(self) -> T {
-        self.inner.into_inner()
-    }
-}
-
-impl<T> Deref for MutexGuard<'_, T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        &self.inner
-    }
-}
-
-impl<T> DerefMut for MutexGuard<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.inner
-    }
-}
-
-/// Waiting for a condition on what a [`Mutex`] guards.
-#[derive(Default, Debug)]
-pub struct Condvar {
-    inner: parking_lot::Condvar,
-}
-
-impl Condvar {
-    /// Makes a condition variable that nobody waits on.
-    pub const fn new() -> Condvar {
-        Condvar { inner: parking_lot::Condvar::new() }
+    #[test]
+    fn a_wait_that_nobody_ends_times_out_with_the_lock_held() {
+        let counter = Counter::default();
+        let mut value = counter.value.lock();
+        assert!(counter.raised.wait_for(&mut value, Duration::from_millis(1)));
+        assert!(counter.value.try_lock().is_none(), "the waiter holds its lock again");
+        *value = 1;
+        drop(value);
+        assert_eq!(counter.value.into_inner(), 1);
     }
 
-    /// Gives the lock back, waits for a notification, takes the lock again. May wake without one.
-    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        self.inner.wait(&mut guard.inner);
+    #[test]
+    fn join_tells_of_a_panic_and_the_lock_is_free_after_it() {
+        let counter = Arc::new(Counter::default());
+        let other = Arc::clone(&counter);
+        let thread = spawn("panics", move || {
+            let _value = other.value.lock();
+            std::panic::resume_unwind(Box::new("on purpose"));
+        })
+        .expect("a test machine has threads to give");
+        assert!(!thread.join());
+        assert!(counter.value.try_lock().is_some());
     }
-
-    /// Waits like [`Condvar::wait`], at most `timeout`; tells whether that ran out.
-    pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, timeout: Duration) -> bool {
-        self.inner.wait_for(&mut guard.inner, timeout).timed_out()
-    }
-
-    /// Wakes one waiter.
-    pub fn notify_one(&self) {
-        self.inner.notify_one();
-    }
-
-    /// Wakes every waiter.
-    pub fn notify_all(&self) {
-        self.inner.notify_all();
-    }
-}
-
-/// A thread that can be waited for.
-pub struct JoinHandle {
-    inner: std::thread::JoinHandle<()>,
-}
-
-impl JoinHandle {
-    /// Waits for the thread's end; `false` if it panicked.
-    pub fn join(self) -> bool {
-        self.inner.join().is_ok()
-    }
-}
-
-/// Starts a thread.
-///
-/// # Errors
-/// The system's, if it has no thread to give.
-pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle> {
-    let inner = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
-    Ok(JoinHandle { inner })
-}
-
-/// Lets a simulated scheduler run another thread here; nothing in production.
-#[inline]
-pub fn yield_point(site: &'static str) {
-    let _ = site;
 }

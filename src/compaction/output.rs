@@ -1,0 +1,186 @@
+//! Entries in, new tables out.
+//!
+//! Writes as many tables as their size asks for and cuts only between user keys, so that no two tables of a level
+//! share one (INV-1). Every table is synced by its writer; their names are synced together at the end.
+
+use crate::base::comparator::KeyOrder;
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::ids::{FileNumber, KeyspaceId};
+use crate::base::key::InternalKey;
+use crate::base::time::UnixMillis;
+use crate::cache::BlockCache;
+use crate::format::names::FileName;
+use crate::table::options::TableOptions;
+use crate::table::reader::{Table, TableFile};
+use crate::table::writer::{TableSettings, TableSummary, TableWriter};
+use crate::version::edit::TableMeta;
+use crate::version::levels::Live;
+use crate::vfs::Vfs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What a job needs from the database around it.
+pub struct JobContext<'a> {
+    /// Where tables are written.
+    pub vfs: &'a dyn Vfs,
+    /// The database's directory.
+    pub directory: PathBuf,
+    /// Through which the new tables will be read.
+    pub cache: Arc<BlockCache>,
+    /// Gives out a file number that was never used.
+    pub next_number: &'a dyn Fn() -> FileNumber,
+    /// Set when the job has to stop.
+    pub is_cancelled: &'a AtomicBool,
+    /// What the tables state as their time.
+    pub created_at: UnixMillis,
+}
+
+/// What the tables of one keyspace look like.
+#[derive(Clone, Debug)]
+pub struct OutputSettings {
+    /// The keyspace.
+    pub keyspace: KeyspaceId,
+    /// The order of its keys.
+    pub order: KeyOrder,
+    /// The layout of its tables.
+    pub table: TableOptions,
+    /// Where a table is cut, in bytes.
+    pub table_len_bytes_max: u64,
+}
+
+/// Tables being written by one job.
+pub struct Outputs<'a> {
+    context: &'a JobContext<'a>,
+    settings: OutputSettings,
+    writer: Option<TableWriter>,
+    finished: Vec<TableSummary>,
+    /// Every number whose file may exist, for cleaning up after a failure.
+    created: &'a mut Vec<FileNumber>,
+}
+
+impl<'a> Outputs<'a> {
+    /// Starts without any table; numbers of files are noted in `created` before they exist.
+    pub fn new(
+        context: &'a JobContext<'a>,
+        settings: OutputSettings,
+        created: &'a mut Vec<FileNumber>,
+    ) -> Outputs<'a> {
+        Outputs { context, settings, writer: None, finished: Vec::new(), created }
+    }
+
+    /// Appends an entry; `is_new_key` says that its user key differs from the one before.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`; `Closed` if the job was cancelled.
+    pub fn add(&mut self, key: InternalKey<'_>, value: &[u8], is_new_key: bool) -> Result<()> {
+        let is_full = self
+            .writer
+            .as_ref()
+            .is_some_and(|writer| writer.estimated_len() >= self.settings.table_len_bytes_max);
+        if is_full && is_new_key {
+            self.end_table()?;
+        }
+        if self.writer.is_none() {
+            self.check_cancelled()?;
+            self.writer = Some(self.start_table()?);
+        }
+        self.writer.as_mut().expect("started above").add(key, value)
+    }
+
+    /// Fails if the job has to stop.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn check_cancelled(&self) -> Result<()> {
+        if self.context.is_cancelled.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Closed, "the database is closing"));
+        }
+        Ok(())
+    }
+
+    fn start_table(&mut self) -> Result<TableWriter> {
+        let number = (self.context.next_number)();
+        self.created.push(number);
+        let file = self.context.vfs.create_new(&FileName::Table(number).path(&self.context.directory))?;
+        let settings = TableSettings {
+            number,
+            keyspace: self.settings.keyspace,
+            order: self.settings.order.clone(),
+            created_at: self.context.created_at,
+            options: self.settings.table,
+        };
+        Ok(TableWriter::new(file, settings))
+    }
+
+    fn end_table(&mut self) -> Result<()> {
+        if let Some(writer) = self.writer.take() {
+            self.finished.push(writer.finish()?);
+        }
+        Ok(())
+    }
+
+    /// Ends the last table, makes all names durable and opens the tables for reading.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`; none of the tables may be used.
+    pub fn finish(mut self) -> Result<Vec<Arc<Live<Arc<Table>>>>> {
+        self.end_table()?;
+        if !self.finished.is_empty() {
+            // Their bytes are safe, their names not yet.
+            self.context.vfs.sync_dir(&self.context.directory)?;
+        }
+        let finished = std::mem::take(&mut self.finished);
+        finished.iter().map(|summary| self.open(summary)).collect()
+    }
+
+    fn open(&self, summary: &TableSummary) -> Result<Arc<Live<Arc<Table>>>> {
+        let meta = Arc::new(meta_of(summary));
+        let table = open_table(
+            self.context.vfs,
+            &self.context.directory,
+            &meta,
+            &self.settings.order,
+            &self.context.cache,
+        )?;
+        Ok(Arc::new(Live { meta, table }))
+    }
+}
+
+/// Opens a table that the catalog knows.
+///
+/// # Errors
+/// `Corruption` if it is missing or damaged; `Incompatible`; `Io`.
+pub fn open_table(
+    vfs: &dyn Vfs,
+    directory: &std::path::Path,
+    meta: &TableMeta,
+    order: &KeyOrder,
+    cache: &Arc<BlockCache>,
+) -> Result<Arc<Table>> {
+    let path = FileName::Table(meta.number).path(directory);
+    let file = vfs.open(&path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => {
+            error.wrap(ErrorKind::Corruption, "a table that the manifest names is missing")
+        }
+        _ => error,
+    })?;
+    let source = TableFile { file, path, number: meta.number, len_bytes: meta.len_bytes };
+    Ok(Arc::new(Table::open(source, order.clone(), Arc::clone(cache))?))
+}
+
+fn meta_of(summary: &TableSummary) -> TableMeta {
+    let properties = &summary.properties;
+    TableMeta {
+        number: summary.number,
+        len_bytes: summary.len_bytes,
+        smallest: properties.smallest.user_key.to_vec(),
+        largest: properties.largest.user_key.to_vec(),
+        smallest_seq: properties.seq_lowest,
+        largest_seq: properties.seq_highest,
+        entries: properties.entries_count,
+        deletes: properties.deletes_count,
+        earliest_expiry: properties.expires_earliest,
+        latest_expiry: properties.expires_latest,
+    }
+}

@@ -1,0 +1,113 @@
+//! What to merge next: a pure function from a version to a plan.
+//!
+//! Leveled compaction after LevelDB: level 0 is due by its number of tables, a deeper level by its bytes against
+//! a target that grows by a factor from level to level; the most overdue goes first. From a deeper level goes the
+//! table that overlaps the least of the next level for its size, which wastes the least rewriting.
+
+use crate::base::comparator::KeyOrder;
+use crate::base::limits::LEVELS_COUNT;
+use crate::read::tree::Tables;
+use crate::table::reader::Table;
+use crate::version::levels::Live;
+use std::sync::Arc;
+
+/// When levels are due.
+#[derive(Clone, Copy, Debug)]
+pub struct LevelLimits {
+    /// Tables on level 0 that make it due.
+    pub level0_trigger: usize,
+    /// Target of level 1 in bytes.
+    pub level_base_bytes: u64,
+    /// How many times larger each deeper level is.
+    pub level_multiplier: u64,
+}
+
+/// A merge to be done.
+#[derive(Clone)]
+pub struct Plan {
+    /// Where the upper inputs are.
+    pub level: usize,
+    /// Tables of that level.
+    pub upper: Vec<Arc<Live<Arc<Table>>>>,
+    /// Tables of the next level that share keys with them.
+    pub lower: Vec<Arc<Live<Arc<Table>>>>,
+}
+
+impl Plan {
+    /// Returns the level that takes the outputs.
+    pub fn target(&self) -> usize {
+        self.level + 1
+    }
+
+    /// Tells whether moving the only table down does the job.
+    pub fn is_trivial_move(&self) -> bool {
+        self.upper.len() == 1 && self.lower.is_empty()
+    }
+}
+
+/// Returns the most overdue merge, if any level is due.
+pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder) -> Option<Plan> {
+    // Scores are in thousandths of what makes a level due, in whole numbers, so that every machine agrees.
+    let mut best: Option<(u64, usize)> = None;
+    let level0 = tables.level(0).len() as u64 * 1000 / limits.level0_trigger.max(1) as u64;
+    let scores = std::iter::once(level0).chain((1..LEVELS_COUNT - 1).map(|level| {
+        let target = target_bytes(level, limits);
+        tables.level_len_bytes(level).saturating_mul(1000) / target.max(1)
+    }));
+    for (level, score) in scores.enumerate() {
+        let is_due = if level == 0 { score >= 1000 } else { score > 1000 };
+        if is_due && best.is_none_or(|(highest, _)| score > highest) {
+            best = Some((score, level));
+        }
+    }
+    let (_, level) = best?;
+    if level == 0 {
+        return plan_for(tables, 0, tables.level(0).to_vec(), order);
+    }
+    let cheapest = tables.level(level).iter().min_by_key(|live| {
+        let overlap: u64 = tables
+            .overlapping(level + 1, &live.meta.smallest, &live.meta.largest, order)
+            .map(|below| below.meta.len_bytes)
+            .sum();
+        (overlap.saturating_mul(1000) / live.meta.len_bytes.max(1), live.meta.number)
+    })?;
+    plan_for(tables, level, vec![Arc::clone(cheapest)], order)
+}
+
+/// Returns the target of a sorted level in bytes.
+pub fn target_bytes(level: usize, limits: LevelLimits) -> u64 {
+    assert!(level > 0, "level 0 is counted in tables");
+    (1..level).fold(limits.level_base_bytes, |bytes, _| bytes.saturating_mul(limits.level_multiplier))
+}
+
+/// Plans to merge what a level holds of a range into the next; `None` if it holds nothing of it.
+pub fn pick_range(
+    tables: &Tables,
+    level: usize,
+    range: (&[u8], Option<&[u8]>),
+    order: &KeyOrder,
+) -> Option<Plan> {
+    let is_touched = |live: &&Arc<Live<Arc<Table>>>| {
+        order.compare(&live.meta.largest, range.0).is_ge()
+            && range.1.is_none_or(|end| order.compare(&live.meta.smallest, end).is_le())
+    };
+    let touched: Vec<_> = tables.level(level).iter().filter(is_touched).cloned().collect();
+    if touched.is_empty() || level + 1 >= LEVELS_COUNT {
+        return None;
+    }
+    // Tables of level 0 overlap, so an older one left behind could sink below a newer one: take them all.
+    let upper = if level == 0 { tables.level(0).to_vec() } else { touched };
+    plan_for(tables, level, upper, order)
+}
+
+fn plan_for(
+    tables: &Tables,
+    level: usize,
+    upper: Vec<Arc<Live<Arc<Table>>>>,
+    order: &KeyOrder,
+) -> Option<Plan> {
+    let smallest = upper.iter().map(|live| &live.meta.smallest).min_by(|a, b| order.compare(a, b))?;
+    let largest = upper.iter().map(|live| &live.meta.largest).max_by(|a, b| order.compare(a, b))?;
+    let lower = tables.overlapping(level + 1, smallest, largest, order).cloned().collect();
+    Some(Plan { level, upper, lower })
+}

@@ -1,0 +1,294 @@
+//! What an embedder may choose, each with its default.
+
+use crate::base::comparator::{BYTEWISE_NAME, Comparator, KeyOrder, ReverseBytewise};
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::limits;
+use crate::compaction::picker::LevelLimits;
+use crate::table::options::{Compression, FilterPolicy, TableOptions};
+use crate::write::commit::Durability;
+use crate::write::stall::StallLimits;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Options of a database; plain data.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Memory of all active memtables together, in bytes, at which they are sealed and flushed. 64 MiB.
+    pub memtable_bytes: usize,
+    /// Sealed generations of memtables that may wait for their flush while writes go on. 2.
+    pub sealed_memtables_max: usize,
+    /// Bytes that a WAL segment is extended by at a time; 0 leaves it to grow with each append. 64 MiB.
+    pub wal_preallocate_bytes: u64,
+    /// Bytes of table blocks kept in memory. 64 MiB.
+    pub block_cache_bytes: u64,
+    /// What a write survives if it does not say so itself. [`Durability::Disk`].
+    pub durability: Durability,
+    /// Bytes of version edits after which a new manifest is begun. 4 MiB.
+    pub manifest_roll_bytes: u64,
+    /// How long a write waits for flush or compaction before it fails with `Busy`. 60 s.
+    pub stall_timeout: Duration,
+    /// Tables on level 0 of a keyspace from which on writes are delayed. 20.
+    pub level0_slowdown: usize,
+    /// Tables on level 0 of a keyspace from which on writes wait. 36.
+    pub level0_stop: usize,
+    /// Options of the default keyspace; they count when the database is created.
+    pub default_keyspace: KeyspaceOptions,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            memtable_bytes: 64 << 20,
+            sealed_memtables_max: 2,
+            wal_preallocate_bytes: 64 << 20,
+            block_cache_bytes: 64 << 20,
+            durability: Durability::Disk,
+            manifest_roll_bytes: 4 << 20,
+            stall_timeout: Duration::from_secs(60),
+            level0_slowdown: 20,
+            level0_stop: 36,
+            default_keyspace: KeyspaceOptions::default(),
+        }
+    }
+}
+
+impl Options {
+    /// Checks every option.
+    ///
+    /// # Errors
+    /// `InvalidArgument` that names the option and its range.
+    pub fn validate(&self) -> Result<()> {
+        require(self.memtable_bytes >= 1024, "memtable_bytes must be 1024 or more")?;
+        require(self.sealed_memtables_max >= 1, "sealed_memtables_max must be 1 or more")?;
+        require(self.manifest_roll_bytes >= 64, "manifest_roll_bytes must be 64 or more")?;
+        require(self.level0_slowdown <= self.level0_stop, "level0_slowdown must not be above level0_stop")?;
+        let trigger = self.default_keyspace.level0_compaction_trigger;
+        require(trigger <= self.level0_stop, "level0_compaction_trigger must not be above level0_stop")?;
+        self.default_keyspace.validate()
+    }
+
+    pub(crate) fn stall_limits(&self) -> StallLimits {
+        StallLimits {
+            sealed_max: self.sealed_memtables_max,
+            level0_slowdown: self.level0_slowdown,
+            level0_stop: self.level0_stop,
+        }
+    }
+}
+
+/// Options of a keyspace, fixed when it is created and stored with it; plain data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyspaceOptions {
+    /// The name of the comparator that orders its keys. `tinylsm.bytewise`.
+    pub comparator: String,
+    /// How data blocks are packed. LZ4.
+    pub compression: Compression,
+    /// Bytes gathered into one block before packing, 64 to 1 MiB. 4096.
+    pub block_bytes: usize,
+    /// Bits of bloom filter a key, at most 24; 0 for none. 10.
+    pub filter_bits_per_key: u8,
+    /// Tables on level 0 that make a compaction due. 4.
+    pub level0_compaction_trigger: usize,
+    /// Target of level 1 in bytes. 256 MiB.
+    pub level_base_bytes: u64,
+    /// How many times larger each deeper level is. 10.
+    pub level_multiplier: u64,
+    /// Bytes at which compaction cuts a table. 64 MiB.
+    pub table_bytes: u64,
+}
+
+impl Default for KeyspaceOptions {
+    fn default() -> KeyspaceOptions {
+        KeyspaceOptions {
+            comparator: BYTEWISE_NAME.to_owned(),
+            compression: Compression::Lz4,
+            block_bytes: 4096,
+            filter_bits_per_key: 10,
+            level0_compaction_trigger: 4,
+            level_base_bytes: 256 << 20,
+            level_multiplier: 10,
+            table_bytes: 64 << 20,
+        }
+    }
+}
+
+impl KeyspaceOptions {
+    /// Checks every option.
+    ///
+    /// # Errors
+    /// `InvalidArgument` that names the option and its range.
+    pub fn validate(&self) -> Result<()> {
+        let name_len = self.comparator.len();
+        require(
+            (1..=limits::NAME_LEN_BYTES_MAX).contains(&name_len),
+            "comparator needs a name of 1 to 255 bytes",
+        )?;
+        require((64..=1 << 20).contains(&self.block_bytes), "block_bytes must be 64 to 1048576")?;
+        require(self.filter_bits_per_key <= 24, "filter_bits_per_key must be 24 or less")?;
+        require(self.level0_compaction_trigger >= 1, "level0_compaction_trigger must be 1 or more")?;
+        require(self.level_base_bytes >= 1, "level_base_bytes must be 1 or more")?;
+        require(self.level_multiplier >= 2, "level_multiplier must be 2 or more")?;
+        require(self.table_bytes >= 1024, "table_bytes must be 1024 or more")
+    }
+
+    /// Writes the options as they are stored: `name=value` lines. The comparator is stored beside them.
+    pub(crate) fn to_text(&self) -> String {
+        let compression = match self.compression {
+            Compression::None => "none",
+            Compression::Lz4 => "lz4",
+        };
+        format!(
+            "compression={compression}\nblock_bytes={}\nfilter_bits_per_key={}\nlevel0_compaction_trigger={}\n\
+             level_base_bytes={}\nlevel_multiplier={}\ntable_bytes={}\n",
+            self.block_bytes,
+            self.filter_bits_per_key,
+            self.level0_compaction_trigger,
+            self.level_base_bytes,
+            self.level_multiplier,
+            self.table_bytes
+        )
+    }
+
+    /// Reads stored options. A name that this version does not know is refused: it may change what data mean.
+    pub(crate) fn from_text(comparator: &str, text: &str) -> Result<KeyspaceOptions, String> {
+        let mut options = KeyspaceOptions { comparator: comparator.to_owned(), ..KeyspaceOptions::default() };
+        for line in text.lines() {
+            let (name, value) =
+                line.split_once('=').ok_or_else(|| format!("option line {line:?} has no value"))?;
+            let number =
+                || value.parse::<u64>().map_err(|_| format!("option {name} has no number: {value:?}"));
+            let size = || {
+                number().and_then(|n| usize::try_from(n).map_err(|_| format!("option {name} is too large")))
+            };
+            match name {
+                "compression" => {
+                    options.compression = match value {
+                        "none" => Compression::None,
+                        "lz4" => Compression::Lz4,
+                        _ => return Err(format!("compression {value:?} is unknown")),
+                    }
+                }
+                "block_bytes" => options.block_bytes = size()?,
+                "filter_bits_per_key" => {
+                    options.filter_bits_per_key =
+                        u8::try_from(number()?).map_err(|_| format!("option {name} is too large"))?;
+                }
+                "level0_compaction_trigger" => options.level0_compaction_trigger = size()?,
+                "level_base_bytes" => options.level_base_bytes = number()?,
+                "level_multiplier" => options.level_multiplier = number()?,
+                "table_bytes" => options.table_bytes = number()?,
+                _ => return Err(format!("option {name:?} is unknown")),
+            }
+        }
+        options.validate().map_err(|error| error.to_string())?;
+        Ok(options)
+    }
+
+    pub(crate) fn table_options(&self) -> TableOptions {
+        let filter = match self.filter_bits_per_key {
+            0 => FilterPolicy::None,
+            bits_per_key => FilterPolicy::Bloom { bits_per_key },
+        };
+        TableOptions { block_len_bytes: self.block_bytes, compression: self.compression, filter }
+    }
+
+    pub(crate) fn level_limits(&self) -> LevelLimits {
+        LevelLimits {
+            level0_trigger: self.level0_compaction_trigger,
+            level_base_bytes: self.level_base_bytes,
+            level_multiplier: self.level_multiplier,
+        }
+    }
+}
+
+/// Options of one write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// What the write survives; by default what [`Options::durability`] says.
+    pub durability: Option<Durability>,
+}
+
+impl WriteOptions {
+    /// Asks for [`Durability::Disk`].
+    pub fn disk() -> WriteOptions {
+        WriteOptions { durability: Some(Durability::Disk) }
+    }
+
+    /// Asks for [`Durability::Os`].
+    pub fn os() -> WriteOptions {
+        WriteOptions { durability: Some(Durability::Os) }
+    }
+
+    /// Asks for [`Durability::None`].
+    pub fn none() -> WriteOptions {
+        WriteOptions { durability: Some(Durability::None) }
+    }
+}
+
+/// Who runs flushes and compactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Background {
+    /// So many threads of the database's own, 1 to 64. With two or more, one is always left for flushes.
+    Threads(usize),
+    /// The caller, with `Db::background_step`. A write that would have to wait runs the due jobs itself.
+    Manual,
+}
+
+impl Default for Background {
+    fn default() -> Background {
+        Background::Threads(2)
+    }
+}
+
+/// The comparators that a database can look up by stored name.
+#[derive(Clone, Default)]
+pub(crate) struct Comparators {
+    added: Vec<Arc<dyn Comparator>>,
+}
+
+impl Comparators {
+    pub(crate) fn add(&mut self, comparator: Arc<dyn Comparator>) {
+        self.added.push(comparator);
+    }
+
+    /// Finds a comparator by name; `keyspace` is for the error's text.
+    pub(crate) fn find(&self, name: &str, keyspace: &str) -> Result<KeyOrder> {
+        if name == BYTEWISE_NAME {
+            return Ok(KeyOrder::Bytewise);
+        }
+        if let Some(found) = self.added.iter().rev().find(|comparator| comparator.name() == name) {
+            return Ok(KeyOrder::Custom(Arc::clone(found)));
+        }
+        if name == ReverseBytewise.name() {
+            return Ok(KeyOrder::Custom(Arc::new(ReverseBytewise)));
+        }
+        let message = format!(
+            "keyspace {keyspace:?} is ordered by comparator {name:?}, which was not given to the builder"
+        );
+        Err(Error::new(ErrorKind::Incompatible, message))
+    }
+}
+
+fn require(is_met: bool, law: &str) -> Result<()> {
+    if is_met { Ok(()) } else { Err(Error::invalid(law)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_options_come_back_and_unknown_ones_are_refused() {
+        let options =
+            KeyspaceOptions { compression: Compression::None, table_bytes: 4096, ..Default::default() };
+        let text = options.to_text();
+        assert_eq!(KeyspaceOptions::from_text(&options.comparator, &text), Ok(options));
+        assert!(KeyspaceOptions::from_text("c", "merge_operator=sum\n").is_err());
+        assert!(KeyspaceOptions::from_text("c", "block_bytes=1\n").is_err());
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        Options::default().validate().expect("defaults");
+    }
+}

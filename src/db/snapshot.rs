@@ -1,0 +1,90 @@
+//! Snapshots: reading the database as it was at one moment.
+
+use crate::base::error::Result;
+use crate::base::seq::SeqNum;
+use crate::base::slice::Slice;
+use crate::db::Handle;
+use crate::db::iter::Iter;
+use crate::db::keyspace::Keyspace;
+use crate::db::range::KeyRange;
+use crate::mvcc::visible::Horizon;
+use std::sync::Arc;
+
+/// The whole database as it was at one moment, over all keyspaces.
+///
+/// While it lives, flush and compaction keep every version it sees. Dropping the last clone lets them go; no lock is
+/// taken for that. It keeps the database open.
+///
+/// ```
+/// # fn main() -> tinylsm::Result<()> {
+/// let db = tinylsm::Db::open_in_memory()?;
+/// db.put("k", "old")?;
+/// let snapshot = db.snapshot();
+/// db.put("k", "new")?;
+/// assert_eq!(snapshot.get(db.default_keyspace(), "k")?.as_deref(), Some(&b"old"[..]));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Snapshot {
+    horizon: Arc<Horizon>,
+    // Declared last: the database must outlive what it counts.
+    _handle: Arc<Handle>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(horizon: Arc<Horizon>, handle: Arc<Handle>) -> Snapshot {
+        Snapshot { horizon, _handle: handle }
+    }
+
+    /// Returns the number of the last commit that the snapshot sees.
+    pub fn seq(&self) -> SeqNum {
+        self.horizon.seq
+    }
+
+    /// Returns the value of `key` as it was.
+    ///
+    /// # Errors
+    /// As `Keyspace::get`.
+    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
+        keyspace.get_at(key.as_ref(), *self.horizon)
+    }
+
+    /// Returns the values of several keys as they were.
+    ///
+    /// # Errors
+    /// As `Keyspace::get`.
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keyspace: &Keyspace, keys: &[K]) -> Result<Vec<Option<Slice>>> {
+        keys.iter().map(|key| keyspace.get_at(key.as_ref(), *self.horizon)).collect()
+    }
+
+    /// Iterates over all keys as they were.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn iter(&self, keyspace: &Keyspace) -> Result<Iter> {
+        self.range(keyspace, ..)
+    }
+
+    /// Iterates over the keys of a range as they were.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn range(&self, keyspace: &Keyspace, range: impl KeyRange) -> Result<Iter> {
+        keyspace.range_at(range, *self.horizon)
+    }
+
+    /// Iterates over the keys that begin with `prefix`, as they were.
+    ///
+    /// # Errors
+    /// `InvalidArgument` unless the keyspace is in bytewise order; `Closed`.
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<Iter> {
+        keyspace.range_at(keyspace.prefix_range(prefix.as_ref())?, *self.horizon)
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Snapshot({})", self.horizon.seq)
+    }
+}

@@ -1,0 +1,282 @@
+//! What a database is in memory: what readers see, and what writers and jobs keep.
+//!
+//! Readers see [`State`], immutable and published by an atomic swap. Everything that changes lies behind four
+//! locks, taken in this order and never the other way round:
+//!
+//! 1. `leader`: commit leadership; the open WAL segment and the last number. Held over log I/O.
+//! 2. `manifest`: one edit at a time. Held over manifest I/O.
+//! 3. `book`: what is sealed, running, obsolete or failed. Short, never over I/O; `State` is swapped under it.
+//! 4. the list of snapshots. Short.
+
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::ids::{FileNumber, KeyspaceId};
+use crate::base::seq::SeqNum;
+use crate::base::time::UnixMillis;
+use crate::cache::BlockCache;
+use crate::db::options::{Comparators, KeyspaceOptions, Options};
+use crate::format::names::FileName;
+use crate::memtable::Memtable;
+use crate::mvcc::snapshots::Snapshots;
+use crate::mvcc::visible::Horizon;
+use crate::read::tree::Tree;
+use crate::sync::{Condvar, Mutex, yield_point};
+use crate::table::reader::Table;
+use crate::version::edit::Change;
+use crate::version::levels::Live;
+use crate::version::manifest::ManifestWriter;
+use crate::vfs::{DirLock, Vfs};
+use crate::wal::writer::WalWriter;
+use crate::write::commit::Request;
+use crate::write::queue::Queue;
+use arc_swap::{ArcSwap, Guard};
+use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+
+/// A table as the versions of this database hold it.
+pub(crate) type LiveTable = Arc<Live<Arc<Table>>>;
+
+/// What never changes about a keyspace.
+#[derive(Debug)]
+pub(crate) struct KeyspaceInfo {
+    pub id: KeyspaceId,
+    pub name: String,
+    pub options: KeyspaceOptions,
+}
+
+/// A keyspace at one moment.
+#[derive(Clone)]
+pub(crate) struct KeyspaceTree {
+    pub info: Arc<KeyspaceInfo>,
+    pub tree: Tree,
+}
+
+/// Everything readers look at, at one moment. Keyspaces lie at the index of their number.
+#[derive(Clone, Default)]
+pub(crate) struct State {
+    pub keyspaces: Vec<KeyspaceTree>,
+}
+
+impl State {
+    pub(crate) fn keyspace(&self, id: KeyspaceId) -> &KeyspaceTree {
+        &self.keyspaces[id.0 as usize]
+    }
+
+    fn active_len_bytes(&self) -> u64 {
+        self.keyspaces.iter().map(|keyspace| keyspace.tree.active.len_bytes()).sum()
+    }
+}
+
+/// What belongs to the holder of commit leadership.
+pub(crate) struct Leader {
+    /// None in a database opened read-only.
+    pub wal: Option<WalWriter>,
+    pub last_seq: SeqNum,
+}
+
+/// The memtables that were filled through one WAL segment, sealed together.
+pub(crate) struct Generation {
+    pub last_seq: SeqNum,
+    pub memtables: Vec<(KeyspaceId, Arc<Memtable>)>,
+}
+
+/// What is sealed, running, obsolete or failed.
+#[derive(Default)]
+pub(crate) struct Book {
+    /// Oldest first, each with the WAL segment that holds it.
+    pub sealed: VecDeque<(FileNumber, Arc<Generation>)>,
+    /// The segment that takes commits now.
+    pub active_wal: FileNumber,
+    /// Every segment whose file may be needed.
+    pub wals: BTreeSet<FileNumber>,
+    pub is_flushing: bool,
+    pub is_purging: bool,
+    pub compacting: BTreeSet<KeyspaceId>,
+    /// Tables in no current version, perhaps still read.
+    pub obsolete: Vec<LiveTable>,
+    /// Files that nobody needs any more.
+    pub removable: BTreeSet<FileName>,
+    /// Removals that failed, tried again at the next open or purge.
+    pub unremovable: BTreeSet<FileName>,
+    /// Why writing is off for good.
+    pub writing_error: Option<Error>,
+    /// The last failure of a job, until one of its kind succeeds.
+    pub job_error: Option<Error>,
+    pub job_failures_count: u64,
+    /// Monotonic time before which no job is tried again after a failure.
+    pub retry_at: u64,
+}
+
+/// The heart of a database; shared by handles and threads.
+pub(crate) struct Core {
+    pub vfs: Arc<dyn Vfs>,
+    pub directory: PathBuf,
+    pub options: Options,
+    pub comparators: Comparators,
+    pub cache: Arc<BlockCache>,
+    pub is_read_only: bool,
+    pub is_manual: bool,
+    pub threads_count: usize,
+    pub state: ArcSwap<State>,
+    pub visible: AtomicU64,
+    pub time_high_water: AtomicI64,
+    pub snapshots: Snapshots,
+    pub next_file: AtomicU64,
+    pub queue: Queue<Request, Result<SeqNum>>,
+    pub leader: Mutex<Leader>,
+    pub manifest: Mutex<Option<ManifestWriter>>,
+    pub book: Mutex<Book>,
+    /// Something in the book changed.
+    pub changed: Condvar,
+    pub sealed_count: AtomicUsize,
+    pub is_poisoned: AtomicBool,
+    pub is_closing: AtomicBool,
+    pub directory_lock: Mutex<Option<Box<dyn DirLock>>>,
+    pub counters: Counters,
+}
+
+/// What happened since the database was opened.
+#[derive(Default, Debug)]
+pub(crate) struct Counters {
+    pub flushes: AtomicU64,
+    pub compactions: AtomicU64,
+    pub trivial_moves: AtomicU64,
+    pub bytes_flushed: AtomicU64,
+    pub bytes_compacted: AtomicU64,
+    pub stalls: AtomicU64,
+    pub stall_nanos: AtomicU64,
+    pub manifests_rolled: AtomicU64,
+    pub torn_tails_cut: AtomicU64,
+    pub wal_len: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+impl Core {
+    /// Pins a state and the number up to which it is complete.
+    pub(crate) fn pin(&self) -> (Guard<Arc<State>>, SeqNum) {
+        loop {
+            let state = self.state.load();
+            yield_point("pin: state loaded");
+            let seq = self.visible_seq();
+            yield_point("pin: number loaded");
+            // If the same state stands after the number was read, it stood at that very moment, so it holds
+            // every commit up to the number. Otherwise the memtables may have been switched between the two.
+            if Arc::ptr_eq(&state, &self.state.load()) {
+                return (state, seq);
+            }
+        }
+    }
+
+    pub(crate) fn visible_seq(&self) -> SeqNum {
+        SeqNum::new(self.visible.load(Ordering::Acquire))
+    }
+
+    /// Returns the time by which expiry is decided: the wall clock, but never before what was decided by.
+    pub(crate) fn expiry_time(&self) -> UnixMillis {
+        let wall = self.vfs.wall().0;
+        let before = self.time_high_water.fetch_max(wall, Ordering::Relaxed);
+        UnixMillis(before.max(wall))
+    }
+
+    /// Returns what a reader that starts now sees of the pinned number.
+    pub(crate) fn horizon(&self, seq: SeqNum) -> Horizon {
+        Horizon { seq, now: self.expiry_time() }
+    }
+
+    /// Gives out a file number that was never used.
+    pub(crate) fn take_file_number(&self) -> FileNumber {
+        FileNumber(self.next_file.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Publishes a changed state. Call with the book locked.
+    pub(crate) fn change_state(&self, book: &mut Book, change: impl FnOnce(&mut State)) {
+        let mut state = State::clone(&self.state.load());
+        change(&mut state);
+        yield_point("state: before publishing");
+        self.state.store(Arc::new(state));
+        yield_point("state: published");
+        self.sealed_count.store(book.sealed.len(), Ordering::Release);
+    }
+
+    /// Tells whether the active memtables have reached their size.
+    pub(crate) fn is_active_full(&self) -> bool {
+        self.state.load().active_len_bytes() >= self.options.memtable_bytes as u64
+    }
+
+    pub(crate) fn active_len_bytes(&self) -> u64 {
+        self.state.load().active_len_bytes()
+    }
+
+    /// Installs an edit durably, rolling the manifest when it has grown. After an error writing is off.
+    pub(crate) fn install(
+        &self,
+        manifest: &mut Option<ManifestWriter>,
+        mut changes: Vec<Change>,
+    ) -> Result<()> {
+        self.check_writable()?;
+        let manifest = manifest.as_mut().expect("only a writable database installs edits");
+        changes.push(Change::NextFile(FileNumber(self.next_file.load(Ordering::Relaxed))));
+        manifest.install(&changes).map_err(|error| self.poison(&error))?;
+        if manifest.is_grown(self.options.manifest_roll_bytes) {
+            let (number, temporary) = (self.take_file_number(), self.take_file_number());
+            match manifest.roll(self.vfs.as_ref(), number, temporary) {
+                Ok(old) => {
+                    Counters::add(&self.counters.manifests_rolled, 1);
+                    self.book.lock().removable.insert(FileName::Manifest(old));
+                }
+                // The edit itself is installed; only the next one will be refused.
+                Err(error) => drop(self.poison(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns writing off for good because of `error`, and returns it.
+    pub(crate) fn poison(&self, error: &Error) -> Error {
+        let mut book = self.book.lock();
+        if book.writing_error.is_none() {
+            book.writing_error = Some(error.clone());
+        }
+        self.is_poisoned.store(true, Ordering::Release);
+        drop(book);
+        self.changed.notify_all();
+        error.clone()
+    }
+
+    /// Fails if the database takes no writes.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.is_closing.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        if self.is_read_only {
+            return Err(Error::new(ErrorKind::ReadOnly, "the database was opened read-only"));
+        }
+        if self.is_poisoned.load(Ordering::Acquire) {
+            return Err(self.read_only_error());
+        }
+        Ok(())
+    }
+
+    fn read_only_error(&self) -> Error {
+        let book = self.book.lock();
+        let cause = book.writing_error.clone().expect("writing is off because of an error");
+        let message =
+            format!("the database is read-only until it is reopened, since a write failed: {cause}");
+        cause.wrap(ErrorKind::ReadOnly, message)
+    }
+
+    /// Fails if the database was closed.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.is_closing.load(Ordering::Relaxed) { Err(closed()) } else { Ok(()) }
+    }
+}
+
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the database was closed")
+}

@@ -1,0 +1,143 @@
+//! Figures about an open database.
+
+use crate::base::seq::SeqNum;
+use crate::db::state::{Core, KeyspaceTree};
+use crate::format::names::FileName;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Figures about an open database, taken at one moment. Counters start at zero when it is opened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The number of the newest visible commit.
+    pub last_seq: SeqNum,
+    /// Memory of the active memtables in bytes.
+    pub memtable_bytes: u64,
+    /// Sealed generations that wait to be flushed.
+    pub sealed_memtables: usize,
+    /// Each keyspace, in the order they were created.
+    pub keyspaces: Vec<KeyspaceStats>,
+    /// Length of the open WAL segment in bytes.
+    pub wal_bytes: u64,
+    /// Bytes of blocks in the cache.
+    pub block_cache_bytes: u64,
+    /// Blocks that were asked for and found in the cache.
+    pub cache_hits: u64,
+    /// Blocks that were asked for and not found in the cache.
+    pub cache_misses: u64,
+    /// Generations flushed.
+    pub flushes: u64,
+    /// Merges done.
+    pub compactions: u64,
+    /// Tables moved down without a merge.
+    pub trivial_moves: u64,
+    /// Bytes of tables written by flushes.
+    pub bytes_flushed: u64,
+    /// Bytes of tables written by merges.
+    pub bytes_compacted: u64,
+    /// Writes that had to wait for background work.
+    pub stalls: u64,
+    /// How long they waited in all, in nanoseconds.
+    pub stall_nanos: u64,
+    /// Manifests begun because the one before had grown.
+    pub manifests_rolled: u64,
+    /// WAL segments whose torn tail was cut off when the database was opened.
+    pub torn_tails_cut: u64,
+    /// Tables in no current version that a reader still holds.
+    pub obsolete_tables: usize,
+    /// Names of every file that belongs to the database now, sorted.
+    pub live_files: Vec<String>,
+}
+
+/// Figures about one keyspace.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct KeyspaceStats {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub id: u32,
+    /// Its comparator's name.
+    pub comparator: String,
+    /// Its levels, the newest first.
+    pub levels: Vec<LevelStats>,
+}
+
+/// Figures about one level.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LevelStats {
+    /// Tables.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their entries, deletes and old versions included.
+    pub entries: u64,
+}
+
+/// What `verify` read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Tables.
+    pub files: u64,
+    /// Their data blocks.
+    pub blocks: u64,
+    /// Their entries.
+    pub entries: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Core {
+    pub(crate) fn stats(&self) -> Stats {
+        let manifest = self.manifest.lock().as_ref().map(|manifest| FileName::Manifest(manifest.number()));
+        let book = self.book.lock();
+        let state = self.state.load_full();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let tables =
+            state.keyspaces.iter().flat_map(|keyspace| keyspace.tree.tables.levels().iter().flatten());
+        let mut live: Vec<String> =
+            tables.map(|live| FileName::Table(live.meta.number).to_string()).collect();
+        live.extend(book.wals.iter().map(|number| FileName::Wal(*number).to_string()));
+        live.extend(
+            [FileName::Lock, FileName::Current].into_iter().chain(manifest).map(|name| name.to_string()),
+        );
+        live.sort();
+        let cache = self.cache.stats();
+        Stats {
+            last_seq: self.visible_seq(),
+            memtable_bytes: self.active_len_bytes(),
+            sealed_memtables: book.sealed.len(),
+            keyspaces: state.keyspaces.iter().map(keyspace_stats).collect(),
+            wal_bytes: count(&self.counters.wal_len),
+            block_cache_bytes: cache.used_bytes,
+            cache_hits: cache.hits_count,
+            cache_misses: cache.misses_count,
+            flushes: count(&self.counters.flushes),
+            compactions: count(&self.counters.compactions),
+            trivial_moves: count(&self.counters.trivial_moves),
+            bytes_flushed: count(&self.counters.bytes_flushed),
+            bytes_compacted: count(&self.counters.bytes_compacted),
+            stalls: count(&self.counters.stalls),
+            stall_nanos: count(&self.counters.stall_nanos),
+            manifests_rolled: count(&self.counters.manifests_rolled),
+            torn_tails_cut: count(&self.counters.torn_tails_cut),
+            obsolete_tables: book.obsolete.len(),
+            live_files: live,
+        }
+    }
+}
+
+fn keyspace_stats(keyspace: &KeyspaceTree) -> KeyspaceStats {
+    let levels = keyspace.tree.tables.levels().iter().map(|tables| LevelStats {
+        files: tables.len(),
+        bytes: tables.iter().map(|live| live.meta.len_bytes).sum(),
+        entries: tables.iter().map(|live| live.meta.entries).sum(),
+    });
+    KeyspaceStats {
+        name: keyspace.info.name.clone(),
+        id: keyspace.info.id.0,
+        comparator: keyspace.info.options.comparator.clone(),
+        levels: levels.collect(),
+    }
+}

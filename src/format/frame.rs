@@ -1,0 +1,361 @@
+//! The framed log: what the WAL and the manifest are made of.
+//!
+//! A log is a row of frames, each with its checksum, its log's number and the log's *watermark* at the time:
+//!
+//! ```text
+//!  0      4      8            15     16             24
+//!  +------+------+-------------+------+--------------+-----------------+
+//!  | crc  | len  | log number  | kind | synced bytes | payload (len)   |
+//!  +------+------+-------------+------+--------------+-----------------+
+//!   crc32 of the frame's offset and of everything behind the crc
+//! ```
+//!
+//! - The number says that old bytes of another log are not frames of this one; the offset in the checksum says
+//!   that a frame in the wrong place is none.
+//! - The watermark says how many bytes of this log had been synced when the frame was written. It tells a torn
+//!   tail from damage ([`judge`]): bytes below a watermark were acknowledged, so losing them is corruption.
+//! - A zero where a frame would begin is the log's end: logs are allocated ahead with zeros.
+//!
+//! A readable frame behind a hole proves nothing by itself, since unsynced sectors reach the disk in any order;
+//! only its watermark does. Segments are never appended to or truncated after recovery.
+
+use crate::base::error::{Error, Result};
+use crate::base::ids::FileNumber;
+use crate::base::limits;
+use crate::vfs::{ReadFile, WriteFile, read_full};
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+
+/// Bytes in front of each payload.
+pub const FRAME_HEADER_LEN_BYTES: usize = 24;
+
+const READ_WINDOW_LEN_BYTES: usize = 256 << 10;
+
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// The first frame of a log.
+    Header = 1,
+    /// A batch or a version edit.
+    Record = 2,
+    /// The log was closed in good order here.
+    End = 3,
+}
+
+impl FrameKind {
+    fn from_disk(code: u8) -> Option<FrameKind> {
+        match code {
+            1 => Some(FrameKind::Header),
+            2 => Some(FrameKind::Record),
+            3 => Some(FrameKind::End),
+            _ => None,
+        }
+    }
+}
+
+/// Where a frame lies and what its log knows.
+#[derive(Clone, Copy, Debug)]
+pub struct FramePlace {
+    /// The log's number.
+    pub number: FileNumber,
+    /// Where the frame begins.
+    pub offset: u64,
+    /// How many bytes of the log are known to be synced.
+    pub synced_len: u64,
+}
+
+/// Fills in the header of `frame`, whose first [`FRAME_HEADER_LEN_BYTES`] are room for it.
+///
+/// # Panics
+/// If the frame is shorter than its header or longer than the limit.
+pub fn seal_frame(frame: &mut [u8], kind: FrameKind, place: FramePlace) {
+    let payload_len =
+        frame.len().checked_sub(FRAME_HEADER_LEN_BYTES).expect("a frame has room for its header");
+    assert!(payload_len <= limits::FRAME_PAYLOAD_LEN_BYTES_MAX, "callers check sizes before they log");
+    assert!(place.synced_len <= place.offset, "what follows cannot be synced before it is written");
+    let len = u32::try_from(payload_len).expect("limits.rs keeps payloads below 4 GiB");
+    frame[4..8].copy_from_slice(&len.to_le_bytes());
+    frame[8..16].copy_from_slice(&identity(place.number, kind).to_le_bytes());
+    frame[16..24].copy_from_slice(&place.synced_len.to_le_bytes());
+    let crc = checksum(place.offset, &frame[4..]);
+    frame[0..4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Number and kind in one word: the number in the lower 7 bytes, the kind in the last.
+fn identity(number: FileNumber, kind: FrameKind) -> u64 {
+    assert!(number.0 < 1 << 56, "file numbers stay below 2^56");
+    number.0 | (kind as u64) << 56
+}
+
+fn checksum(offset: u64, rest: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&offset.to_le_bytes());
+    hasher.update(rest);
+    hasher.finalize()
+}
+
+/// Appends frames to a log and knows how much of it is synced.
+pub struct FrameWriter {
+    file: Box<dyn WriteFile>,
+    path: PathBuf,
+    number: FileNumber,
+    synced_len: u64,
+}
+
+impl FrameWriter {
+    /// Takes over an empty file.
+    ///
+    /// # Panics
+    /// If something was appended to it.
+    pub fn new(file: Box<dyn WriteFile>, path: PathBuf, number: FileNumber) -> FrameWriter {
+        assert!(file.is_empty(), "a log is written from its first byte");
+        FrameWriter { file, path, number, synced_len: 0 }
+    }
+
+    /// Returns the place of a frame that would begin `ahead` bytes behind the log's end.
+    pub fn place(&self, ahead: u64) -> FramePlace {
+        FramePlace { number: self.number, offset: self.file.len() + ahead, synced_len: self.synced_len }
+    }
+
+    /// Appends frames that were sealed for exactly this place.
+    ///
+    /// # Errors
+    /// As `WriteFile::append`; nothing may be appended afterwards.
+    pub fn append_sealed(&mut self, frames: &[IoSlice<'_>]) -> Result<()> {
+        self.file.append(frames)
+    }
+
+    /// Seals and appends one frame with `payload`.
+    ///
+    /// # Errors
+    /// As `WriteFile::append`; nothing may be appended afterwards.
+    pub fn append(&mut self, kind: FrameKind, payload: &[u8]) -> Result<()> {
+        let mut frame = vec![0; FRAME_HEADER_LEN_BYTES];
+        frame.extend_from_slice(payload);
+        seal_frame(&mut frame, kind, self.place(0));
+        self.file.append(&[IoSlice::new(&frame)])
+    }
+
+    /// Makes everything appended durable and raises the watermark.
+    ///
+    /// # Errors
+    /// As `WriteFile::sync`; nothing may be appended afterwards.
+    pub fn sync(&mut self) -> Result<()> {
+        let len = self.file.len();
+        self.file.sync()?;
+        self.synced_len = len;
+        Ok(())
+    }
+
+    /// Reserves space as `WriteFile::allocate` does.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`; the log stays usable.
+    pub fn allocate(&mut self, len: u64) -> Result<()> {
+        self.file.allocate(len)
+    }
+
+    /// Returns the logical length in bytes.
+    pub fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    /// Tells whether nothing was appended.
+    pub fn is_empty(&self) -> bool {
+        self.file.is_empty()
+    }
+
+    /// Returns how many bytes are known to be durable.
+    pub fn synced_len(&self) -> u64 {
+        self.synced_len
+    }
+
+    /// Returns the log's number.
+    pub fn number(&self) -> FileNumber {
+        self.number
+    }
+
+    /// Returns the log's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// One frame, read and checked.
+#[derive(Debug)]
+pub struct Frame {
+    /// What it carries.
+    pub kind: FrameKind,
+    /// Where it begins.
+    pub offset: u64,
+    /// The watermark it states.
+    pub synced_len: u64,
+    /// The whole frame, header included.
+    pub bytes: Vec<u8>,
+}
+
+impl Frame {
+    /// Returns what the frame carries.
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[FRAME_HEADER_LEN_BYTES..]
+    }
+
+    /// Returns where the next frame begins.
+    pub fn end(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+}
+
+/// Reads a log's frames front to back through a window.
+pub struct FrameReader<'a> {
+    file: &'a dyn ReadFile,
+    path: &'a Path,
+    number: FileNumber,
+    file_len: u64,
+    offset: u64,
+    window: Vec<u8>,
+    window_offset: u64,
+}
+
+impl<'a> FrameReader<'a> {
+    /// Starts at the first byte of the log `number`.
+    ///
+    /// # Errors
+    /// `Io`, if the file cannot be measured.
+    pub fn new(file: &'a dyn ReadFile, path: &'a Path, number: FileNumber) -> Result<FrameReader<'a>> {
+        let file_len = file.len()?;
+        Ok(FrameReader { file, path, number, file_len, offset: 0, window: Vec::new(), window_offset: 0 })
+    }
+
+    /// Returns where the next frame would begin: after `None`, the end of the readable part.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Returns the file's length in bytes, allocated zeros included.
+    pub fn file_len(&self) -> u64 {
+        self.file_len
+    }
+
+    /// Returns the next frame, or `None` where there is no valid one: [`judge`] says what that means.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>> {
+        let Some(frame) = self.frame_at(self.offset)? else { return Ok(None) };
+        self.offset = frame.end();
+        Ok(Some(frame))
+    }
+
+    fn frame_at(&mut self, offset: u64) -> Result<Option<Frame>> {
+        let Some(header) = self.bytes_at(offset, FRAME_HEADER_LEN_BYTES)? else { return Ok(None) };
+        let word = |at: usize| u64::from_le_bytes(*header[at..].first_chunk().expect("24 bytes were read"));
+        let len = (word(0) >> 32) as usize;
+        let (identity, synced_len) = (word(8), word(16));
+        let [.., kind] = identity.to_le_bytes();
+        let Some(kind) = FrameKind::from_disk(kind) else { return Ok(None) };
+        let is_plausible = identity & ((1 << 56) - 1) == self.number.0
+            && len <= limits::FRAME_PAYLOAD_LEN_BYTES_MAX
+            && synced_len <= offset;
+        if !is_plausible {
+            return Ok(None);
+        }
+        let Some(bytes) = self.bytes_at(offset, FRAME_HEADER_LEN_BYTES + len)? else { return Ok(None) };
+        let crc = u32::from_le_bytes(*bytes.first_chunk().expect("a header was read"));
+        if checksum(offset, &bytes[4..]) != crc {
+            return Ok(None);
+        }
+        Ok(Some(Frame { kind, offset, synced_len, bytes: bytes.to_vec() }))
+    }
+
+    /// Returns `len` bytes at `offset`, or `None` if the file ends before.
+    fn bytes_at(&mut self, offset: u64, len: usize) -> Result<Option<&[u8]>> {
+        if offset.checked_add(len as u64).is_none_or(|end| end > self.file_len) {
+            return Ok(None);
+        }
+        let is_inside = offset >= self.window_offset
+            && offset + len as u64 <= self.window_offset + self.window.len() as u64;
+        if !is_inside {
+            let left = usize::try_from(self.file_len - offset).unwrap_or(usize::MAX);
+            self.window.resize(len.max(READ_WINDOW_LEN_BYTES).min(left), 0);
+            let count = read_full(self.file, &mut self.window, offset)?;
+            self.window.truncate(count);
+            self.window_offset = offset;
+            if count < len {
+                return Ok(None);
+            }
+        }
+        let start = usize::try_from(offset - self.window_offset).expect("inside the window");
+        Ok(Some(&self.window[start..start + len]))
+    }
+
+    /// Returns the highest watermark stated by any readable frame at or behind `from`.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn watermark_behind(&mut self, from: u64) -> Result<u64> {
+        let mut watermark = 0;
+        let mut at = from;
+        while at + FRAME_HEADER_LEN_BYTES as u64 <= self.file_len {
+            if let Some(zeros) = self.zeros_at(at)? {
+                // The frame's identity is never zero, so a run of zeros holds no beginning but near its end.
+                at += zeros;
+                continue;
+            }
+            match self.frame_at(at)? {
+                Some(frame) => {
+                    watermark = watermark.max(frame.synced_len);
+                    at = frame.end();
+                }
+                None => at += 1,
+            }
+        }
+        Ok(watermark)
+    }
+
+    /// Returns how far one may skip over zeros at `offset`, if that is far enough to be worth it.
+    fn zeros_at(&mut self, offset: u64) -> Result<Option<u64>> {
+        const STRIDE: usize = 4096;
+        let Some(bytes) = self.bytes_at(offset, STRIDE)? else { return Ok(None) };
+        let is_zero = bytes.iter().all(|&byte| byte == 0);
+        Ok(is_zero.then_some((STRIDE - FRAME_HEADER_LEN_BYTES) as u64))
+    }
+
+    /// Returns the error for damage at `offset` of this log.
+    pub fn corruption(&self, offset: u64, message: impl Into<String>) -> Error {
+        Error::corruption(self.path, offset, message)
+    }
+}
+
+/// What the end of the readable part of a log means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything that was ever acknowledged is in front of it.
+    End,
+    /// Bytes that were synced are not readable: the log is damaged here.
+    Damaged,
+}
+
+/// Judges the first unreadable byte of a log (`docs/format/log.md` has the table).
+///
+/// `watermark` is the highest one stated anywhere in the log; `declared_len` is the good length that a later
+/// file states for this log, once there is one.
+pub fn judge(unreadable_at: u64, watermark: u64, declared_len: Option<u64>) -> Verdict {
+    let must_reach = declared_len.unwrap_or(0).max(watermark);
+    if unreadable_at < must_reach { Verdict::Damaged } else { Verdict::End }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unreadable_bytes_below_a_watermark_are_damage_and_above_it_a_torn_tail() {
+        assert_eq!(judge(100, 0, None), Verdict::End);
+        assert_eq!(judge(100, 100, None), Verdict::End);
+        assert_eq!(judge(99, 100, None), Verdict::Damaged);
+        assert_eq!(judge(100, 0, Some(101)), Verdict::Damaged);
+        assert_eq!(judge(101, 0, Some(101)), Verdict::End);
+    }
+}

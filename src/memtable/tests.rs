@@ -1,0 +1,69 @@
+use super::*;
+use crate::base::comparator::ReverseBytewise;
+use crate::base::key::Kind;
+use proptest::prelude::*;
+
+fn insert(memtable: &Memtable, key: &[u8], seq: u64, value: &[u8]) {
+    let record = Arc::new([key, value].concat());
+    let (key, value) = (0..key.len(), key.len()..record.len());
+    memtable.insert(Insert { record: &record, key, value, tag: Tag::new(SeqNum::new(seq), Kind::Put) });
+}
+
+fn orders() -> [KeyOrder; 2] {
+    [KeyOrder::Bytewise, KeyOrder::Custom(Arc::new(ReverseBytewise))]
+}
+
+#[test]
+fn get_finds_the_newest_at_or_below() {
+    for order in orders() {
+        let memtable = Memtable::new(&order);
+        insert(&memtable, b"k", 3, b"three");
+        insert(&memtable, b"k", 7, b"seven");
+        insert(&memtable, b"k\0", 5, b"other");
+        let value = |seq| memtable.get(b"k", SeqNum::new(seq)).map(|(_, value)| value.to_vec());
+        assert_eq!(value(2), None);
+        assert_eq!(value(3), Some(b"three".to_vec()));
+        assert_eq!(value(6), Some(b"three".to_vec()));
+        assert_eq!(value(100), Some(b"seven".to_vec()));
+        assert_eq!(memtable.get(b"j", SeqNum::MAX).map(|_| ()), None);
+    }
+}
+
+proptest! {
+    #[test]
+    fn cursor_walks_like_a_sorted_vector(
+        keys in prop::collection::vec(prop::collection::vec(0u8..3, 1..20), 1..60),
+        steps in prop::collection::vec((0u8..6, prop::collection::vec(0u8..3, 1..20)), 1..60),
+    ) {
+        for order in orders() {
+            let memtable = Arc::new(Memtable::new(&order));
+            let mut model = Vec::new();
+            for (at, key) in keys.iter().enumerate() {
+                insert(&memtable, key, at as u64 + 1, b"v");
+                model.push((key.clone(), at as u64 + 1));
+            }
+            model.sort_by(|a, b| order.compare(&a.0, &b.0).then(b.1.cmp(&a.1)));
+            let mut cursor = memtable.cursor();
+            let mut place: Option<usize> = None;
+            for (action, key) in &steps {
+                let target = InternalKey::new(key, Tag::NEWEST);
+                let below = model.partition_point(|entry| order.compare(&entry.0, key) == std::cmp::Ordering::Less);
+                match (action, place) {
+                    (0, _) => { cursor.seek_to_first().expect("memory"); place = Some(0); }
+                    (1, _) => { cursor.seek_to_last().expect("memory"); place = Some(model.len() - 1); }
+                    (2, _) => { cursor.seek(target).expect("memory"); place = Some(below); }
+                    (3, _) => { cursor.seek_before(target).expect("memory"); place = below.checked_sub(1); }
+                    (4, Some(at)) => { cursor.next().expect("memory"); place = Some(at + 1); }
+                    (5, Some(at)) => { cursor.prev().expect("memory"); place = at.checked_sub(1); }
+                    _ => {}
+                }
+                place = place.filter(|&at| at < model.len());
+                prop_assert_eq!(cursor.is_valid(), place.is_some());
+                if let Some(at) = place {
+                    prop_assert_eq!(cursor.key().user_key, model[at].0.as_slice());
+                    prop_assert_eq!(cursor.key().tag.seq().get(), model[at].1);
+                }
+            }
+        }
+    }
+}

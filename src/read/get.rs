@@ -1,0 +1,56 @@
+//! Reading one key.
+
+use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::key::Tag;
+use crate::base::slice::Slice;
+use crate::mvcc::visible::{Horizon, Sight, sight};
+use crate::read::tree::Tree;
+use crate::table::filter::hash_key;
+
+/// Returns the value of `key` as a reader at `horizon` sees it.
+///
+/// Goes newest to oldest; the first entry at or below the reader's number decides, whatever it is.
+///
+/// # Errors
+/// `Corruption`, `Io` of the table that would have had to answer; `Incompatible` for an entry of a kind this
+/// version does not know.
+pub fn get(tree: &Tree, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
+    for memtable in std::iter::once(&tree.active).chain(&tree.sealed) {
+        if let Some((tag, stored)) = memtable.get(key, horizon.seq) {
+            return value_of(tag, stored, horizon);
+        }
+    }
+    let hash = hash_key(key);
+    let [level0, ..] = tree.tables.levels() else { return Ok(None) };
+    for live in level0 {
+        let is_inside = tree.order.compare(&live.meta.smallest, key).is_le()
+            && tree.order.compare(&live.meta.largest, key).is_ge();
+        if is_inside && let Some(found) = live.table.get_hashed(key, hash, horizon.seq)?.found() {
+            return value_of(found.tag, found.value, horizon);
+        }
+    }
+    for level in 1..tree.tables.levels().len() {
+        let Some(live) = tree.tables.find(level, key, &tree.order) else { continue };
+        if let Some(found) = live.table.get_hashed(key, hash, horizon.seq)?.found() {
+            return value_of(found.tag, found.value, horizon);
+        }
+    }
+    Ok(None)
+}
+
+/// Makes of a stored value what the reader gets.
+fn value_of(tag: Tag, stored: Slice, horizon: Horizon) -> Result<Option<Slice>> {
+    match sight(tag, &stored, horizon) {
+        Sight::Value(0) => Ok(Some(stored)),
+        Sight::Value(skip) => Ok(Some(Slice::copy_from(&stored[skip..]))),
+        Sight::Gone => Ok(None),
+        Sight::Unknown => Err(unknown_kind(tag)),
+    }
+}
+
+/// Returns the error for an entry that this version cannot read.
+pub fn unknown_kind(tag: Tag) -> Error {
+    let [code, ..] = tag.raw().to_le_bytes();
+    let message = format!("entry {} has kind {code}, which this version cannot read", tag.seq());
+    Error::new(ErrorKind::Incompatible, message)
+}

@@ -1,0 +1,300 @@
+//! Scanning: the keys and values of a range as one reader sees them, from both ends.
+//!
+//! Beneath lie entries, several to a key, with deletes among them; above lie keys with values. Each end has a
+//! merging cursor of its own, made when that end is first used. The two ends meet where a key was already given
+//! out from the other side.
+
+use crate::base::error::{Error, Result};
+use crate::base::key::{InternalKey, Tag};
+use crate::base::slice::Slice;
+use crate::cursor::Cursor;
+use crate::cursor::merge::MergeCursor;
+use crate::mvcc::visible::{Horizon, Sight, sight};
+use crate::read::get::unknown_kind;
+use crate::read::level::LevelCursor;
+use crate::read::tree::Tree;
+use crate::table::cursor::{CacheUse, TableCursor};
+use std::cmp::Ordering;
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// A key and its value.
+pub type Pair = (Slice, Slice);
+
+/// A scan over one keyspace, double-ended.
+pub struct Scan {
+    tree: Tree,
+    horizon: Horizon,
+    lower: Bound<Vec<u8>>,
+    upper: Bound<Vec<u8>>,
+    front: Option<End>,
+    back: Option<End>,
+    failure: Option<Error>,
+    is_done: bool,
+}
+
+/// One end of a scan.
+struct End {
+    cursor: MergeCursor,
+    /// The last key given out or passed over at this end.
+    last_key: Vec<u8>,
+    has_last_key: bool,
+}
+
+impl Scan {
+    /// Prepares a scan between two bounds, in the keyspace's order. Reads nothing yet.
+    pub fn new(tree: Tree, horizon: Horizon, lower: Bound<Vec<u8>>, upper: Bound<Vec<u8>>) -> Scan {
+        let mut scan =
+            Scan { tree, horizon, lower, upper, front: None, back: None, failure: None, is_done: false };
+        scan.is_done = scan.is_range_empty();
+        scan
+    }
+
+    fn is_range_empty(&self) -> bool {
+        let (Some(lower), Some(upper)) = (key_of(&self.lower), key_of(&self.upper)) else { return false };
+        match self.tree.order.compare(lower, upper) {
+            Ordering::Less => false,
+            Ordering::Equal => {
+                !matches!((&self.lower, &self.upper), (Bound::Included(_), Bound::Included(_)))
+            }
+            Ordering::Greater => true,
+        }
+    }
+
+    /// Returns the next pair from the front; `None` at the end, for ever.
+    ///
+    /// # Errors
+    /// What reading meets, once; the scan is over then.
+    pub fn next_pair(&mut self) -> Option<Result<Pair>> {
+        self.step(Scan::advance_front)
+    }
+
+    /// Returns the next pair from the back; `None` at the end, for ever.
+    ///
+    /// # Errors
+    /// As [`Scan::next_pair`].
+    pub fn next_pair_back(&mut self) -> Option<Result<Pair>> {
+        self.step(Scan::advance_back)
+    }
+
+    /// Moves the front to the first key at or after `key` within the bounds, and forgets what was given out at
+    /// the front before. A scan that has failed stays failed.
+    ///
+    /// # Errors
+    /// What reading meets.
+    pub fn seek(&mut self, key: &[u8]) -> Result<()> {
+        if let Some(error) = &self.failure {
+            return Err(error.clone());
+        }
+        self.is_done = self.is_range_empty();
+        let mut end = self.take_front();
+        let target = match self.lower_violation(key) {
+            true => None,
+            false => Some(Bound::Included(key.to_vec())),
+        };
+        end.has_last_key = false;
+        let result = place_front(&mut end.cursor, target.as_ref().unwrap_or(&self.lower));
+        self.front = Some(end);
+        if let Err(error) = &result {
+            self.fail(error.clone());
+        }
+        result
+    }
+
+    fn step(&mut self, advance: fn(&mut Scan) -> Result<Option<Pair>>) -> Option<Result<Pair>> {
+        if self.is_done {
+            return None;
+        }
+        match advance(self) {
+            Ok(Some(pair)) => Some(Ok(pair)),
+            Ok(None) => {
+                self.is_done = true;
+                None
+            }
+            Err(error) => {
+                self.fail(error.clone());
+                Some(Err(error))
+            }
+        }
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.failure = Some(error);
+        self.is_done = true;
+        self.front = None;
+        self.back = None;
+    }
+
+    fn new_end(&self) -> End {
+        let tree = &self.tree;
+        let mut sources: Vec<Box<dyn Cursor>> = Vec::new();
+        let memtables = std::iter::once(&tree.active).chain(&tree.sealed);
+        sources.extend(memtables.filter(|memtable| !memtable.is_empty()).map(|memtable| memtable.cursor()));
+        for (level, tables) in tree.tables.levels().iter().enumerate() {
+            if level == 0 {
+                let cursors =
+                    tables.iter().map(|live| TableCursor::new(Arc::clone(&live.table), CacheUse::Fill));
+                sources.extend(cursors.map(|cursor| Box::new(cursor) as Box<dyn Cursor>));
+            } else if !tables.is_empty() {
+                let cursor =
+                    LevelCursor::new(Arc::clone(&tree.tables), level, tree.order.clone(), CacheUse::Fill);
+                sources.push(Box::new(cursor));
+            }
+        }
+        let cursor = MergeCursor::new(sources, tree.order.clone());
+        End { cursor, last_key: Vec::new(), has_last_key: false }
+    }
+
+    fn take_front(&mut self) -> End {
+        self.front.take().unwrap_or_else(|| self.new_end())
+    }
+
+    /// Tells whether `key` lies before the lower bound.
+    fn lower_violation(&self, key: &[u8]) -> bool {
+        match &self.lower {
+            Bound::Included(lower) => self.tree.order.compare(key, lower) == Ordering::Less,
+            Bound::Excluded(lower) => self.tree.order.compare(key, lower) != Ordering::Greater,
+            Bound::Unbounded => false,
+        }
+    }
+
+    /// Tells whether `key` lies behind the upper bound.
+    fn upper_violation(&self, key: &[u8]) -> bool {
+        match &self.upper {
+            Bound::Included(upper) => self.tree.order.compare(key, upper) == Ordering::Greater,
+            Bound::Excluded(upper) => self.tree.order.compare(key, upper) != Ordering::Less,
+            Bound::Unbounded => false,
+        }
+    }
+
+    fn advance_front(&mut self) -> Result<Option<Pair>> {
+        if self.front.is_none() {
+            let mut end = self.new_end();
+            place_front(&mut end.cursor, &self.lower)?;
+            self.front = Some(end);
+        }
+        let mut end = self.front.take().expect("made above");
+        let pair = self.find_forward(&mut end)?;
+        self.front = Some(end);
+        Ok(pair)
+    }
+
+    fn find_forward(&self, end: &mut End) -> Result<Option<Pair>> {
+        let order = &self.tree.order;
+        while end.cursor.is_valid() {
+            let InternalKey { user_key, tag } = end.cursor.key();
+            let is_hidden = tag.seq() > self.horizon.seq || (end.has_last_key && end.last_key == user_key);
+            if is_hidden {
+                end.cursor.next()?;
+                continue;
+            }
+            if self.upper_violation(user_key) {
+                return Ok(None);
+            }
+            if let Some(back) = self.back.as_ref().filter(|back| back.has_last_key)
+                && order.compare(user_key, &back.last_key) != Ordering::Less
+            {
+                return Ok(None);
+            }
+            end.last_key.clear();
+            end.last_key.extend_from_slice(user_key);
+            end.has_last_key = true;
+            match sight(tag, end.cursor.value(), self.horizon) {
+                Sight::Value(skip) => {
+                    let pair = (Slice::copy_from(user_key), end.cursor.value_slice(skip));
+                    end.cursor.next()?;
+                    return Ok(Some(pair));
+                }
+                Sight::Gone => end.cursor.next()?,
+                Sight::Unknown => return Err(unknown_kind(tag)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn advance_back(&mut self) -> Result<Option<Pair>> {
+        if self.back.is_none() {
+            let mut end = self.new_end();
+            place_back(&mut end.cursor, &self.upper)?;
+            self.back = Some(end);
+        }
+        let mut end = self.back.take().expect("made above");
+        let pair = self.find_backward(&mut end)?;
+        self.back = Some(end);
+        Ok(pair)
+    }
+
+    /// Walks back over whole keys: their entries come oldest first, and the last visible one decides.
+    fn find_backward(&self, end: &mut End) -> Result<Option<Pair>> {
+        let order = &self.tree.order;
+        while end.cursor.is_valid() {
+            let key = end.cursor.key().user_key;
+            if self.lower_violation(key) {
+                return Ok(None);
+            }
+            if let Some(front) = self.front.as_ref().filter(|front| front.has_last_key)
+                && order.compare(key, &front.last_key) != Ordering::Greater
+            {
+                return Ok(None);
+            }
+            end.last_key.clear();
+            end.last_key.extend_from_slice(key);
+            end.has_last_key = true;
+            let mut newest: Option<(Tag, Sight, Slice)> = None;
+            while end.cursor.is_valid() && end.cursor.key().user_key == end.last_key {
+                let tag = end.cursor.key().tag;
+                if tag.seq() <= self.horizon.seq {
+                    let seen = sight(tag, end.cursor.value(), self.horizon);
+                    let value = match seen {
+                        Sight::Value(skip) => end.cursor.value_slice(skip),
+                        _ => Slice::copy_from(&[]),
+                    };
+                    newest = Some((tag, seen, value));
+                }
+                end.cursor.prev()?;
+            }
+            match newest {
+                Some((_, Sight::Value(_), value)) => {
+                    return Ok(Some((Slice::copy_from(&end.last_key), value)));
+                }
+                Some((tag, Sight::Unknown, _)) => return Err(unknown_kind(tag)),
+                Some((_, Sight::Gone, _)) | None => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn key_of(bound: &Bound<Vec<u8>>) -> Option<&[u8]> {
+    match bound {
+        Bound::Included(key) | Bound::Excluded(key) => Some(key),
+        Bound::Unbounded => None,
+    }
+}
+
+fn place_front(cursor: &mut MergeCursor, lower: &Bound<Vec<u8>>) -> Result<()> {
+    match lower {
+        Bound::Included(key) => cursor.seek(InternalKey::new(key, Tag::NEWEST)),
+        Bound::Excluded(key) => {
+            cursor.seek(InternalKey::new(key, Tag::OLDEST))?;
+            // An entry with the oldest tag is the last of its key.
+            while cursor.is_valid() && cursor.key().user_key == key.as_slice() {
+                cursor.next()?;
+            }
+            Ok(())
+        }
+        Bound::Unbounded => cursor.seek_to_first(),
+    }
+}
+
+fn place_back(cursor: &mut MergeCursor, upper: &Bound<Vec<u8>>) -> Result<()> {
+    match upper {
+        Bound::Included(key) => {
+            // Nothing sorts behind the oldest tag of a key but the tag itself, which nobody writes: its number
+            // would be zero.
+            cursor.seek_before(InternalKey::new(key, Tag::OLDEST))
+        }
+        Bound::Excluded(key) => cursor.seek_before(InternalKey::new(key, Tag::NEWEST)),
+        Bound::Unbounded => cursor.seek_to_last(),
+    }
+}

@@ -1,0 +1,119 @@
+//! Threads and locks as production has them: parking_lot and the system, and nothing in between.
+//!
+//! Owns the thin wrappers whose shape `simulated` repeats. Everything is inlined away.
+
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+/// Mutual exclusion without poisoning.
+#[derive(Default, Debug)]
+pub struct Mutex<T> {
+    inner: parking_lot::Mutex<T>,
+}
+
+/// Access to what a [`Mutex`] guards.
+pub struct MutexGuard<'a, T> {
+    inner: parking_lot::MutexGuard<'a, T>,
+}
+
+impl<T> Mutex<T> {
+    /// Guards `value`.
+    pub const fn new(value: T) -> Mutex<T> {
+        Mutex { inner: parking_lot::Mutex::new(value) }
+    }
+
+    /// Waits for the lock and takes it.
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        MutexGuard { inner: self.inner.lock() }
+    }
+
+    /// Takes the lock if it is free.
+    #[inline]
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        Some(MutexGuard { inner: self.inner.try_lock()? })
+    }
+
+    /// Takes the value out.
+    pub fn into_inner(self) -> T {
+        self.inner.into_inner()
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+/// Waiting for a condition on what a [`Mutex`] guards.
+#[derive(Default, Debug)]
+pub struct Condvar {
+    inner: parking_lot::Condvar,
+}
+
+impl Condvar {
+    /// Makes a condition variable that nobody waits on.
+    pub const fn new() -> Condvar {
+        Condvar { inner: parking_lot::Condvar::new() }
+    }
+
+    /// Gives the lock back, waits for a notification, takes the lock again. May wake without one.
+    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        self.inner.wait(&mut guard.inner);
+    }
+
+    /// Waits like [`Condvar::wait`], at most `timeout`; tells whether that ran out.
+    pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, timeout: Duration) -> bool {
+        self.inner.wait_for(&mut guard.inner, timeout).timed_out()
+    }
+
+    /// Wakes one waiter.
+    #[inline]
+    pub fn notify_one(&self) {
+        self.inner.notify_one();
+    }
+
+    /// Wakes every waiter.
+    #[inline]
+    pub fn notify_all(&self) {
+        self.inner.notify_all();
+    }
+}
+
+/// A thread that can be waited for.
+pub struct JoinHandle {
+    inner: std::thread::JoinHandle<()>,
+}
+
+impl JoinHandle {
+    /// Waits for the thread's end; `false` if it panicked.
+    pub fn join(self) -> bool {
+        self.inner.join().is_ok()
+    }
+}
+
+/// Starts a thread.
+///
+/// # Errors
+/// The system's, if it has no thread to give.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle> {
+    let inner = std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
+    Ok(JoinHandle { inner })
+}
+
+/// Lets a simulated scheduler run another thread here; nothing in production.
+#[inline]
+#[cfg_attr(feature = "sim", allow(dead_code, reason = "simulated has its own, this one does nothing"))]
+pub fn yield_point(site: &'static str) {
+    let _ = site;
+}

@@ -1,0 +1,238 @@
+//! Threads and locks that a simulation on this OS thread may own, and plain ones everywhere else.
+//!
+//! Owns the variant of `plain` that asks for a [`Host`] first. Promises:
+//!
+//! - Without a host it is `plain`.
+//! - With one, the real lock stays inside and is taken with `try_lock` only: a mistake of the scheduler can
+//!   make threads wait for ever, but never lets two of them into one critical section.
+//! - Taking a lock is a scheduling point *before* it; releasing one never is, so a guard may drop anywhere,
+//!   even while its thread unwinds. A condition's wait joins the waiters before another thread can run.
+//!
+//! Ids of locks and conditions are given at their first use inside a world, in an order that the schedule
+//! decides, so that they are the same in every run of one seed.
+
+use crate::sync::host::{End, Host, WaitKey, Waiters, Wake, current};
+use crate::sync::plain;
+use std::ops::{Deref, DerefMut};
+use std::panic::Location;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+/// Mutual exclusion without poisoning.
+#[derive(Default, Debug)]
+pub struct Mutex<T> {
+    id: AtomicU64,
+    inner: plain::Mutex<T>,
+}
+
+/// Access to what a [`Mutex`] guards.
+pub struct MutexGuard<'a, T> {
+    mutex: &'a Mutex<T>,
+    /// `None` only inside [`Condvar::wait`] under a host, and for good if the thread unwinds out of it.
+    inner: Option<plain::MutexGuard<'a, T>>,
+}
+
+impl<T> Mutex<T> {
+    /// Guards `value`.
+    pub const fn new(value: T) -> Mutex<T> {
+        Mutex { id: AtomicU64::new(0), inner: plain::Mutex::new(value) }
+    }
+
+    /// Waits for the lock and takes it.
+    #[track_caller]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        let Some(host) = current() else {
+            return MutexGuard { mutex: self, inner: Some(self.inner.lock()) };
+        };
+        host.yield_point("lock");
+        let inner = self.acquire(host.as_ref(), Location::caller());
+        MutexGuard { mutex: self, inner: Some(inner) }
+    }
+
+    /// Takes the lock if it is free.
+    #[track_caller]
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let Some(host) = current() else {
+            return Some(MutexGuard { mutex: self, inner: Some(self.inner.try_lock()?) });
+        };
+        host.yield_point("try_lock");
+        let inner = self.inner.try_lock()?;
+        host.locked(host.id(&self.id), Location::caller());
+        Some(MutexGuard { mutex: self, inner: Some(inner) })
+    }
+
+    /// Takes the value out.
+    pub fn into_inner(self) -> T {
+        self.inner.into_inner()
+    }
+
+    /// Waits under `host` for the lock and takes it. A thread that came later may get it first.
+    fn acquire(&self, host: &dyn Host, at: &'static Location<'static>) -> plain::MutexGuard<'_, T> {
+        let id = host.id(&self.id);
+        loop {
+            if let Some(guard) = self.inner.try_lock() {
+                host.locked(id, at);
+                return guard;
+            }
+            host.block(WaitKey::Lock(id), None, at);
+        }
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        self.inner.as_ref().expect("a guard in its user's hands holds the lock")
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.inner.as_mut().expect("a guard in its user's hands holds the lock")
+    }
+}
+
+impl<T> Drop for MutexGuard<'_, T> {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.take() else { return };
+        drop(inner);
+        if let Some(host) = current() {
+            host.unlocked(host.id(&self.mutex.id));
+        }
+    }
+}
+
+/// Waiting for a condition on what a [`Mutex`] guards.
+#[derive(Default, Debug)]
+pub struct Condvar {
+    id: AtomicU64,
+    inner: plain::Condvar,
+}
+
+impl Condvar {
+    /// Makes a condition variable that nobody waits on.
+    pub const fn new() -> Condvar {
+        Condvar { id: AtomicU64::new(0), inner: plain::Condvar::new() }
+    }
+
+    /// Gives the lock back, waits for a notification, takes the lock again. May wake without one.
+    #[track_caller]
+    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        match current() {
+            Some(host) => {
+                self.wait_hosted(host.as_ref(), guard, None, Location::caller());
+            }
+            None => self.inner.wait(plain_guard(guard)),
+        }
+    }
+
+    /// Waits like [`Condvar::wait`], at most `timeout`; tells whether that ran out.
+    #[track_caller]
+    pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, timeout: Duration) -> bool {
+        match current() {
+            Some(host) => {
+                let wake = self.wait_hosted(host.as_ref(), guard, Some(timeout), Location::caller());
+                wake == Wake::TimedOut
+            }
+            None => self.inner.wait_for(plain_guard(guard), timeout),
+        }
+    }
+
+    /// Wakes one waiter.
+    pub fn notify_one(&self) {
+        match current() {
+            Some(host) => {
+                host.yield_point("notify_one");
+                host.wake(WaitKey::Condvar(host.id(&self.id)), Waiters::One);
+            }
+            None => self.inner.notify_one(),
+        }
+    }
+
+    /// Wakes every waiter.
+    pub fn notify_all(&self) {
+        match current() {
+            Some(host) => {
+                host.yield_point("notify_all");
+                host.wake(WaitKey::Condvar(host.id(&self.id)), Waiters::All);
+            }
+            None => self.inner.notify_all(),
+        }
+    }
+
+    fn wait_hosted<T>(
+        &self,
+        host: &dyn Host,
+        guard: &mut MutexGuard<'_, T>,
+        timeout: Option<Duration>,
+        at: &'static Location<'static>,
+    ) -> Wake {
+        let mutex = guard.mutex;
+        let id = host.id(&self.id);
+        drop(guard.inner.take());
+        host.unlocked(host.id(&mutex.id));
+        // Nothing between release and this line suspends, so a notification cannot slip in unheard.
+        let wake = host.block(WaitKey::Condvar(id), timeout, at);
+        guard.inner = Some(mutex.acquire(host, at));
+        wake
+    }
+}
+
+/// Returns the production guard inside.
+fn plain_guard<'guard, 'mutex, T>(
+    guard: &'guard mut MutexGuard<'mutex, T>,
+) -> &'guard mut plain::MutexGuard<'mutex, T> {
+    guard.inner.as_mut().expect("a guard in its user's hands holds the lock")
+}
+
+/// A thread that can be waited for.
+pub struct JoinHandle {
+    inner: Joinable,
+}
+
+enum Joinable {
+    Plain(plain::JoinHandle),
+    /// A simulated thread's number.
+    Hosted(u64),
+}
+
+impl JoinHandle {
+    /// Waits for the thread's end; `false` if it panicked.
+    ///
+    /// A simulated thread whose world is over counts as panicked.
+    #[track_caller]
+    pub fn join(self) -> bool {
+        let thread = match self.inner {
+            Joinable::Plain(handle) => return handle.join(),
+            Joinable::Hosted(thread) => thread,
+        };
+        let Some(host) = current() else { return false };
+        host.yield_point("join");
+        loop {
+            match host.end_of(thread) {
+                Some(end) => return end == End::Returned,
+                None => host.block(WaitKey::Thread(thread), None, Location::caller()),
+            };
+        }
+    }
+}
+
+/// Starts a thread.
+///
+/// # Errors
+/// The system's, if it has no thread to give.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle> {
+    let Some(host) = current() else {
+        return Ok(JoinHandle { inner: Joinable::Plain(plain::spawn(name, body)?) });
+    };
+    let thread = host.spawn(name, Box::new(body))?;
+    host.yield_point("spawn");
+    Ok(JoinHandle { inner: Joinable::Hosted(thread) })
+}
+
+/// Lets a simulated scheduler run another thread here; nothing in production.
+pub fn yield_point(site: &'static str) {
+    if let Some(host) = current() {
+        host.yield_point(site);
+    }
+}

@@ -1,0 +1,332 @@
+//! What a table says about itself, so that nobody has to read its entries to know.
+//!
+//! The block is a sorted list of names and values, each with its length in front. A reader takes the names it
+//! knows and skips the others, so a later version can say more without a new format; what a reader *must*
+//! understand is a bit of `features` instead.
+//!
+//! ```text
+//! properties := (name_len(varint) name value_len(varint) value)*     names ascending
+//! number     := u64 LE      time := i64 LE, milliseconds      key := user key, tag u64 LE
+//! ```
+
+use crate::base::ids::KeyspaceId;
+use crate::base::key::{InternalKey, Kind, Tag};
+use crate::base::limits::{KEY_LEN_BYTES_MAX, NAME_LEN_BYTES_MAX};
+use crate::base::seq::SeqNum;
+use crate::base::slice::Slice;
+use crate::base::time::UnixMillis;
+use crate::format::varint;
+use crate::table::block::Damaged;
+use crate::table::options::Compression;
+use std::collections::BTreeMap;
+
+/// Bits of [`Properties::features`] that this version understands.
+pub const FEATURES_KNOWN: u64 = 0;
+const VALUE_LEN_BYTES_MAX: usize = KEY_LEN_BYTES_MAX + 8;
+
+/// A key of a table's first or last entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedKey {
+    /// The caller's key.
+    pub user_key: Slice,
+    /// Which version of it.
+    pub tag: Tag,
+}
+
+impl OwnedKey {
+    /// Copies a key.
+    pub fn copy_from(key: InternalKey<'_>) -> OwnedKey {
+        OwnedKey { user_key: Slice::copy_from(key.user_key), tag: key.tag }
+    }
+
+    /// Borrows the key.
+    pub fn as_internal(&self) -> InternalKey<'_> {
+        InternalKey::new(&self.user_key, self.tag)
+    }
+}
+
+/// What a table says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Properties {
+    /// The keyspace it was written for.
+    pub keyspace: KeyspaceId,
+    /// The name of the order of its keys.
+    pub comparator: String,
+    /// When it was written, by the writer's clock.
+    pub created_at: UnixMillis,
+    /// What its writer was told about packing.
+    pub compression: Compression,
+    /// Entries.
+    pub entries_count: u64,
+    /// Entries that delete a key.
+    pub deletes_count: u64,
+    /// Entries that delete a range; none yet.
+    pub range_deletes_count: u64,
+    /// Entries with an expiry.
+    pub expiring_count: u64,
+    /// Bytes of all user keys.
+    pub keys_len_bytes: u64,
+    /// Bytes of all stored values, expiries included.
+    pub values_len_bytes: u64,
+    /// Data blocks.
+    pub data_blocks_count: u64,
+    /// Bytes of the data blocks as stored, trailers included.
+    pub data_len_bytes: u64,
+    /// Bytes of the data blocks before packing.
+    pub data_raw_len_bytes: u64,
+    /// The key of the first entry.
+    pub smallest: OwnedKey,
+    /// The key of the last entry.
+    pub largest: OwnedKey,
+    /// The lowest sequence number.
+    pub seq_lowest: SeqNum,
+    /// The highest sequence number.
+    pub seq_highest: SeqNum,
+    /// The earliest expiry; [`UnixMillis::MAX`] if no entry has one.
+    pub expires_earliest: UnixMillis,
+    /// The latest expiry; [`UnixMillis::MIN`] if no entry has one.
+    pub expires_latest: UnixMillis,
+    /// What a reader must understand; see [`FEATURES_KNOWN`].
+    pub features: u64,
+}
+
+impl Properties {
+    /// Starts the properties of a table whose first entry is `first`; [`Properties::count`] adds entries.
+    pub(crate) fn starting_with(first: InternalKey<'_>) -> Properties {
+        Properties {
+            keyspace: KeyspaceId::DEFAULT,
+            comparator: String::new(),
+            created_at: UnixMillis::default(),
+            compression: Compression::None,
+            entries_count: 0,
+            deletes_count: 0,
+            range_deletes_count: 0,
+            expiring_count: 0,
+            keys_len_bytes: 0,
+            values_len_bytes: 0,
+            data_blocks_count: 0,
+            data_len_bytes: 0,
+            data_raw_len_bytes: 0,
+            smallest: OwnedKey::copy_from(first),
+            largest: OwnedKey::copy_from(first),
+            seq_lowest: first.tag.seq(),
+            seq_highest: first.tag.seq(),
+            expires_earliest: UnixMillis::MAX,
+            expires_latest: UnixMillis::MIN,
+            features: 0,
+        }
+    }
+
+    /// Adds one entry to all counts and ranges but the largest key.
+    #[inline]
+    pub(crate) fn count(&mut self, key: InternalKey<'_>, value: &[u8]) {
+        self.entries_count += 1;
+        self.keys_len_bytes += key.user_key.len() as u64;
+        self.values_len_bytes += value.len() as u64;
+        let seq = key.tag.seq();
+        self.seq_lowest = self.seq_lowest.min(seq);
+        self.seq_highest = self.seq_highest.max(seq);
+        match key.tag.kind() {
+            Some(Kind::Delete | Kind::SingleDelete) => self.deletes_count += 1,
+            Some(Kind::RangeDelete) => self.range_deletes_count += 1,
+            Some(Kind::PutWithExpiry) => {
+                self.expiring_count += 1;
+                if let Some(expiry) = value.first_chunk::<8>() {
+                    let expires_at = UnixMillis(i64::from_le_bytes(*expiry));
+                    self.expires_earliest = self.expires_earliest.min(expires_at);
+                    self.expires_latest = self.expires_latest.max(expires_at);
+                }
+            }
+            Some(Kind::Put | Kind::Merge | Kind::ValueReference) | None => {}
+        }
+    }
+
+    /// Encodes the properties block.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let key = |key: &OwnedKey| {
+            let mut bytes = Vec::new();
+            key.as_internal().encode_into(&mut bytes);
+            bytes
+        };
+        let number = |number: u64| number.to_le_bytes().to_vec();
+        let time = |time: UnixMillis| time.0.to_le_bytes().to_vec();
+        let compression = match self.compression {
+            Compression::None => "none",
+            Compression::Lz4 => "lz4",
+        };
+        let fields: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
+            (name::COMPARATOR, self.comparator.as_bytes().to_vec()),
+            (name::COMPRESSION, compression.as_bytes().to_vec()),
+            (name::CREATED_AT, time(self.created_at)),
+            (name::DATA_BLOCKS, number(self.data_blocks_count)),
+            (name::DATA_LEN, number(self.data_len_bytes)),
+            (name::DATA_RAW_LEN, number(self.data_raw_len_bytes)),
+            (name::DELETES, number(self.deletes_count)),
+            (name::ENTRIES, number(self.entries_count)),
+            (name::EXPIRES_EARLIEST, time(self.expires_earliest)),
+            (name::EXPIRES_LATEST, time(self.expires_latest)),
+            (name::EXPIRING, number(self.expiring_count)),
+            (name::FEATURES, number(self.features)),
+            (name::KEYS_LEN, number(self.keys_len_bytes)),
+            (name::KEYSPACE, number(u64::from(self.keyspace.0))),
+            (name::LARGEST, key(&self.largest)),
+            (name::RANGE_DELETES, number(self.range_deletes_count)),
+            (name::SEQ_HIGHEST, number(self.seq_highest.get())),
+            (name::SEQ_LOWEST, number(self.seq_lowest.get())),
+            (name::SMALLEST, key(&self.smallest)),
+            (name::VALUES_LEN, number(self.values_len_bytes)),
+        ]);
+        let mut block = Vec::new();
+        for (name, value) in fields {
+            varint::write_bytes(&mut block, name.as_bytes());
+            varint::write_bytes(&mut block, &value);
+        }
+        block
+    }
+
+    /// Decodes the properties block.
+    pub(crate) fn decode(block: &[u8]) -> Result<Properties, Damaged> {
+        let fields = Fields::parse(block).ok_or(Damaged("the properties are not a sorted list"))?;
+        let keyspace = u32::try_from(fields.number(name::KEYSPACE)?).or(Err(UNREADABLE))?;
+        let properties = Properties {
+            keyspace: KeyspaceId(keyspace),
+            comparator: fields.text(name::COMPARATOR)?.to_owned(),
+            created_at: fields.time(name::CREATED_AT)?,
+            // What a later version may pack with is no concern of the reader: each block says its own type.
+            compression: match fields.text(name::COMPRESSION)? {
+                "lz4" => Compression::Lz4,
+                _ => Compression::None,
+            },
+            entries_count: fields.number(name::ENTRIES)?,
+            deletes_count: fields.number(name::DELETES)?,
+            range_deletes_count: fields.number(name::RANGE_DELETES)?,
+            expiring_count: fields.number(name::EXPIRING)?,
+            keys_len_bytes: fields.number(name::KEYS_LEN)?,
+            values_len_bytes: fields.number(name::VALUES_LEN)?,
+            data_blocks_count: fields.number(name::DATA_BLOCKS)?,
+            data_len_bytes: fields.number(name::DATA_LEN)?,
+            data_raw_len_bytes: fields.number(name::DATA_RAW_LEN)?,
+            smallest: fields.key(name::SMALLEST)?,
+            largest: fields.key(name::LARGEST)?,
+            seq_lowest: fields.seq(name::SEQ_LOWEST)?,
+            seq_highest: fields.seq(name::SEQ_HIGHEST)?,
+            expires_earliest: fields.time(name::EXPIRES_EARLIEST)?,
+            expires_latest: fields.time(name::EXPIRES_LATEST)?,
+            features: fields.number(name::FEATURES)?,
+        };
+        if properties.entries_count == 0 {
+            return Err(Damaged("the properties tell of a table without entries"));
+        }
+        Ok(properties)
+    }
+}
+
+mod name {
+    pub(super) const COMPARATOR: &str = "comparator";
+    pub(super) const COMPRESSION: &str = "compression";
+    pub(super) const CREATED_AT: &str = "created_at";
+    pub(super) const DATA_BLOCKS: &str = "data_blocks";
+    pub(super) const DATA_LEN: &str = "data_len";
+    pub(super) const DATA_RAW_LEN: &str = "data_raw_len";
+    pub(super) const DELETES: &str = "deletes";
+    pub(super) const ENTRIES: &str = "entries";
+    pub(super) const EXPIRES_EARLIEST: &str = "expires_earliest";
+    pub(super) const EXPIRES_LATEST: &str = "expires_latest";
+    pub(super) const EXPIRING: &str = "expiring";
+    pub(super) const FEATURES: &str = "features";
+    pub(super) const KEYSPACE: &str = "keyspace";
+    pub(super) const KEYS_LEN: &str = "keys_len";
+    pub(super) const LARGEST: &str = "largest";
+    pub(super) const RANGE_DELETES: &str = "range_deletes";
+    pub(super) const SEQ_HIGHEST: &str = "seq_highest";
+    pub(super) const SEQ_LOWEST: &str = "seq_lowest";
+    pub(super) const SMALLEST: &str = "smallest";
+    pub(super) const VALUES_LEN: &str = "values_len";
+}
+
+const UNREADABLE: Damaged = Damaged("a property is missing or cannot be read");
+
+struct Fields<'a>(BTreeMap<&'a [u8], &'a [u8]>);
+
+impl<'a> Fields<'a> {
+    fn parse(block: &'a [u8]) -> Option<Fields<'a>> {
+        let mut fields = BTreeMap::new();
+        let mut rest = block;
+        while !rest.is_empty() {
+            let name = varint::take_bytes(&mut rest, NAME_LEN_BYTES_MAX)?;
+            let value = varint::take_bytes(&mut rest, VALUE_LEN_BYTES_MAX)?;
+            if fields.last_key_value().is_some_and(|(&last, _)| last >= name) {
+                return None;
+            }
+            fields.insert(name, value);
+        }
+        Some(Fields(fields))
+    }
+
+    fn bytes(&self, name: &str) -> Result<&'a [u8], Damaged> {
+        self.0.get(name.as_bytes()).copied().ok_or(UNREADABLE)
+    }
+
+    fn number(&self, name: &str) -> Result<u64, Damaged> {
+        Ok(u64::from_le_bytes(self.bytes(name)?.try_into().or(Err(UNREADABLE))?))
+    }
+
+    fn time(&self, name: &str) -> Result<UnixMillis, Damaged> {
+        Ok(UnixMillis(i64::from_le_bytes(self.bytes(name)?.try_into().or(Err(UNREADABLE))?)))
+    }
+
+    fn seq(&self, name: &str) -> Result<SeqNum, Damaged> {
+        SeqNum::from_disk(self.number(name)?).ok_or(UNREADABLE)
+    }
+
+    fn text(&self, name: &str) -> Result<&'a str, Damaged> {
+        std::str::from_utf8(self.bytes(name)?).or(Err(UNREADABLE))
+    }
+
+    fn key(&self, name: &str) -> Result<OwnedKey, Damaged> {
+        InternalKey::decode(self.bytes(name)?).map(OwnedKey::copy_from).ok_or(UNREADABLE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> Properties {
+        let key = InternalKey::new(b"a", Tag::new(SeqNum::new(9), Kind::PutWithExpiry));
+        let mut properties = Properties::starting_with(key);
+        properties.count(key, &1234i64.to_le_bytes());
+        properties.comparator = "some.order".to_owned();
+        properties.compression = Compression::Lz4;
+        properties
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_and_unknown_names_are_skipped() {
+        let properties = sample();
+        let mut block = properties.encode();
+        assert_eq!(Properties::decode(&block), Ok(properties.clone()));
+        varint::write_bytes(&mut block, b"zzz_of_the_future");
+        varint::write_bytes(&mut block, b"?");
+        assert_eq!(Properties::decode(&block), Ok(properties));
+        varint::write_bytes(&mut block, b"out of order");
+        varint::write_bytes(&mut block, b"");
+        assert!(Properties::decode(&block).is_err());
+    }
+
+    #[test]
+    fn a_block_cut_anywhere_is_refused() {
+        let block = sample().encode();
+        for len in 0..block.len() {
+            assert!(Properties::decode(&block[..len]).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>) {
+            let _ = Properties::decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Reads a whole table from the disk and checks everything that it promises.
+//!
+//! Ordinary reads check what they touch. This checks the rest: bytes that nobody reads, the order of the
+//! entries, that index, filter and properties tell the truth about them. It goes past the block cache, since
+//! the question is what the disk holds now.
+
+use crate::base::error::{Error, Result};
+use crate::base::key::InternalKey;
+use crate::cursor::Cursor;
+use crate::format::checksum::FileChecksum;
+use crate::table::cursor::{CacheUse, TableCursor};
+use crate::table::filter::hash_key;
+use crate::table::footer::FOOTER_LEN_BYTES;
+use crate::table::properties::{OwnedKey, Properties};
+use crate::table::reader::Table;
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+const READ_LEN_BYTES: usize = 256 << 10;
+
+/// Checks every byte and every entry of a table. Reads the file twice.
+///
+/// # Errors
+/// `Corruption` at the first thing that is not as it should be; `Io`.
+pub fn verify(table: &Arc<Table>) -> Result<()> {
+    verify_bytes(table)?;
+    verify_entries(table)
+}
+
+/// Checks the sum over the whole file.
+fn verify_bytes(table: &Table) -> Result<()> {
+    let end = table.len_bytes() - FOOTER_LEN_BYTES as u64;
+    let mut checksum = FileChecksum::new();
+    let mut buffer = vec![0; READ_LEN_BYTES];
+    let mut offset = 0;
+    while offset < end {
+        let len = usize::try_from((end - offset).min(READ_LEN_BYTES as u64)).expect("at most a buffer");
+        table.read_exact(&mut buffer[..len], offset)?;
+        checksum.update(&buffer[..len]);
+        offset += len as u64;
+    }
+    if checksum.value() != table.file_checksum() {
+        return Err(Error::corruption(table.path(), 0, "checksum mismatch of the whole file"));
+    }
+    Ok(())
+}
+
+/// Checks the order of the entries, and that the filter knows and the properties count them.
+fn verify_entries(table: &Arc<Table>) -> Result<()> {
+    let mut cursor = TableCursor::new(Arc::clone(table), CacheUse::Bypass);
+    cursor.seek_to_first()?;
+    let mut counted = Properties::starting_with(cursor.key());
+    let (mut last_key, mut last_tag) = (Vec::new(), cursor.key().tag);
+    while cursor.is_valid() {
+        let key = cursor.key();
+        let corrupt = |message: &str| Error::corruption(table.path(), cursor.block_offset(), message);
+        let before = InternalKey::new(&last_key, last_tag);
+        if counted.entries_count > 0 && before.compare(&key, table.order()) != Ordering::Less {
+            return Err(corrupt("the entries are out of order"));
+        }
+        if key.tag.kind().is_none() {
+            return Err(corrupt("an entry of unknown kind"));
+        }
+        if !table.may_contain(hash_key(key.user_key)) {
+            return Err(corrupt("the filter denies a key that is there"));
+        }
+        if table.index().find(key) != cursor.block_index() {
+            return Err(corrupt("the index does not lead to a key that is there"));
+        }
+        counted.count(key, cursor.value());
+        last_key.clear();
+        last_key.extend_from_slice(key.user_key);
+        last_tag = key.tag;
+        cursor.next()?;
+    }
+    counted.largest = OwnedKey::copy_from(InternalKey::new(&last_key, last_tag));
+    let told = table.properties();
+    let expected = Properties {
+        keyspace: told.keyspace,
+        comparator: told.comparator.clone(),
+        created_at: told.created_at,
+        compression: told.compression,
+        data_blocks_count: table.index().blocks_count() as u64,
+        data_len_bytes: table.footer().data_end(),
+        data_raw_len_bytes: told.data_raw_len_bytes,
+        features: told.features,
+        ..counted
+    };
+    if *told != expected {
+        let offset = table.footer().properties.offset;
+        return Err(Error::corruption(table.path(), offset, "the properties do not fit the entries"));
+    }
+    Ok(())
+}
