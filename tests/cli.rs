@@ -274,7 +274,8 @@ fn every_kind_of_file_is_dumped_as_text() {
     let run = tinylsm(&["dump", &manifest.display().to_string()]);
     all_right(&run);
     assert!(run.out.contains("tinylsm.bytewise"), "a manifest shows its keyspaces: {}", run.out);
-    fails(&tinylsm(&["dump", &ground.text("nothing.sst")]), 1, &["nothing.sst"]);
+    fails(&tinylsm(&["dump", &ground.text("000099.sst")]), 1, &["000099.sst"]);
+    fails(&tinylsm(&["dump", &ground.text("letter.txt")]), 2, &["letter.txt"]);
 }
 
 #[test]
