@@ -52,3 +52,8 @@ pub use db::stats::{KeyspaceStats, LevelStats, Stats, VerifyReport};
 pub use db::{Db, DbBuilder};
 pub use table::options::Compression;
 pub use write::commit::Durability;
+
+/// The examples of the first page, compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct FirstPage;

@@ -1,2 +1,117 @@
-//! The command line.
-fn main() {}
+//! The command line of TinyLSM: `cargo tinylsm …`.
+//!
+//! Owns everything that faces a person at a terminal: arguments, text forms of bytes, messages, exit codes. It is
+//! an ordinary user of the library's public face and could live in another repository; what it can do, every
+//! embedder can do.
+//!
+//! Commands that only look (`get`, `scan`, `stats`, `verify`, `dump`) open the database read-only and change no
+//! byte. Every command ends with one of the exit codes of `Failure`, and a reader that closes the pipe
+//! early ends it quietly.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the bans wall off the engine; this binary is an application on top of it, with files, clocks, threads and processes of its own"
+)]
+
+mod bench;
+mod demo;
+mod escape;
+mod failure;
+mod load;
+mod look;
+mod modify;
+mod numbers;
+mod output;
+mod place;
+
+use crate::failure::Outcome;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all right
+  1  the engine failed (I/O error, corruption, locked, not a database …) or a check did not hold
+  2  wrong usage, or bad input to `load`
+  3  the key was not found (`get`)
+
+Keys and values are bytes. As text, what is not printable is escaped: \\t \\n \\r \\\\ \\xNN, and arguments and
+input understand the same escapes.";
+
+/// An embedded, ordered key-value engine: load, look up, scan and check a database.
+#[derive(Parser)]
+#[command(name = "tinylsm", version, after_help = EXIT_CODES, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Load a file of `key<TAB>value` lines or JSON lines.
+    Load(load::LoadArguments),
+    /// Print the value of a key.
+    Get(look::GetArguments),
+    /// Give a key a value.
+    Put(modify::PutArguments),
+    /// Delete a key; all right if it is not there.
+    Delete(modify::DeleteArguments),
+    /// Print the entries of a range in key order, or backwards.
+    Scan(look::ScanArguments),
+    /// Print levels, files, sizes and counters.
+    Stats(look::StatsArguments),
+    /// Read everything the database holds and check every checksum and order.
+    Verify(look::VerifyArguments),
+    /// Print any file of a database as text: table, log, manifest, pointer.
+    Dump(look::DumpArguments),
+    /// Merge a range of keys down to its last level.
+    Compact(modify::CompactArguments),
+    /// Load the Unicode Character Database, look up, scan, crash by SIGKILL, recover and prove that nothing is lost.
+    Demo(demo::DemoArguments),
+    /// Measure the ladder of workloads: fills, reads, seeks, scans, mixes, synced writes.
+    Bench(bench::BenchArguments),
+    /// The part of `demo` that is killed.
+    #[command(hide = true)]
+    DemoWriter(demo::writer::WriterArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(message) = failure.message() {
+                eprintln!("tinylsm: {message}");
+            }
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn run(command: &Command) -> Outcome {
+    match command {
+        Command::Load(arguments) => load::run(arguments),
+        Command::Get(arguments) => look::get(arguments),
+        Command::Put(arguments) => modify::put(arguments),
+        Command::Delete(arguments) => modify::delete(arguments),
+        Command::Scan(arguments) => look::scan(arguments),
+        Command::Stats(arguments) => look::stats(arguments),
+        Command::Verify(arguments) => look::verify(arguments),
+        Command::Dump(arguments) => look::dump(arguments),
+        Command::Compact(arguments) => modify::compact(arguments),
+        Command::Demo(arguments) => demo::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+        Command::DemoWriter(arguments) => demo::writer::run(arguments),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Arguments;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

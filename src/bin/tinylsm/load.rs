@@ -1,0 +1,287 @@
+//! `load`: from a file or standard input into a keyspace.
+//!
+//! Promises: every line before the one that is wrong is in the database when the message with its number appears,
+//! and nothing behind it; when the command reports success, all of it is synced.
+//!
+//! How: rows are gathered in batches, each one atomic, handed to the system without waiting for the disk; one sync at
+//! the end covers them all.
+
+use crate::escape::{from_hex, unescaped};
+use crate::failure::{Failure, Outcome};
+use crate::numbers;
+use crate::output::Output;
+use crate::place::KeyspacePlace;
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tinylsm::{Db, Keyspace, WriteBatch, WriteOptions};
+
+/// Rows of one atomic batch: enough to make a log record's overhead vanish.
+const BATCH_ROWS_MAX: usize = 1_000;
+/// Bytes of one batch, so that rows with large values do not pile up in memory.
+const BATCH_LEN_BYTES_MAX: usize = 1 << 20;
+/// Longest line: the largest key and value with every byte escaped. Input may claim anything; this bounds memory.
+const LINE_LEN_BYTES_MAX: u64 = 4 * ((64 << 20) + (64 << 10)) + 64;
+
+/// `load FILE`
+#[derive(Args)]
+pub(crate) struct LoadArguments {
+    #[command(flatten)]
+    place: KeyspacePlace,
+    /// The file to load; `-` is standard input.
+    file: PathBuf,
+    /// What a line looks like; told from the file's name or its first line without this.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+}
+
+/// What a line of input looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// `key<TAB>value`, with escapes; further tabs belong to the value.
+    Tsv,
+    /// {"key": …, "value": …}, each a string or {"hex": "…"}.
+    Json,
+}
+
+/// Loads the input and reports rows and rates.
+pub(crate) fn run(arguments: &LoadArguments) -> Outcome {
+    let (input, total_bytes) = open_input(&arguments.file)?;
+    let (db, keyspace) = arguments.place.open_or_create()?;
+    let mut loading = Loading {
+        sink: BatchSink { db: &db, keyspace: &keyspace, batch: WriteBatch::new(), rows: 0 },
+        format: arguments.format.or_else(|| format_of_name(&arguments.file)),
+        bytes: 0,
+        line_number: 0,
+        progress: progress_bar(total_bytes),
+        started: Instant::now(),
+    };
+    let result = loading.all_lines(input);
+    loading.progress.finish_and_clear();
+    let Loading { sink: BatchSink { rows, .. }, bytes, started, .. } = loading;
+    db.sync()?;
+    let taken = started.elapsed();
+    db.close()?;
+    result?;
+    let mut out = Output::new();
+    out.line(format_args!(
+        "loaded {} rows, {} in {}: {} rows/s, {}",
+        numbers::count(rows),
+        numbers::bytes(bytes),
+        numbers::span(taken),
+        numbers::rate(rows, taken),
+        numbers::throughput(bytes, taken)
+    ))?;
+    out.flush()
+}
+
+fn open_input(path: &Path) -> Outcome<(Box<dyn BufRead>, Option<u64>)> {
+    if path == Path::new("-") {
+        return Ok((Box::new(BufReader::with_capacity(1 << 20, io::stdin())), None));
+    }
+    let cannot = |error: io::Error| Failure::Usage(format!("cannot read {}: {error}", path.display()));
+    let file = File::open(path).map_err(cannot)?;
+    let metadata = file.metadata().map_err(cannot)?;
+    if metadata.is_dir() {
+        return Err(Failure::Usage(format!("cannot read {}: it is a directory", path.display())));
+    }
+    Ok((Box::new(BufReader::with_capacity(1 << 20, file)), Some(metadata.len())))
+}
+
+fn progress_bar(total_bytes: Option<u64>) -> ProgressBar {
+    let (bar, template) = match total_bytes {
+        Some(total) => (ProgressBar::new(total), "{bar:40} {percent:>3}%  {msg}"),
+        None => (ProgressBar::no_length(), "{spinner} {msg}"),
+    };
+    bar.with_style(ProgressStyle::with_template(template).expect("the template is a constant that parses"))
+}
+
+fn format_of_name(path: &Path) -> Option<Format> {
+    match path.extension()?.to_str()? {
+        "json" | "jsonl" | "ndjson" => Some(Format::Json),
+        "tsv" | "txt" => Some(Format::Tsv),
+        _ => None,
+    }
+}
+
+/// One load under way.
+struct Loading<'a> {
+    sink: BatchSink<'a>,
+    format: Option<Format>,
+    bytes: u64,
+    line_number: u64,
+    progress: ProgressBar,
+    started: Instant,
+}
+
+impl Loading<'_> {
+    fn all_lines(&mut self, mut input: Box<dyn BufRead>) -> Outcome {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = input.by_ref().take(LINE_LEN_BYTES_MAX + 1).read_until(b'\n', &mut line);
+            let length = read.map_err(|error| Failure::system("cannot read the input", &error))? as u64;
+            if length == 0 {
+                return self.sink.commit();
+            }
+            self.line_number += 1;
+            self.bytes += length;
+            if let Err(problem) = self.one_line(&line) {
+                self.sink.commit()?;
+                return Err(self.explained(problem));
+            }
+            if self.line_number.is_multiple_of(1 << 12) {
+                self.show_progress();
+            }
+        }
+    }
+
+    fn one_line(&mut self, line: &[u8]) -> Outcome {
+        if line.len() as u64 > LINE_LEN_BYTES_MAX {
+            return Err(Failure::Usage("the line is longer than any key and value may be".to_owned()));
+        }
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            return Ok(());
+        }
+        let format = *self.format.get_or_insert_with(|| format_of_line(line));
+        let (key, value) = parsed(format, line).map_err(Failure::Usage)?;
+        self.sink.row(&key, &value)
+    }
+
+    /// Adds the line's number and what became of the lines before it.
+    fn explained(&self, problem: Failure) -> Failure {
+        let place = format!("line {}", self.line_number);
+        let before = format!("the {} rows before it are loaded", numbers::count(self.sink.rows));
+        match problem {
+            Failure::Usage(text) => Failure::Usage(format!("{place}: {text} ({before})")),
+            Failure::Engine(text) => Failure::Engine(format!("{place}: {text}")),
+            other => other,
+        }
+    }
+
+    fn show_progress(&self) {
+        let taken = self.started.elapsed();
+        self.progress.set_position(self.bytes);
+        self.progress.set_message(format!(
+            "{} rows, {} rows/s, {}",
+            numbers::count(self.sink.rows),
+            numbers::rate(self.sink.rows, taken.max(Duration::from_millis(1))),
+            numbers::throughput(self.bytes, taken.max(Duration::from_millis(1)))
+        ));
+    }
+}
+
+/// Gathers rows and commits them batch by batch.
+struct BatchSink<'a> {
+    db: &'a Db,
+    keyspace: &'a Keyspace,
+    batch: WriteBatch,
+    rows: u64,
+}
+
+impl BatchSink<'_> {
+    fn row(&mut self, key: &[u8], value: &[u8]) -> Outcome {
+        if key.is_empty() {
+            return Err(Failure::Usage("the key is empty".to_owned()));
+        }
+        if key.len() > tinylsm::base::limits::KEY_LEN_BYTES_MAX {
+            return Err(Failure::Usage(format!(
+                "the key is {} bytes long, and 65,535 is the most",
+                key.len()
+            )));
+        }
+        if value.len() > tinylsm::base::limits::VALUE_LEN_BYTES_MAX {
+            return Err(Failure::Usage(format!(
+                "the value is {} bytes long, and 64 MiB is the most",
+                value.len()
+            )));
+        }
+        self.batch.put(self.keyspace, key, value);
+        self.rows += 1;
+        if self.batch.len() >= BATCH_ROWS_MAX || self.batch.byte_len() >= BATCH_LEN_BYTES_MAX {
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Outcome {
+        if !self.batch.is_empty() {
+            self.db.write(&self.batch, &WriteOptions::os())?;
+            self.batch.clear();
+        }
+        Ok(())
+    }
+}
+
+/// Guesses from the first line: a JSON object with a key, or else tab-separated.
+fn format_of_line(line: &[u8]) -> Format {
+    let is_object = serde_json::from_slice::<Value>(line).is_ok_and(|value| value.get("key").is_some());
+    if is_object { Format::Json } else { Format::Tsv }
+}
+
+/// Reads one line's key and value, or says what is wrong with it.
+fn parsed(format: Format, line: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
+    match format {
+        Format::Tsv => {
+            let tab = line.iter().position(|&byte| byte == b'\t');
+            let tab = tab.ok_or("there is no tab between key and value")?;
+            let key = unescaped(&line[..tab]).map_err(|problem| format!("key: {problem}"))?;
+            let value = unescaped(&line[tab + 1..]).map_err(|problem| format!("value: {problem}"))?;
+            Ok((key, value))
+        }
+        Format::Json => {
+            let object: Value =
+                serde_json::from_slice(line).map_err(|problem| format!("not JSON: {problem}"))?;
+            Ok((json_bytes(&object, "key")?, json_bytes(&object, "value")?))
+        }
+    }
+}
+
+fn json_bytes(object: &Value, field: &str) -> Result<Vec<u8>, String> {
+    match object.get(field) {
+        None => Err(format!("the object has no \"{field}\"")),
+        Some(Value::String(text)) => Ok(text.clone().into_bytes()),
+        Some(other) => other
+            .get("hex")
+            .and_then(Value::as_str)
+            .and_then(from_hex)
+            .ok_or_else(|| format!("\"{field}\" must be a string or {{\"hex\": \"…\"}}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::load::{Format, format_of_line, parsed};
+
+    #[test]
+    fn tabs_split_once_and_escapes_are_understood() {
+        let row = parsed(Format::Tsv, b"a\\tb\tc\td\\x00").expect("the line is good");
+        assert_eq!(row, (b"a\tb".to_vec(), b"c\td\0".to_vec()));
+        assert!(parsed(Format::Tsv, b"no tab here").is_err());
+        assert!(parsed(Format::Tsv, b"bad\\q\tvalue").expect_err("bad escape").starts_with("key: "));
+    }
+
+    #[test]
+    fn json_takes_text_and_hex_and_nothing_else() {
+        let row =
+            parsed(Format::Json, br#"{"key":"a\\b","value":{"hex":"00ff"}}"#).expect("the line is good");
+        assert_eq!(row, (b"a\\b".to_vec(), vec![0, 255]));
+        for line in
+            [r#"{"key":1,"value":""}"#, r#"{"key":"a"}"#, r#"{"key":"a","value":{"hex":"0"}}"#, "[]", "{"]
+        {
+            assert!(parsed(Format::Json, line.as_bytes()).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_first_line_tells_the_format() {
+        assert_eq!(format_of_line(br#"{"key":"a","value":"b"}"#), Format::Json);
+        assert_eq!(format_of_line(b"{\tvalue"), Format::Tsv);
+    }
+}

@@ -1,0 +1,99 @@
+//! Where a command works: the directory, the keyspace, and how they are opened.
+
+use crate::failure::{Failure, Outcome};
+use clap::Args;
+use std::path::PathBuf;
+use tinylsm::{Db, DbBuilder, ErrorKind, Keyspace, KeyspaceOptions};
+
+/// The directory of a database.
+#[derive(Args)]
+pub(crate) struct Place {
+    /// The directory that holds the database.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) db: PathBuf,
+}
+
+/// A keyspace of a database.
+#[derive(Args)]
+pub(crate) struct KeyspacePlace {
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// The keyspace to work in.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(crate) keyspace: String,
+}
+
+impl Place {
+    fn builder(&self) -> DbBuilder {
+        Db::builder(&self.db)
+    }
+
+    /// Opens the database so that no byte of it can change.
+    pub(crate) fn open_to_look(&self) -> Outcome<Db> {
+        self.must_exist()?;
+        Ok(self.builder().open_read_only()?)
+    }
+
+    /// Opens the database for writing; it must exist.
+    pub(crate) fn open_to_change(&self) -> Outcome<Db> {
+        self.must_exist()?;
+        Ok(self.builder().create_if_missing(false).open()?)
+    }
+
+    /// Opens the database for writing and creates it if it is missing.
+    pub(crate) fn open_or_create(&self) -> Outcome<Db> {
+        Ok(self.builder().open()?)
+    }
+
+    /// Says plainly that the directory is missing, before the engine says which of its files is.
+    fn must_exist(&self) -> Outcome {
+        let shown = self.db.display();
+        if !self.db.exists() {
+            return Err(Failure::Engine(format!("{shown}: there is no such directory")));
+        }
+        if !self.db.is_dir() {
+            return Err(Failure::Engine(format!("{shown}: this is not a directory")));
+        }
+        Ok(())
+    }
+}
+
+impl KeyspacePlace {
+    /// Opens the keyspace so that no byte of the database can change.
+    pub(crate) fn open_to_look(&self) -> Outcome<(Db, Keyspace)> {
+        let db = self.place.open_to_look()?;
+        let keyspace = self.existing(&db)?;
+        Ok((db, keyspace))
+    }
+
+    /// Opens the keyspace for writing; it must exist.
+    pub(crate) fn open_to_change(&self) -> Outcome<(Db, Keyspace)> {
+        let db = self.place.open_to_change()?;
+        let keyspace = self.existing(&db)?;
+        Ok((db, keyspace))
+    }
+
+    /// Opens the keyspace for writing, creating it and the database if they are missing.
+    pub(crate) fn open_or_create(&self) -> Outcome<(Db, Keyspace)> {
+        let db = self.place.open_or_create()?;
+        let keyspace = match db.keyspace(&self.keyspace) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                db.create_keyspace(&self.keyspace, KeyspaceOptions::default())?
+            }
+            other => other?,
+        };
+        Ok((db, keyspace))
+    }
+
+    fn existing(&self, db: &Db) -> Outcome<Keyspace> {
+        db.keyspace(&self.keyspace).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Failure::Engine(format!(
+                "there is no keyspace \"{}\" in {}; it has: {}",
+                self.keyspace,
+                self.place.db.display(),
+                db.keyspaces().join(", ")
+            )),
+            _ => Failure::from(error),
+        })
+    }
+}

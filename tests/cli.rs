@@ -1,0 +1,389 @@
+//! The command line as a user meets it: the real program, its output, its messages and its exit codes.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the test drives another process and looks at the files it leaves"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+/// How one run of the program ended.
+#[derive(Debug)]
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// Runs the program with nothing on its standard input.
+fn tinylsm(arguments: &[&str]) -> Run {
+    tinylsm_reading(arguments, b"")
+}
+
+/// Runs the program with `input` on its standard input.
+fn tinylsm_reading(arguments: &[&str], input: &[u8]) -> Run {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tinylsm"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stdin = child.stdin.take().expect("asked for as a pipe");
+    let input = input.to_vec();
+    // The program may end without reading everything; that is its right.
+    let feeder = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = child.wait_with_output().expect("the program ends");
+    feeder.join().expect("feeding does not panic");
+    Run {
+        code: output.status.code().expect("the program was not killed"),
+        out: String::from_utf8(output.stdout).expect("output is text"),
+        err: String::from_utf8(output.stderr).expect("messages are text"),
+    }
+}
+
+/// A directory for one test's databases.
+struct Ground {
+    dir: TempDir,
+}
+
+impl Ground {
+    fn new() -> Ground {
+        Ground { dir: tempfile::tempdir().expect("a temporary directory can be made") }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// Makes a database of `rows` rows with tables, a log and a manifest; returns its directory.
+    fn database(&self, rows: usize) -> String {
+        let db = self.text("db");
+        let lines: String = (0..rows).map(|row| format!("key{row:06}\tvalue of row {row}\n")).collect();
+        all_right(&tinylsm_reading(&["load", "--db", &db, "-"], lines.as_bytes()));
+        all_right(&tinylsm(&["compact", "--db", &db]));
+        all_right(&tinylsm(&["put", "--db", &db, "zebra", "in the log"]));
+        db
+    }
+}
+
+#[track_caller]
+fn all_right(run: &Run) {
+    assert_eq!(run.code, 0, "{run:?}");
+}
+
+#[track_caller]
+fn fails(run: &Run, code: i32, parts_of_message: &[&str]) {
+    assert_eq!(run.code, code, "{run:?}");
+    for part in parts_of_message {
+        assert!(run.err.contains(part), "no {part:?} in {run:?}");
+    }
+}
+
+/// Reads every file of a directory.
+fn bytes_of(dir: &str) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(dir).expect("the directory is there");
+    entries
+        .map(|entry| {
+            let path = entry.expect("the directory can be listed").path();
+            let name = path.file_name().expect("listed by name").to_string_lossy().into_owned();
+            (name, fs::read(&path).expect("the file can be read"))
+        })
+        .collect()
+}
+
+/// Returns the first file of a directory whose name ends so.
+fn file_ending(dir: &str, end: &str) -> PathBuf {
+    let name = bytes_of(dir).into_keys().find(|name| name.ends_with(end));
+    Path::new(dir).join(name.unwrap_or_else(|| panic!("there is a file *{end} in {dir}")))
+}
+
+const AWKWARD: &str = "\
+back\\\\slash\tone\\\\\n\
+empty\t\n\
+grüße\t🦀\n\
+nul\\x00byte\tesc\\x1b[0m\n\
+tab\\tbed\ta\\tb\\nc\\rd\n\
+\\xff\\xfe\t\\x80\n";
+
+#[test]
+fn what_was_loaded_is_scanned_escape_for_escape() {
+    let ground = Ground::new();
+    let (first, second, third) = (ground.text("first"), ground.text("second"), ground.text("third"));
+    let run = tinylsm_reading(&["load", "--db", &first, "-"], AWKWARD.as_bytes());
+    all_right(&run);
+    assert!(run.out.starts_with("loaded 6 rows"), "{run:?}");
+    let scanned = tinylsm(&["scan", "--db", &first]);
+    assert_eq!(scanned.out, AWKWARD);
+
+    all_right(&tinylsm_reading(&["load", "--db", &second, "-"], scanned.out.as_bytes()));
+    assert_eq!(tinylsm(&["scan", "--db", &second]).out, AWKWARD);
+    let json = tinylsm(&["scan", "--db", &second, "--json"]).out;
+    all_right(&tinylsm_reading(&["load", "--db", &third, "-"], json.as_bytes()));
+    assert_eq!(tinylsm(&["scan", "--db", &third]).out, AWKWARD);
+}
+
+#[test]
+fn a_file_is_loaded_by_what_its_name_or_the_option_says() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    fs::write(
+        ground.path("rows.jsonl"),
+        "{\"key\":\"a\",\"value\":\"1\"}\n\n{\"key\":\"b\",\"value\":\"2\"}\n",
+    )
+    .expect("the file can be written");
+    fs::write(ground.path("rows.dat"), "{\"key\":\"c\"}\t3\r\n").expect("the file can be written");
+    all_right(&tinylsm(&["load", "--db", &db, &ground.text("rows.jsonl")]));
+    all_right(&tinylsm(&["load", "--db", &db, "--format", "tsv", &ground.text("rows.dat")]));
+    assert_eq!(tinylsm(&["scan", "--db", &db]).out, "a\t1\nb\t2\n{\"key\":\"c\"}\t3\n");
+}
+
+#[test]
+fn get_put_and_delete_understand_escapes() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    all_right(&tinylsm(&["put", "--db", &db, "a\\x00b", "line\\nline"]));
+    assert_eq!(tinylsm(&["get", "--db", &db, "a\\x00b"]).out, "line\\nline\n");
+    assert_eq!(tinylsm(&["get", "--db", &db, "--raw", "a\\x00b"]).out, "line\nline");
+    all_right(&tinylsm(&["delete", "--db", &db, "a\\x00b"]));
+    fails(&tinylsm(&["get", "--db", &db, "a\\x00b"]), 3, &["key not found: a\\x00b"]);
+    all_right(&tinylsm(&["delete", "--db", &db, "never was there"]));
+}
+
+#[test]
+fn scan_takes_bounds_prefix_direction_and_limit() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    all_right(&tinylsm_reading(&["load", "--db", &db, "-"], b"a\t1\nab\t2\nb\t3\nba\t4\nc\t5\n"));
+    let keys = |options: &[&str]| -> String {
+        let run = tinylsm(&[&["scan", "--db", &db], options].concat());
+        all_right(&run);
+        run.out.lines().map(|line| line.split('\t').next().unwrap_or_default()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(keys(&[]), "a ab b ba c");
+    assert_eq!(keys(&["--reverse"]), "c ba b ab a");
+    assert_eq!(keys(&["--from", "ab", "--to", "c"]), "ab b ba");
+    assert_eq!(keys(&["--from", "ab", "--to", "c", "--reverse", "--limit", "2"]), "ba b");
+    assert_eq!(keys(&["--prefix", "b"]), "b ba");
+    assert_eq!(keys(&["--prefix", "b", "--reverse"]), "ba b");
+    assert_eq!(keys(&["--limit", "0"]), "");
+    assert_eq!(keys(&["--prefix", "x"]), "");
+}
+
+#[test]
+fn keyspaces_are_apart() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    all_right(&tinylsm(&["put", "--db", &db, "k", "here"]));
+    all_right(&tinylsm(&["put", "--db", &db, "--keyspace", "other", "k", "there"]));
+    assert_eq!(tinylsm(&["get", "--db", &db, "k"]).out, "here\n");
+    assert_eq!(tinylsm(&["get", "--db", &db, "--keyspace", "other", "k"]).out, "there\n");
+    fails(&tinylsm(&["get", "--db", &db, "--keyspace", "third", "k"]), 1, &["\"third\"", "default, other"]);
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    fails(&tinylsm(&["frobnicate"]), 2, &["frobnicate"]);
+    fails(&tinylsm(&["get", "key"]), 2, &["--db"]);
+    fails(&tinylsm(&["put", "--db", &db, "k\\q", "v"]), 2, &["KEY: bad escape at byte 2"]);
+    fails(&tinylsm(&["put", "--db", &db, "", "v"]), 2, &["key"]);
+    fails(&tinylsm(&["scan", "--db", &db, "--prefix", "a", "--from", "b"]), 2, &["--prefix"]);
+    fails(&tinylsm(&["load", "--db", &db, &ground.text("no such file")]), 2, &["no such file"]);
+    let help = tinylsm(&["--help"]);
+    all_right(&help);
+    for code in 0..4 {
+        assert!(help.out.contains(&format!("\n  {code}  ")), "exit code {code} is documented: {}", help.out);
+    }
+}
+
+#[test]
+fn bad_input_is_named_by_its_line_and_what_stood_before_it_is_loaded() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    let run = tinylsm_reading(&["load", "--db", &db, "-"], b"a\t1\nb\t2\nno tab\nc\t3\n");
+    fails(&run, 2, &["line 3: there is no tab", "the 2 rows before it are loaded"]);
+    assert_eq!(tinylsm(&["scan", "--db", &db]).out, "a\t1\nb\t2\n");
+    fails(
+        &tinylsm_reading(&["load", "--db", &db, "-"], b"d\t\\x4\n"),
+        2,
+        &["line 1: value: bad escape at byte 1"],
+    );
+    fails(&tinylsm_reading(&["load", "--db", &db, "-"], b"\tv\n"), 2, &["line 1: the key is empty"]);
+    let json = b"{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"a\"\n";
+    fails(&tinylsm_reading(&["load", "--db", &db, "-"], json), 2, &["line 2: not JSON"]);
+}
+
+#[test]
+fn commands_that_only_look_change_no_byte() {
+    let ground = Ground::new();
+    let db = ground.database(3_000);
+    let before = bytes_of(&db);
+    all_right(&tinylsm(&["get", "--db", &db, "zebra"]));
+    all_right(&tinylsm(&["scan", "--db", &db]));
+    all_right(&tinylsm(&["stats", "--db", &db]));
+    all_right(&tinylsm(&["stats", "--db", &db, "--json"]));
+    all_right(&tinylsm(&["verify", "--db", &db]));
+    for name in before.keys() {
+        all_right(&tinylsm(&["dump", &format!("{db}/{name}")]));
+    }
+    let after = bytes_of(&db);
+    assert!(before.keys().eq(after.keys()), "{:?} became {:?}", before.keys(), after.keys());
+    assert!(before == after, "a file's bytes have changed");
+}
+
+#[test]
+fn looking_creates_nothing() {
+    let ground = Ground::new();
+    let missing = ground.text("missing");
+    for command in ["scan", "stats", "verify", "compact"] {
+        fails(&tinylsm(&[command, "--db", &missing]), 1, &[&missing, "no such directory"]);
+    }
+    fails(&tinylsm(&["get", "--db", &missing, "k"]), 1, &["no such directory"]);
+    fails(&tinylsm(&["delete", "--db", &missing, "k"]), 1, &["no such directory"]);
+    assert!(!Path::new(&missing).exists());
+}
+
+#[test]
+fn every_kind_of_file_is_dumped_as_text() {
+    let ground = Ground::new();
+    let db = ground.database(100);
+    let dump = |end: &str| {
+        let run = tinylsm(&["dump", &file_ending(&db, end).display().to_string()]);
+        all_right(&run);
+        run.out
+    };
+    assert!(dump(".sst").contains("key000042"), "a table shows its keys");
+    assert!(dump(".wal").contains("zebra"), "a log shows its records");
+    assert!(dump("CURRENT").contains("MANIFEST-"), "the pointer shows where it points");
+    let manifest = fs::read_dir(&db)
+        .expect("the directory is there")
+        .map(|entry| entry.expect("the directory can be listed").path())
+        .find(|path| path.display().to_string().contains("MANIFEST-"))
+        .expect("a database has a manifest");
+    let run = tinylsm(&["dump", &manifest.display().to_string()]);
+    all_right(&run);
+    assert!(run.out.contains("tinylsm.bytewise"), "a manifest shows its keyspaces: {}", run.out);
+    fails(&tinylsm(&["dump", &ground.text("000099.sst")]), 1, &["000099.sst"]);
+    fails(&tinylsm(&["dump", &ground.text("letter.txt")]), 2, &["letter.txt"]);
+}
+
+#[test]
+fn a_directory_that_is_no_database_is_called_that_and_left_alone() {
+    let ground = Ground::new();
+    let dir = ground.text("letters");
+    fs::create_dir(&dir).expect("a directory can be made");
+    fs::write(Path::new(&dir).join("letter.txt"), "dear").expect("a file can be written");
+    for command in ["scan", "stats", "verify", "compact"] {
+        fails(&tinylsm(&[command, "--db", &dir]), 1, &[&dir]);
+    }
+    assert_eq!(bytes_of(&dir).len(), 1, "nothing was added: {:?}", bytes_of(&dir).keys());
+    let file = ground.text("letters/letter.txt");
+    fails(&tinylsm(&["scan", "--db", &file]), 1, &["not a directory"]);
+}
+
+#[test]
+fn a_locked_database_says_so() {
+    let ground = Ground::new();
+    let db = ground.database(10);
+    let held = tinylsm::Db::open(&db).expect("the database is free");
+    fails(&tinylsm(&["put", "--db", &db, "k", "v"]), 1, &["lock"]);
+    held.close().expect("nothing is wrong with it");
+    all_right(&tinylsm(&["put", "--db", &db, "k", "v"]));
+}
+
+#[test]
+fn a_truncated_table_is_named() {
+    let ground = Ground::new();
+    let db = ground.database(3_000);
+    let table = file_ending(&db, ".sst");
+    let bytes = fs::read(&table).expect("the table can be read");
+    fs::write(&table, &bytes[..bytes.len() / 2]).expect("the table can be written");
+    let name = table.file_name().expect("it has a name").to_string_lossy().into_owned();
+    fails(&tinylsm(&["verify", "--db", &db]), 1, &[&name]);
+    fails(&tinylsm(&["dump", &table.display().to_string()]), 1, &[&name]);
+}
+
+#[test]
+fn a_flipped_bit_in_a_table_is_found() {
+    let ground = Ground::new();
+    let db = ground.database(3_000);
+    let table = file_ending(&db, ".sst");
+    let mut bytes = fs::read(&table).expect("the table can be read");
+    let middle = bytes.len() / 3;
+    bytes[middle] ^= 0x10;
+    fs::write(&table, &bytes).expect("the table can be written");
+    let name = table.file_name().expect("it has a name").to_string_lossy().into_owned();
+    fails(&tinylsm(&["verify", "--db", &db]), 1, &[&name, "at byte"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_scan_quietly() {
+    let ground = Ground::new();
+    let db = ground.database(20_000);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tinylsm"))
+        .args(["scan", "--db", &db])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut reader = BufReader::new(child.stdout.take().expect("asked for as a pipe"));
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("there is a first line");
+    assert_eq!(line, "key000000\tvalue of row 0\n");
+    drop(reader);
+    let output = child.wait_with_output().expect("the program ends");
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn stats_tell_levels_and_files() {
+    let ground = Ground::new();
+    let db = ground.database(3_000);
+    let text = tinylsm(&["stats", "--db", &db]);
+    all_right(&text);
+    assert!(text.out.contains(".sst") && text.out.contains("keyspace \"default\""), "{}", text.out);
+    let json: serde_json::Value =
+        serde_json::from_str(&tinylsm(&["stats", "--db", &db, "--json"]).out).expect("it is JSON");
+    assert_eq!(json["last_seq"], 3_001);
+    let levels = json["keyspaces"][0]["levels"].as_array().expect("a keyspace has levels");
+    let entries: u64 = levels.iter().filter_map(|level| level["entries"].as_u64()).sum();
+    assert_eq!(entries, 3_000);
+}
+
+#[test]
+fn the_demonstration_holds_and_refuses_a_used_directory() {
+    let ground = Ground::new();
+    let dir = ground.text("demo");
+    let run = tinylsm(&["demo", "--dir", &dir, "--kill-after-ms", "200"]);
+    all_right(&run);
+    for part in ["34,924 records", "SIGKILL", "an exact prefix", "All as it must be"] {
+        assert!(run.out.contains(part), "no {part:?} in {}", run.out);
+    }
+    fails(&tinylsm(&["demo", "--dir", &dir]), 2, &["not empty"]);
+}
+
+#[test]
+fn the_ladder_runs_on_a_small_database() {
+    let run = tinylsm(&["bench", "--keys", "2000", "--json"]);
+    all_right(&run);
+    let report: serde_json::Value = serde_json::from_str(&run.out).expect("it is JSON");
+    let names: Vec<&str> = report["steps"]
+        .as_array()
+        .expect("there are steps")
+        .iter()
+        .filter_map(|it| it["step"].as_str())
+        .collect();
+    assert_eq!(names.len(), 19, "{names:?}");
+    fails(&tinylsm(&["bench", "--steps", "flysky"]), 2, &["flysky"]);
+}
