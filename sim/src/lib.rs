@@ -4,4 +4,6 @@
 //! simulated threads on one OS thread, in virtual time, and hashes every event into a [`trace::Trace`]: the
 //! same tape gives the same trace, bit for bit.
 
+pub mod disk;
 pub mod tape;
+pub mod world;
