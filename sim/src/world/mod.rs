@@ -3,4 +3,5 @@
 pub mod client;
 pub mod model;
 pub mod oracle;
+pub mod story;
 pub mod swarm;
