@@ -3,5 +3,6 @@
 pub mod client;
 pub mod model;
 pub mod oracle;
+pub mod run;
 pub mod story;
 pub mod swarm;
