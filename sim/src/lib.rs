@@ -4,4 +4,9 @@
 //! simulated threads on one OS thread, in virtual time, and hashes every event into a [`trace::Trace`]: the
 //! same tape gives the same trace, bit for bit.
 
+mod coroutine;
+#[cfg(madsim)]
+pub mod envelope;
+pub mod schedule;
 pub mod tape;
+pub mod trace;

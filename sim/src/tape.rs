@@ -83,7 +83,7 @@ enum Source {
     Seed(Box<[ChaCha8Rng; Label::ALL.len()]>),
     Bytes(Bytes),
     /// One queue per label, so that leaving out a choice of one purpose does not shift the others.
-    Choices([Queue; Label::ALL.len()]),
+    Choices(Box<[Queue; Label::ALL.len()]>),
 }
 
 struct Bytes {
@@ -126,7 +126,7 @@ impl Tape {
         for choice in choices {
             queues[choice.label as usize].values.push(choice.value);
         }
-        Tape::new(Source::Choices(queues))
+        Tape::new(Source::Choices(Box::new(queues)))
     }
 
     /// Creates a tape of zeros: the simplest choice every time.
