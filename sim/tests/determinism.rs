@@ -119,6 +119,22 @@ fn a_recorded_run_replays() {
 }
 
 #[test]
+fn a_world_on_the_calling_thread_goes_the_same_way() {
+    let world = || {
+        let lock = Arc::new(Mutex::new(0));
+        let other = Arc::clone(&lock);
+        let thread = spawn("adder", move || *other.lock() += 1).expect("a world has threads to give");
+        *lock.lock() += 1;
+        thread.join()
+    };
+    for seed in 0..20 {
+        let apart = World::run(Tape::from_seed(seed), Options::default(), world);
+        let here = World::run_here(Tape::from_seed(seed), Options::default(), world);
+        assert_eq!(apart.trace.hash(), here.trace.hash(), "seed {seed}");
+    }
+}
+
+#[test]
 fn the_simplest_tape_runs_to_its_end() {
     let outcome = run(Tape::zeros(), Options::default(), 4, 10);
     assert_eq!(outcome.failure, None);

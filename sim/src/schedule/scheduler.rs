@@ -293,6 +293,10 @@ impl Host for Scheduler {
     fn sleep(&self, duration: Duration) {
         let at = Location::caller();
         let thread = self.running().expect("the scheduler itself never sleeps");
+        if panicking() {
+            // A sleep is never needed for what follows to be right, so a destructor's need not strand it.
+            return;
+        }
         let duration_ns = nanoseconds(duration);
         let mut state = self.state.borrow_mut();
         let until_ns = state.now_ns.saturating_add(duration_ns);
