@@ -6,8 +6,10 @@
 //! stories of databases on it and judges them.
 
 mod coroutine;
+pub mod disk;
 #[cfg(madsim)]
 pub mod envelope;
 pub mod schedule;
 pub mod tape;
 pub mod trace;
+pub mod world;

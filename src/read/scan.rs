@@ -9,6 +9,7 @@ use crate::base::key::{InternalKey, Tag};
 use crate::base::slice::Slice;
 use crate::cursor::Cursor;
 use crate::cursor::merge::MergeCursor;
+use crate::memtable::Memtable;
 use crate::mvcc::visible::{Horizon, Sight, sight};
 use crate::read::get::unknown_kind;
 use crate::read::level::LevelCursor;
@@ -138,7 +139,7 @@ impl Scan {
         let tree = &self.tree;
         let mut sources: Vec<Box<dyn Cursor>> = Vec::new();
         let memtables = std::iter::once(&tree.active).chain(&tree.sealed);
-        sources.extend(memtables.filter(|memtable| !memtable.is_empty()).map(|memtable| memtable.cursor()));
+        sources.extend(memtables.filter(|memtable| !memtable.is_empty()).map(Memtable::cursor));
         for (level, tables) in tree.tables.levels().iter().enumerate() {
             if level == 0 {
                 let cursors =

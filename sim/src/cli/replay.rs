@@ -32,7 +32,7 @@ impl Replay {
         let ended = if self.madsim {
             #[cfg(madsim)]
             {
-                tinylsm_sim::envelope::hosted(seed, move || run(seed, profile, keep))
+                tinylsm_sim::envelope::enclose(seed, move || run(seed, profile, keep)).value
             }
             #[cfg(not(madsim))]
             {

@@ -274,13 +274,12 @@ fn surviving_names(
 fn keep_of(mode: &Mode, id: u64, write: &Write) -> Keep {
     let coin = |kept: bool| if kept { Keep::All } else { Keep::None };
     match mode {
-        Mode::Nothing => Keep::None,
+        Mode::Nothing | Mode::DeletionsFirst => Keep::None,
         Mode::Everything | Mode::DataOnly => Keep::All,
         Mode::Prefix(upto) => coin(write.seq <= *upto),
         Mode::NamesAndSizes => Keep::Size,
         Mode::Files(kept) => coin(kept.contains(&id)),
         Mode::Newest(from) => coin(write.seq >= *from),
-        Mode::DeletionsFirst => Keep::None,
         Mode::AllBut(seq) => coin(write.seq != *seq),
         Mode::Only(seq) => coin(write.seq == *seq),
         Mode::Sectors(tenths) => Keep::Sectors(*tenths),
@@ -297,7 +296,7 @@ fn surviving_inode(
     seen: &mut BTreeMap<&'static str, u64>,
 ) -> Inode {
     if inode.pending.is_empty() && inode.lost.is_empty() {
-        return Inode::durable(Arc::clone(&inode.bytes), inode.durable_len.max(0).min(inode.len));
+        return Inode::durable(Arc::clone(&inode.bytes), inode.durable_len.min(inode.len));
     }
     let mut len = inode.durable_len;
     let mut lost: Vec<(u64, u64)> = inode.lost.iter().map(|lost| (lost.start, lost.end)).collect();

@@ -10,7 +10,6 @@ use crate::world::swarm::{Deed, Swarm, value_for};
 use parking_lot::Mutex;
 use std::ops::Bound;
 use std::sync::Arc;
-use tinylsm::vfs::Vfs;
 use tinylsm::{Db, Durability, Error, ErrorKind, Iter, Keyspace, Snapshot, WriteBatch, WriteOptions};
 
 /// A law that was broken.
@@ -480,14 +479,7 @@ impl Client {
 }
 
 fn is_reverse_order(keyspace: &Keyspace) -> bool {
-    keyspace.options().comparator != KeyOrderName::BYTEWISE
-}
-
-/// The name of the order that is not reversed.
-struct KeyOrderName;
-
-impl KeyOrderName {
-    const BYTEWISE: &'static str = tinylsm::base::comparator::BYTEWISE_NAME;
+    keyspace.options().comparator != tinylsm::base::comparator::BYTEWISE_NAME
 }
 
 /// Tells whether a key lies before a lower bound in its keyspace's order.
@@ -499,6 +491,3 @@ fn is_before(keyspace: &Keyspace, key: &[u8], lower: &Bound<Vec<u8>>) -> bool {
         Bound::Excluded(bound) => is_less(bound) || key == bound.as_slice(),
     }
 }
-
-/// Keeps the trait in sight for callers that only hold a disk.
-pub type Disk = Arc<dyn Vfs>;

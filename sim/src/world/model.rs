@@ -12,6 +12,9 @@ pub type Place = (u32, Vec<u8>);
 /// What one operation of a commit did; `None` deletes.
 pub type Change = (Place, Option<Vec<u8>>);
 
+/// A key's value from a number on.
+type Version = (u64, Option<Vec<u8>>);
+
 /// Everything a keyspace holds, in bytewise order.
 pub type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -25,7 +28,7 @@ pub struct Model {
     /// Known commits by their last number.
     known: BTreeMap<u64, Vec<Change>>,
     open: BTreeMap<CommitId, Vec<Change>>,
-    versions: BTreeMap<Place, Vec<(u64, Option<Vec<u8>>)>>,
+    versions: BTreeMap<Place, Vec<Version>>,
     next_id: u64,
     /// Numbers up to here must survive a loss of power.
     pub durable_floor: u64,
