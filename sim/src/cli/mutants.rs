@@ -56,12 +56,16 @@ impl Mutants {
         let (mut caught, mut missed) = (0, 0);
         for patch in patches {
             let name = name_of(patch);
-            match hunt(&root, scratch.path(), patch, self.max_seeds)? {
-                Hunt::Caught { profile, seeds, oracle } => {
+            match hunt(&root, scratch.path(), patch, self.max_seeds) {
+                Ok(Hunt::Caught { profile, seeds, oracle }) => {
                     caught += 1;
                     println!("{name:<44} caught after {seeds:>5} seeds on {profile:<5} by {oracle}");
                 }
-                Hunt::Missed => {
+                Err(error) => {
+                    missed += 1;
+                    println!("{name:<44} NOT HUNTED: {error}");
+                }
+                Ok(Hunt::Missed) => {
                     missed += 1;
                     println!("{name:<44} MISSED after {} seeds on each profile", self.max_seeds);
                 }
