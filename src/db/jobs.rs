@@ -43,6 +43,24 @@ impl Core {
         self.run_claimed(job).map(|()| true)
     }
 
+    /// Runs one due job, or waits for one that another caller runs; `false` if there is neither. How a manual
+    /// database waits.
+    ///
+    /// # Errors
+    /// What the job met; it stays due.
+    pub(crate) fn run_or_await_job(&self) -> Result<bool> {
+        let mut book = self.book.lock();
+        if let Some(job) = self.claim_job(&mut book) {
+            drop(book);
+            return self.run_claimed(job).map(|()| true);
+        }
+        if book.is_working() {
+            self.changed.wait(&mut book);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
     /// Loops over due jobs until the database closes.
     pub(crate) fn work(&self) {
         while !self.is_closing.load(Ordering::Acquire) {
@@ -109,24 +127,27 @@ impl Core {
     }
 
     fn run_claimed(&self, job: Job) -> Result<()> {
-        let result = match &job {
-            Job::Flush(generation) => self.run_flush(generation),
-            Job::Compact(keyspace, plan) => self.run_compaction(keyspace, plan),
+        let (result, compacted, is_purge) = match &job {
+            Job::Flush(generation) => (self.run_flush(generation), None, false),
+            Job::Compact(keyspace, plan) => {
+                (self.run_compaction(keyspace, plan), Some(keyspace.info.id), false)
+            }
             Job::Purge(names) => {
                 self.run_purge(names);
-                Ok(())
+                (Ok(()), None, true)
             }
         };
+        // The job's own hold on its inputs must be gone before it counts as done, or they would outlive the wait
+        // for idleness.
+        drop(job);
         let mut book = self.book.lock();
-        match &job {
-            Job::Flush(_) => book.is_flushing = false,
-            Job::Compact(keyspace, _) => {
-                assert!(book.compacting.remove(&keyspace.info.id), "claimed until now")
-            }
-            Job::Purge(_) => book.is_purging = false,
+        match compacted {
+            Some(id) => assert!(book.compacting.remove(&id), "claimed until now"),
+            None if is_purge => book.is_purging = false,
+            None => book.is_flushing = false,
         }
         match &result {
-            Ok(()) if !matches!(job, Job::Purge(_)) => {
+            Ok(()) if !is_purge => {
                 book.job_error = None;
                 book.job_failures_count = 0;
                 book.retry_at = 0;
@@ -349,12 +370,8 @@ impl Core {
             }
             if self.is_manual {
                 drop(book);
-                let was_due = self.run_due_job()?;
+                self.run_or_await_job()?;
                 book = self.book.lock();
-                if !was_due && is_done(&book) {
-                    return Ok(());
-                }
-                assert!(was_due, "in a manual database whatever is awaited is due");
             } else {
                 self.changed.wait(&mut book);
             }

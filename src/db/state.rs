@@ -108,6 +108,13 @@ pub(crate) struct Book {
     pub retry_at: u64,
 }
 
+impl Book {
+    /// Tells whether a job is running.
+    pub(crate) fn is_working(&self) -> bool {
+        self.is_flushing || self.is_purging || !self.compacting.is_empty()
+    }
+}
+
 /// The heart of a database; shared by handles and threads.
 pub(crate) struct Core {
     pub vfs: Arc<dyn Vfs>,

@@ -162,7 +162,7 @@ impl Core {
         while self.pace() == Pace::Stop {
             self.check_writable()?;
             if self.is_manual {
-                if !self.run_due_job()? {
+                if !self.run_or_await_job()? && self.pace() == Pace::Stop {
                     return Err(self.busy());
                 }
                 continue;

@@ -27,6 +27,8 @@ pub struct Scan {
     horizon: Horizon,
     lower: Bound<Vec<u8>>,
     upper: Bound<Vec<u8>>,
+    /// Where the front began: the lower bound, or where it was sought to. The back ends here.
+    start: Bound<Vec<u8>>,
     front: Option<End>,
     back: Option<End>,
     failure: Option<Error>,
@@ -44,8 +46,17 @@ struct End {
 impl Scan {
     /// Prepares a scan between two bounds, in the keyspace's order. Reads nothing yet.
     pub fn new(tree: Tree, horizon: Horizon, lower: Bound<Vec<u8>>, upper: Bound<Vec<u8>>) -> Scan {
-        let mut scan =
-            Scan { tree, horizon, lower, upper, front: None, back: None, failure: None, is_done: false };
+        let mut scan = Scan {
+            tree,
+            horizon,
+            start: lower.clone(),
+            lower,
+            upper,
+            front: None,
+            back: None,
+            failure: None,
+            is_done: false,
+        };
         scan.is_done = scan.is_range_empty();
         scan
     }
@@ -88,12 +99,10 @@ impl Scan {
         }
         self.is_done = self.is_range_empty();
         let mut end = self.take_front();
-        let target = match self.lower_violation(key) {
-            true => None,
-            false => Some(Bound::Included(key.to_vec())),
-        };
+        self.start =
+            if self.lower_violation(key) { self.lower.clone() } else { Bound::Included(key.to_vec()) };
         end.has_last_key = false;
-        let result = place_front(&mut end.cursor, target.as_ref().unwrap_or(&self.lower));
+        let result = place_front(&mut end.cursor, &self.start);
         self.front = Some(end);
         if let Err(error) = &result {
             self.fail(error.clone());
@@ -151,7 +160,11 @@ impl Scan {
 
     /// Tells whether `key` lies before the lower bound.
     fn lower_violation(&self, key: &[u8]) -> bool {
-        match &self.lower {
+        self.lies_before(key, &self.lower)
+    }
+
+    fn lies_before(&self, key: &[u8], lower: &Bound<Vec<u8>>) -> bool {
+        match lower {
             Bound::Included(lower) => self.tree.order.compare(key, lower) == Ordering::Less,
             Bound::Excluded(lower) => self.tree.order.compare(key, lower) != Ordering::Greater,
             Bound::Unbounded => false,
@@ -229,7 +242,7 @@ impl Scan {
         let order = &self.tree.order;
         while end.cursor.is_valid() {
             let key = end.cursor.key().user_key;
-            if self.lower_violation(key) {
+            if self.lies_before(key, &self.start) {
                 return Ok(None);
             }
             if let Some(front) = self.front.as_ref().filter(|front| front.has_last_key)

@@ -94,10 +94,15 @@ pub fn commit_group<'m>(
 pub fn apply<'m>(record: &Arc<Vec<u8>>, memtable_of: &impl Fn(KeyspaceId) -> &'m Memtable) {
     let (header, mut operations) = open_record(record).expect("a record is checked before it is applied");
     let mut seq = header.first_seq;
+    let mut is_counted = false;
     while let Some(operation) = operations.next_operation().expect("a record is checked before it is applied")
     {
         let tag = Tag::new(seq, operation.kind);
         let memtable = memtable_of(operation.keyspace);
+        if !is_counted {
+            memtable.count_record();
+            is_counted = true;
+        }
         memtable.insert(Insert { record, key: operation.key, value: operation.value, tag });
         seq = seq.plus(1);
     }

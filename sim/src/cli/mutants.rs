@@ -1,0 +1,142 @@
+//! `cargo sim mutants`: does the sweep catch what it should?
+//!
+//! Each patch of `sim/mutants/` plants one known bug. It is applied to a scratch copy of the tree, the simulator is
+//! built there, and seeds are swept until an oracle cries. The engine's source carries no switch for any of this.
+
+use clap::Args;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Hunts planted bugs.
+#[derive(Args)]
+pub struct Mutants {
+    /// Only patches whose name contains this
+    #[arg(long)]
+    only: Option<String>,
+    /// Seeds after which a bug counts as missed, on each profile
+    #[arg(long, default_value_t = 3000)]
+    max_seeds: u64,
+}
+
+/// How a hunt ended.
+enum Hunt {
+    Caught { profile: &'static str, seeds: u64, oracle: String },
+    Missed,
+}
+
+impl Mutants {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        match self.hunt_all() {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(1),
+            Err(error) => {
+                eprintln!("the hunt could not go on: {error}");
+                ExitCode::from(1)
+            }
+        }
+    }
+
+    fn hunt_all(&self) -> io::Result<bool> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+        let mut patches: Vec<PathBuf> = fs::read_dir(root.join("sim/mutants"))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "patch"))
+            .collect();
+        patches.sort();
+        let is_wanted =
+            |path: &&PathBuf| self.only.as_ref().is_none_or(|part| name_of(path).contains(part.as_str()));
+        let patches: Vec<&PathBuf> = patches.iter().filter(is_wanted).collect();
+        if patches.is_empty() {
+            return Err(io::Error::other("there is no such patch"));
+        }
+        let scratch = tempfile::Builder::new().prefix("tinylsm-mutants").tempdir()?;
+        let (mut caught, mut missed) = (0, 0);
+        for patch in patches {
+            let name = name_of(patch);
+            match hunt(&root, scratch.path(), patch, self.max_seeds)? {
+                Hunt::Caught { profile, seeds, oracle } => {
+                    caught += 1;
+                    println!("{name:<44} caught after {seeds:>5} seeds on {profile:<5} by {oracle}");
+                }
+                Hunt::Missed => {
+                    missed += 1;
+                    println!("{name:<44} MISSED after {} seeds on each profile", self.max_seeds);
+                }
+            }
+        }
+        println!("{caught} caught, {missed} missed");
+        Ok(missed == 0)
+    }
+}
+
+fn name_of(patch: &Path) -> String {
+    patch.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn hunt(root: &Path, scratch: &Path, patch: &Path, max_seeds: u64) -> io::Result<Hunt> {
+    let copy = scratch.join("tree");
+    if copy.exists() {
+        fs::remove_dir_all(&copy)?;
+    }
+    copy_tree(root, &copy)?;
+    let applied = Command::new("git")
+        .args(["apply", "--whitespace=nowarn", "--recount"])
+        .arg(patch)
+        .current_dir(&copy)
+        .status()?;
+    if !applied.success() {
+        return Err(io::Error::other(format!("{} does not apply", patch.display())));
+    }
+    let target = scratch.join("target");
+    let built = Command::new("cargo")
+        .args(["build", "--release", "--quiet", "--package", "tinylsm-sim", "--bin", "tinylsm-sim"])
+        .env("CARGO_TARGET_DIR", &target)
+        .current_dir(&copy)
+        .status()?;
+    if !built.success() {
+        return Err(io::Error::other(format!("{} does not build", patch.display())));
+    }
+    for profile in ["worst", "kill"] {
+        let output = Command::new(target.join("release/tinylsm-sim"))
+            .args(["sweep", "--jobs", "2", "--profile", profile, "--seeds", &format!("0..{max_seeds}")])
+            .output()?;
+        if output.status.success() {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = |prefix: &str| text.lines().find_map(|line| line.strip_prefix(prefix)).map(str::to_owned);
+        let seed = line("BROKEN at seed ").and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+        let Some(seed) = seed else {
+            return Err(io::Error::other(format!(
+                "the sweep of {} ended strangely: {text}",
+                patch.display()
+            )));
+        };
+        return Ok(Hunt::Caught { profile, seeds: seed + 1, oracle: line("oracle: ").unwrap_or_default() });
+    }
+    Ok(Hunt::Missed)
+}
+
+/// Copies what git knows of the tree, as it is now.
+fn copy_tree(root: &Path, copy: &Path) -> io::Result<()> {
+    let listed = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard", "-z"])
+        .current_dir(root)
+        .output()?;
+    for name in listed.stdout.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+        let name = Path::new(std::str::from_utf8(name).map_err(io::Error::other)?);
+        let (from, to) = (root.join(name), copy.join(name));
+        if !from.exists() {
+            continue;
+        }
+        fs::create_dir_all(to.parent().expect("a file lies in a directory"))?;
+        // With its time, so that cargo rebuilds only what the patch touched.
+        fs::copy(&from, &to)?;
+        let modified = fs::metadata(&from)?.modified()?;
+        fs::File::options().write(true).open(&to)?.set_modified(modified)?;
+    }
+    Ok(())
+}

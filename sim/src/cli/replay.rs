@@ -1,0 +1,78 @@
+//! `cargo sim replay SEED`: one world, told.
+
+use crate::cli::profile;
+use clap::Args;
+use std::io::Write;
+use std::process::ExitCode;
+use tinylsm_sim::disk::Profile;
+use tinylsm_sim::trace::Keep;
+use tinylsm_sim::world::run::{Ended, run};
+
+/// Replays a seed.
+#[derive(Args)]
+pub struct Replay {
+    /// The seed
+    seed: u64,
+    /// The kind of disk: kill, ext4 or worst
+    #[arg(long, default_value = "worst", value_parser = profile)]
+    profile: Profile,
+    /// Print every event
+    #[arg(long)]
+    trace: bool,
+    /// Run it inside a madsim runtime, where stray clock, entropy and thread calls are intercepted
+    #[arg(long)]
+    madsim: bool,
+}
+
+impl Replay {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let keep = if self.trace { Keep::Everything } else { Keep::Nothing };
+        let (seed, profile) = (self.seed, self.profile);
+        let ended = if self.madsim {
+            #[cfg(madsim)]
+            {
+                tinylsm_sim::envelope::hosted(seed, move || run(seed, profile, keep))
+            }
+            #[cfg(not(madsim))]
+            {
+                eprintln!(
+                    "built without --cfg madsim (does RUSTFLAGS in the environment override .cargo/config.toml?)"
+                );
+                return ExitCode::from(2);
+            }
+        } else {
+            run(seed, profile, keep)
+        };
+        match tell(&ended, &mut std::io::stdout().lock()) {
+            Ok(()) if ended.violation.is_none() => ExitCode::SUCCESS,
+            _ => ExitCode::from(1),
+        }
+    }
+}
+
+fn tell(ended: &Ended, out: &mut dyn Write) -> std::io::Result<()> {
+    for entry in &ended.entries {
+        writeln!(out, "{entry}")?;
+    }
+    let tale = &ended.tale;
+    writeln!(out, "{}", tale.character)?;
+    writeln!(out, "seed {} on {}", ended.seed, ended.profile.name())?;
+    writeln!(
+        out,
+        "{} deeds, {} crashes, {} recoveries, {} steps, {} virtual ms",
+        tale.deeds_count,
+        tale.crashes_count,
+        tale.recoveries_count,
+        ended.steps,
+        ended.now_ns / 1_000_000
+    )?;
+    for (event, count) in &tale.events {
+        writeln!(out, "  {count:>6}  {event}")?;
+    }
+    match &ended.violation {
+        Some(violation) => writeln!(out, "BROKEN: {}: {}", violation.oracle, violation.message)?,
+        None => writeln!(out, "every law held")?,
+    }
+    writeln!(out, "trace hash: {:016x}", ended.hash)
+}

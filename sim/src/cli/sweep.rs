@@ -1,0 +1,153 @@
+//! `cargo sim sweep --seeds A..B`: many worlds, until a law is broken.
+
+use crate::cli::profile;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+use tinylsm_sim::disk::Profile;
+use tinylsm_sim::trace::Keep;
+use tinylsm_sim::world::run::{Ended, run};
+
+/// Sweeps seeds.
+#[derive(Args)]
+pub struct Sweep {
+    /// The seeds, as FIRST..END
+    #[arg(long, value_parser = seeds)]
+    seeds: Range<u64>,
+    /// The kind of disk: kill, ext4, worst, or all of them
+    #[arg(long, default_value = "worst", value_parser = profiles)]
+    profile: Profiles,
+    /// Worlds run side by side; one for each core without this
+    #[arg(long)]
+    jobs: Option<usize>,
+}
+
+/// The profiles to sweep.
+#[derive(Clone)]
+struct Profiles(Vec<Profile>);
+
+fn profiles(name: &str) -> Result<Profiles, String> {
+    if name == "all" { Ok(Profiles(Profile::ALL.to_vec())) } else { Ok(Profiles(vec![profile(name)?])) }
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let (first, end) = text.split_once("..").ok_or("seeds are given as FIRST..END")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text:?}: {error}"));
+    let range = number(first)?..number(end)?;
+    if range.is_empty() { Err("there is no seed in this range".into()) } else { Ok(range) }
+}
+
+/// What a sweep adds up.
+#[derive(Default)]
+struct Sum {
+    worlds: u64,
+    crashes: u64,
+    recoveries: u64,
+    deeds: u64,
+    steps: u64,
+    hashes: BTreeSet<u64>,
+    events: BTreeMap<&'static str, u64>,
+    /// The broken world with the lowest seed.
+    broken: Option<Ended>,
+}
+
+impl Sum {
+    fn add(&mut self, ended: Ended) {
+        self.worlds += 1;
+        self.crashes += ended.tale.crashes_count;
+        self.recoveries += ended.tale.recoveries_count;
+        self.deeds += ended.tale.deeds_count;
+        self.steps += ended.steps;
+        self.hashes.insert(ended.hash);
+        for (event, count) in &ended.tale.events {
+            *self.events.entry(event).or_default() += count;
+        }
+        let is_first = self.broken.as_ref().is_none_or(|broken| ended.seed < broken.seed);
+        if ended.violation.is_some() && is_first {
+            self.broken = Some(ended);
+        }
+    }
+}
+
+impl Sweep {
+    /// Runs the command.
+    pub fn run(self) -> ExitCode {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = self.jobs.unwrap_or(cores).max(1);
+        for profile in &self.profile.0 {
+            if !sweep(*profile, self.seeds.clone(), jobs) {
+                return ExitCode::from(1);
+            }
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+/// Sweeps one profile; `false` if a law was broken.
+fn sweep(profile: Profile, seeds: Range<u64>, jobs: usize) -> bool {
+    let bar = ProgressBar::new(seeds.end - seeds.start);
+    let style = ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} {per_sec} {eta}");
+    bar.set_style(style.expect("the template is right"));
+    bar.set_prefix(profile.name());
+    let next = AtomicU64::new(seeds.start);
+    let is_over = AtomicBool::new(false);
+    let sum = Mutex::new(Sum::default());
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    let ended = run(seed, profile, Keep::Nothing);
+                    if ended.violation.is_some() {
+                        is_over.store(true, Ordering::Relaxed);
+                    }
+                    sum.lock().expect("no thread panics with it").add(ended);
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let elapsed = began.elapsed().as_secs_f64();
+    let sum = sum.into_inner().expect("no thread panics with it");
+    report(profile, &seeds, &sum, elapsed, jobs);
+    sum.broken.is_none()
+}
+
+fn report(profile: Profile, seeds: &Range<u64>, sum: &Sum, elapsed: f64, jobs: usize) {
+    let per_second = sum.worlds as f64 / elapsed.max(1e-9);
+    println!(
+        "{} seeds {}..{}: {} worlds in {elapsed:.1} s, {per_second:.0} a second ({:.0} a second and core), {} deeds, {} steps, \
+         {} crashes, {} recoveries, {} distinct traces",
+        profile.name(),
+        seeds.start,
+        seeds.end,
+        sum.worlds,
+        per_second / jobs as f64,
+        sum.deeds,
+        sum.steps,
+        sum.crashes,
+        sum.recoveries,
+        sum.hashes.len()
+    );
+    for (event, count) in &sum.events {
+        println!("  {count:>9}  {event}");
+    }
+    if let Some(broken) = &sum.broken
+        && let Some(violation) = &broken.violation
+    {
+        println!("BROKEN at seed {} on {}", broken.seed, profile.name());
+        println!("oracle: {}", violation.oracle);
+        println!("{}", violation.message);
+        println!("replay: cargo sim replay {} --profile {} --trace", broken.seed, profile.name());
+    }
+}

@@ -1,0 +1,167 @@
+//! Handles: files being written, files being read, locks.
+//!
+//! A handle counts in its inode, so that a removed file lives while it is open. Dropping one only counts it out;
+//! after the power went off that changes nothing any more.
+
+use crate::disk::event::{DiskEvent, DiskOp};
+use crate::disk::{Shared, volume};
+use crate::tape::Label;
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tinylsm::base::error::{Error, Result};
+use tinylsm::vfs::{Advice, DirLock, LockMode, ReadFile, WriteFile};
+
+pub(in crate::disk) struct SimWriteFile {
+    shared: Arc<Shared>,
+    id: u64,
+    path: PathBuf,
+    len: u64,
+}
+
+impl SimWriteFile {
+    pub(in crate::disk) fn new(shared: Arc<Shared>, id: u64, path: &Path) -> SimWriteFile {
+        SimWriteFile { shared, id, path: path.to_owned(), len: 0 }
+    }
+}
+
+impl Drop for SimWriteFile {
+    fn drop(&mut self) {
+        self.shared.volume.lock().release_open(self.id);
+    }
+}
+
+impl WriteFile for SimWriteFile {
+    fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
+        let shared = &self.shared;
+        let path = self.path.as_path();
+        shared.begin(DiskOp::Append, path)?;
+        let total: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        let is_failing = shared.strikes(|plan| plan.append, "append failed");
+        let offset = self.len;
+        let write = || -> Result<u64> {
+            let mut volume = shared.volume.lock();
+            let inode = volume.inode(self.id);
+            let growth = (offset + total).saturating_sub(inode.len);
+            let mut count = total;
+            let full = shared.check_space(&volume, growth, DiskOp::Append, path);
+            if full.is_err() || is_failing {
+                count = shared.tape.below(Label::Fault, total + 1);
+                if full.is_err() {
+                    // What fits a full disk is what needs no new room.
+                    count = count.min(volume.inode(self.id).len.saturating_sub(offset));
+                }
+            }
+            let seq = volume.next_seq();
+            volume.charge(self.id, |inode| inode.write(seq, offset, parts, count));
+            full?;
+            if is_failing {
+                return Err(volume::failed("append", path, "simulated write error").with_offset(offset));
+            }
+            Ok(count)
+        };
+        let result = write();
+        if result.is_ok() {
+            self.len = offset + total;
+        }
+        let event = DiskEvent { op: DiskOp::Append, path, to: None, offset, len: total, error: None };
+        shared.end(event, result.map(drop))
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.shared.sync_inode(self.id, &self.path)
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn allocate(&mut self, len: u64) -> Result<()> {
+        let shared = &self.shared;
+        let path = self.path.as_path();
+        shared.begin(DiskOp::Allocate, path)?;
+        if shared.refuses_allocation() {
+            return Ok(());
+        }
+        let allocate = || -> Result<()> {
+            let mut volume = shared.volume.lock();
+            let growth = len.saturating_sub(volume.inode(self.id).len);
+            shared.check_space(&volume, growth, DiskOp::Allocate, path)?;
+            let seq = volume.next_seq();
+            volume.charge(self.id, |inode| inode.reserve(seq, len));
+            Ok(())
+        };
+        let result: Result<(), Error> = allocate();
+        shared.end(DiskEvent { op: DiskOp::Allocate, path, to: None, offset: 0, len, error: None }, result)
+    }
+}
+
+pub(in crate::disk) struct SimReadFile {
+    shared: Arc<Shared>,
+    id: u64,
+    path: PathBuf,
+}
+
+impl SimReadFile {
+    pub(in crate::disk) fn new(shared: Arc<Shared>, id: u64, path: &Path) -> SimReadFile {
+        SimReadFile { shared, id, path: path.to_owned() }
+    }
+}
+
+impl Drop for SimReadFile {
+    fn drop(&mut self) {
+        self.shared.volume.lock().release_open(self.id);
+    }
+}
+
+impl ReadFile for SimReadFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let shared = &self.shared;
+        let path = self.path.as_path();
+        shared.begin(DiskOp::Read, path)?;
+        let mut read = || -> Result<usize> {
+            if shared.strikes(|plan| plan.read, "read failed") {
+                return Err(volume::failed("read", path, "simulated read error").with_offset(offset));
+            }
+            let mut wanted = buffer.len();
+            if wanted > 1 && shared.strikes(|plan| plan.short_read, "short read") {
+                let fewer = shared.tape.below(Label::Fault, wanted as u64 - 1);
+                wanted -= usize::try_from(fewer).expect("fewer than a buffer");
+            }
+            let volume = shared.volume.lock();
+            Ok(volume.inode(self.id).read(&mut buffer[..wanted], offset))
+        };
+        let result = read();
+        let len = result.as_ref().map_or(0, |&count| count as u64);
+        shared.end(DiskEvent { op: DiskOp::Read, path, to: None, offset, len, error: None }, result)
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.shared.check_power(DiskOp::Metadata, &self.path)?;
+        Ok(self.shared.volume.lock().inode(self.id).len)
+    }
+
+    fn advise(&self, _advice: Advice, _offset: u64, _len: u64) {}
+}
+
+pub(in crate::disk) struct SimLock {
+    shared: Arc<Shared>,
+    id: u64,
+    mode: LockMode,
+}
+
+impl SimLock {
+    pub(in crate::disk) fn new(shared: Arc<Shared>, id: u64, mode: LockMode) -> SimLock {
+        SimLock { shared, id, mode }
+    }
+}
+
+impl DirLock for SimLock {}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut volume = self.shared.volume.lock();
+        volume.inode_mut(self.id).holders.give_back(self.mode);
+        volume.release_open(self.id);
+    }
+}

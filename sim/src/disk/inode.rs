@@ -1,0 +1,234 @@
+//! A file's bytes: what readers see, and how much of it the disk has.
+//!
+//! Files grow at their end and are never overwritten, so the history of a file is a list of ranges rather than
+//! of sectors: the writes that no sync covered yet, in order, and the ranges that a failed sync gave up.
+//! Everything else below [`Inode::durable_len`] is on the disk as readers see it. A sync that works drops the
+//! ranges it covers. Bytes are shared between a disk and its crash images until one of them writes.
+
+use crate::disk::profile::{FailedSync, PAGE_LEN_BYTES};
+use crate::tape::{Label, Tape};
+use std::io::IoSlice;
+use std::sync::Arc;
+use tinylsm::vfs::LockMode;
+
+/// A write that no sync covered yet. A reservation is a write of no bytes.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::disk) struct Write {
+    /// When, in the order of all changes of the disk.
+    pub(in crate::disk) seq: u64,
+    pub(in crate::disk) start: u64,
+    pub(in crate::disk) end: u64,
+    /// The file's length once this write is in it.
+    pub(in crate::disk) len_after: u64,
+}
+
+impl Write {
+    pub(in crate::disk) fn is_reservation(&self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// Bytes that readers see and that no later sync will ever write.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::disk) struct Lost {
+    pub(in crate::disk) start: u64,
+    pub(in crate::disk) end: u64,
+    /// Whether the disk had nothing of its own there, so that a freed file's bytes may show.
+    pub(in crate::disk) is_fresh: bool,
+}
+
+/// Who holds a file's lock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::disk) struct Holders {
+    pub(in crate::disk) is_exclusive: bool,
+    pub(in crate::disk) shared_count: u32,
+}
+
+impl Holders {
+    pub(in crate::disk) fn admits(self, mode: LockMode) -> bool {
+        match mode {
+            LockMode::Exclusive => !self.is_exclusive && self.shared_count == 0,
+            LockMode::Shared => !self.is_exclusive,
+        }
+    }
+
+    pub(in crate::disk) fn take(&mut self, mode: LockMode) {
+        assert!(self.admits(mode), "a lock is taken only when it is free");
+        match mode {
+            LockMode::Exclusive => self.is_exclusive = true,
+            LockMode::Shared => self.shared_count += 1,
+        }
+    }
+
+    pub(in crate::disk) fn give_back(&mut self, mode: LockMode) {
+        match mode {
+            LockMode::Exclusive => self.is_exclusive = false,
+            LockMode::Shared => self.shared_count -= 1,
+        }
+    }
+}
+
+/// A file, whatever its names.
+#[derive(Clone, Debug, Default)]
+pub(in crate::disk) struct Inode {
+    /// What readers see, up to the last byte ever written; behind it lie zeros up to `len`.
+    pub(in crate::disk) bytes: Arc<Vec<u8>>,
+    pub(in crate::disk) len: u64,
+    /// The length that a crash keeps at least.
+    pub(in crate::disk) durable_len: u64,
+    /// Ordered by `seq`, and so by `start` too: one owner appends.
+    pub(in crate::disk) pending: Vec<Write>,
+    pub(in crate::disk) lost: Vec<Lost>,
+    /// Names in live directories.
+    pub(in crate::disk) live_names: u32,
+    /// Names in directories as the disk has them, and in changes of names that are not synced.
+    pub(in crate::disk) disk_names: u32,
+    /// Open handles.
+    pub(in crate::disk) opens: u32,
+    pub(in crate::disk) holders: Holders,
+}
+
+impl Inode {
+    /// Makes a file whose bytes are all on the disk.
+    pub(in crate::disk) fn durable(bytes: Arc<Vec<u8>>, len: u64) -> Inode {
+        Inode { bytes, len, durable_len: len, ..Inode::default() }
+    }
+
+    /// Tells whether anything can still reach the file, a crash included.
+    pub(in crate::disk) fn is_reachable(&self) -> bool {
+        self.live_names + self.disk_names + self.opens > 0
+    }
+
+    /// Tells whether the file takes space as far as the running system can see.
+    pub(in crate::disk) fn is_charged(&self) -> bool {
+        self.live_names + self.opens > 0
+    }
+
+    /// Returns how many bytes wait for a sync.
+    pub(in crate::disk) fn pending_len(&self) -> u64 {
+        self.pending.iter().map(|write| write.end - write.start).sum()
+    }
+
+    /// Writes the first `count` bytes of `parts` at `offset`.
+    pub(in crate::disk) fn write(&mut self, seq: u64, offset: u64, parts: &[IoSlice<'_>], count: u64) {
+        let bytes = Arc::make_mut(&mut self.bytes);
+        let mut at = usize::try_from(offset).expect("a simulated file fits memory");
+        let mut left = usize::try_from(count).expect("a simulated file fits memory");
+        // A file that a failed sync set back has a hole up to where its writer goes on.
+        if at > bytes.len() {
+            bytes.resize(at, 0);
+        }
+        for part in parts {
+            let part = &part[..left.min(part.len())];
+            let over = part.len().min(bytes.len() - at);
+            bytes[at..at + over].copy_from_slice(&part[..over]);
+            bytes.extend_from_slice(&part[over..]);
+            at += part.len();
+            left -= part.len();
+        }
+        assert_eq!(left, 0, "no more is written than was given");
+        self.len = self.len.max(offset + count);
+        if count > 0 {
+            self.pending.push(Write { seq, start: offset, end: offset + count, len_after: self.len });
+        }
+    }
+
+    /// Lengthens the file with zeros to `len` at least.
+    pub(in crate::disk) fn reserve(&mut self, seq: u64, len: u64) {
+        if len > self.len {
+            let at = self.bytes.len() as u64;
+            self.len = len;
+            self.pending.push(Write { seq, start: at, end: at, len_after: len });
+        }
+    }
+
+    /// Reads what readers see.
+    pub(in crate::disk) fn read(&self, buffer: &mut [u8], offset: u64) -> usize {
+        let left = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let count = buffer.len().min(left);
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.bytes.len());
+        let stored = count.min(self.bytes.len() - start);
+        buffer[..stored].copy_from_slice(&self.bytes[start..start + stored]);
+        buffer[stored..count].fill(0);
+        count
+    }
+
+    fn take_pending(&mut self, upto: u64) -> Vec<Write> {
+        let covered = self.pending.partition_point(|write| write.seq <= upto);
+        self.pending.drain(..covered).collect()
+    }
+
+    /// Makes every write up to `upto` durable.
+    pub(in crate::disk) fn settle(&mut self, upto: u64) {
+        let covered = self.pending.partition_point(|write| write.seq <= upto);
+        for write in self.pending.drain(..covered) {
+            self.durable_len = self.durable_len.max(write.len_after);
+        }
+        self.durable_len = self.durable_len.min(self.len);
+    }
+
+    /// Makes the length of every reservation up to `upto` durable: the journal has it. Bytes still wait.
+    pub(in crate::disk) fn settle_reservations(&mut self, upto: u64) {
+        for write in &self.pending {
+            if write.is_reservation() && write.seq <= upto {
+                self.durable_len = self.durable_len.max(write.len_after);
+            }
+        }
+        self.pending.retain(|write| !write.is_reservation() || write.seq > upto);
+    }
+
+    /// Lets a sync of every write up to `upto` fail.
+    pub(in crate::disk) fn fail_sync(&mut self, upto: u64, model: FailedSync, tape: &Tape) {
+        match model {
+            FailedSync::KeepNew => self.keep_unwritten(upto, tape),
+            FailedSync::Revert => self.revert(upto),
+        }
+    }
+
+    /// The system marks the pages clean, written or not, and its journal has the new length all the same.
+    fn keep_unwritten(&mut self, upto: u64, tape: &Tape) {
+        let old_durable_len = self.durable_len;
+        for write in self.take_pending(upto) {
+            self.durable_len = self.durable_len.max(write.len_after);
+            let mut start = write.start;
+            while start < write.end {
+                let mut end = write.end.min((start / PAGE_LEN_BYTES + 1) * PAGE_LEN_BYTES);
+                if start < old_durable_len {
+                    end = end.min(old_durable_len);
+                }
+                if tape.below(Label::Fault, 2) == 0 {
+                    self.lost.push(Lost { start, end, is_fresh: start >= old_durable_len });
+                }
+                start = end;
+            }
+        }
+    }
+
+    /// The file goes back to the disk's content. Its writer does not know, and leaves a hole when it goes on.
+    fn revert(&mut self, upto: u64) {
+        let taken = self.take_pending(upto);
+        let bytes = Arc::make_mut(&mut self.bytes);
+        for write in &taken {
+            let range = |at: u64| usize::try_from(at).expect("a simulated file fits memory").min(bytes.len());
+            let (start, end) = (range(write.start), range(write.end));
+            bytes[start..end].fill(0);
+        }
+        let still_pending = self.pending.iter().map(|write| write.len_after).max().unwrap_or(0);
+        self.len = self.durable_len.max(still_pending);
+        let kept = usize::try_from(self.len).expect("a simulated file fits memory").min(bytes.len());
+        bytes.truncate(kept);
+    }
+
+    /// Forgets the page cache: reads bring what the disk has where a failed sync had left a difference.
+    pub(in crate::disk) fn evict(&mut self) {
+        if self.lost.is_empty() {
+            return;
+        }
+        let bytes = Arc::make_mut(&mut self.bytes);
+        for lost in self.lost.drain(..) {
+            let range = |at: u64| usize::try_from(at).expect("a simulated file fits memory").min(bytes.len());
+            let (start, end) = (range(lost.start), range(lost.end));
+            bytes[start..end].fill(0);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Worlds: programs of simulated threads whose schedule and time a tape decides.
+//!
+//! Owns [`World::run`] and what code inside a world may call. A world runs on a fresh OS thread as its only
+//! thread: simulated ones are coroutines that take turns, so there is no true parallelism, and every switch
+//! happens at a scheduling point (a lock, a wait, a sleep, a spawn, a [`yield_point`]). Time is virtual: it
+//! passes by a fixed cost per step and by jumps to the next timer when nobody can run.
+//!
+//! Promises: the same tape, options and program give the same [`Trace`], on every machine and in every build.
+//! A world ends when all its threads have; one that cannot is a [`Failure`] with a picture of who waits for
+//! whom. A panic in any thread ends the world and is its failure; nothing is printed.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use tinylsm::sync::{Mutex, spawn};
+//! use tinylsm_sim::schedule::{Options, World};
+//! use tinylsm_sim::tape::Tape;
+//!
+//! let outcome = World::run(Tape::from_seed(7), Options::default(), || {
+//!     let total = Arc::new(Mutex::new(0));
+//!     let other = Arc::clone(&total);
+//!     let thread = spawn("adder", move || *other.lock() += 1).expect("a world has threads to give");
+//!     *total.lock() += 1;
+//!     thread.join();
+//!     *total.lock()
+//! });
+//! assert_eq!(outcome.value, Some(2));
+//! assert!(outcome.failure.is_none());
+//! ```
+//!
+//! What is not here: memory reordering (atomics are as strong as the machine's), real parallelism, and code
+//! that blocks in another way than through `tinylsm::sync`, which stops the whole world for real.
+
+mod failure;
+mod panics;
+mod scheduler;
+mod state;
+mod strategy;
+
+pub use crate::schedule::failure::{Failure, WaitGraph, WaitingThread};
+pub use crate::schedule::strategy::{StrategyKind, ThreadId};
+
+use crate::schedule::panics::Listener;
+use crate::schedule::scheduler::Scheduler;
+use crate::schedule::state::State;
+use crate::schedule::strategy::Strategy;
+use crate::tape::Tape;
+use crate::trace::{Keep, Trace};
+use std::cell::RefCell;
+use std::io;
+use std::panic::resume_unwind;
+use std::rc::Rc;
+use std::time::Duration;
+use tinylsm::sync::host::{self, End, Host, WaitKey};
+
+/// Steps after which a world counts as stuck, unless [`Options::steps_max`] says otherwise.
+const STEPS_MAX: u64 = 5_000_000;
+
+/// How a world is run. What is not said here, the tape decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Steps after which the world counts as stuck. Default: five million.
+    pub steps_max: u64,
+    /// The schedule's strategy; drawn from the tape if `None`, which is the default.
+    pub strategy: Option<StrategyKind>,
+    /// Which events the trace keeps in readable form. Default: none.
+    pub keep: Keep,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { steps_max: STEPS_MAX, strategy: None, keep: Keep::Nothing }
+    }
+}
+
+/// How a world went.
+#[derive(Debug)]
+pub struct Outcome<R> {
+    /// What `main` returned; `None` if it did not get there.
+    pub value: Option<R>,
+    /// Why the world did not end quietly; `None` if it did.
+    pub failure: Option<Failure>,
+    /// Everything that happened, as a fingerprint.
+    pub trace: Trace,
+    /// Scheduling decisions made.
+    pub steps: u64,
+    /// Virtual time at the end, in nanoseconds.
+    pub now_ns: u64,
+    /// Threads that ran in all, `main` included.
+    pub threads: u32,
+    /// Threads that could not be unwound after a failure and were leaked with all they own.
+    pub leaked: u32,
+}
+
+/// A program of simulated threads.
+pub struct World(());
+
+impl World {
+    /// Runs `main` as thread 0 of a new world until every thread has ended, on an OS thread of its own.
+    ///
+    /// Inside a madsim runtime, where OS threads cannot be started, it runs on the calling one.
+    ///
+    /// # Panics
+    /// If it is called inside a world, or the system has no thread to give.
+    pub fn run<R, M>(tape: Tape, options: Options, main: M) -> Outcome<R>
+    where
+        R: Send + 'static,
+        M: FnOnce() -> R + Send + 'static,
+    {
+        assert!(!host::simulated(), "worlds do not nest");
+        #[cfg(madsim)]
+        if madsim::runtime::Handle::try_current().is_ok() {
+            return run_here(tape, options, main);
+        }
+        // A fresh thread has fresh thread-locals, above all the keys of the standard library's hash maps.
+        let thread = std::thread::Builder::new().name("world".to_owned());
+        let thread = thread.spawn(move || run_here(tape, options, main));
+        match thread.expect("the system has a thread for a world").join() {
+            Ok(outcome) => outcome,
+            Err(payload) => resume_unwind(payload),
+        }
+    }
+}
+
+thread_local! {
+    /// The scheduler of the world on this OS thread.
+    static SCHEDULER: RefCell<Option<Rc<Scheduler>>> = const { RefCell::new(None) };
+}
+
+/// Runs a world on this OS thread.
+fn run_here<R: 'static>(tape: Tape, options: Options, main: impl FnOnce() -> R + 'static) -> Outcome<R> {
+    let kind = options.strategy.unwrap_or_else(|| StrategyKind::draw(&tape));
+    let strategy = Strategy::draw(kind, &tape);
+    let state = State::new(tape, strategy, Trace::new(options.keep), options.steps_max);
+    let scheduler = Rc::new(Scheduler::new(state));
+    let value = Rc::new(RefCell::new(None));
+    let slot = Rc::clone(&value);
+    let main = move || {
+        let returned = main();
+        *slot.borrow_mut() = Some(returned);
+    };
+    scheduler.spawn_local("main", Box::new(main)).expect("the system has memory for a stack");
+
+    let hosted = host::install(Rc::clone(&scheduler) as Rc<dyn Host>);
+    SCHEDULER.set(Some(Rc::clone(&scheduler)));
+    let listener = Listener::new();
+    let verdict = scheduler.run();
+    drop(listener);
+    SCHEDULER.set(None);
+    drop(hosted);
+
+    let value = value.borrow_mut().take();
+    scheduler.with_state(|state| Outcome {
+        value,
+        failure: verdict.failure,
+        trace: std::mem::replace(&mut state.trace, Trace::new(Keep::Nothing)),
+        steps: state.steps,
+        now_ns: state.now_ns,
+        threads: state.threads.len() as u32,
+        leaked: verdict.leaked,
+    })
+}
+
+fn current() -> Option<Rc<Scheduler>> {
+    SCHEDULER.with_borrow(Clone::clone)
+}
+
+fn expect_current() -> Rc<Scheduler> {
+    current().expect("only code inside a world may call this")
+}
+
+/// Starts a simulated thread, whose body need not be `Send`. `tinylsm::sync::spawn` starts one as well.
+///
+/// # Errors
+/// If the world has too many threads or the system no memory for a stack.
+///
+/// # Panics
+/// Outside a world.
+pub fn spawn(name: &str, body: impl FnOnce() + 'static) -> io::Result<ThreadId> {
+    let scheduler = expect_current();
+    let thread = scheduler.spawn_local(name, Box::new(body))?;
+    scheduler.yield_point("spawn");
+    Ok(thread)
+}
+
+/// Waits for the end of a thread.
+///
+/// It needs no result: a thread that panics ends the world.
+///
+/// # Panics
+/// Outside a world, or if there is no such thread.
+#[track_caller]
+pub fn join(thread: ThreadId) {
+    let scheduler = expect_current();
+    assert!(scheduler.with_state(|state| (thread as usize) < state.threads.len()), "no thread {thread}");
+    let at = std::panic::Location::caller();
+    while scheduler.end_of(u64::from(thread)).is_none() {
+        scheduler.block(WaitKey::Thread(u64::from(thread)), None, at);
+    }
+    assert_ne!(scheduler.end_of(u64::from(thread)), Some(End::Panicked), "a panic ends the world");
+}
+
+/// Returns the running thread's number; `None` outside a world and in its scheduler.
+pub fn thread_id() -> Option<ThreadId> {
+    current()?.with_state(|state| state.current)
+}
+
+/// Returns how many scheduling decisions were made; 0 outside a world.
+pub fn steps() -> u64 {
+    current().map_or(0, |scheduler| scheduler.with_state(|state| state.steps))
+}
+
+/// Returns the virtual time in nanoseconds since the world began.
+///
+/// # Panics
+/// Outside a world.
+pub fn now() -> u64 {
+    host::now()
+}
+
+/// Lets at least `duration` of virtual time pass.
+///
+/// # Panics
+/// Outside a world.
+pub fn sleep(duration: Duration) {
+    host::sleep(duration);
+}
+
+/// Lets another thread run here; nothing outside a world.
+pub fn yield_point(site: &'static str) {
+    tinylsm::sync::yield_point(site);
+}
+
+/// Adds an event to the world's trace; nothing outside a world. Never suspends.
+///
+/// `values` must not hold what differs between two runs of one tape: addresses, real time, process ids.
+pub fn event(kind: u32, values: &[u64]) {
+    if let Some(scheduler) = current() {
+        scheduler.event(kind, values);
+    }
+}
+
+/// Keeps a remark beside the last event, if the trace keeps that; the hash does not change. Never suspends.
+pub fn note(text: impl FnOnce() -> String) {
+    if let Some(scheduler) = current() {
+        scheduler.note(text);
+    }
+}

@@ -1,0 +1,71 @@
+//! Catches the words of a panic inside a world, so that they become its failure instead of noise.
+//!
+//! Owns one process-wide panic hook, installed at the first world and handing on every panic that happens
+//! outside of one. Where a panic happened is told to hooks only, hence the hook.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::sync::Once;
+
+/// What a hook heard of a panic.
+pub(crate) struct Words {
+    pub(crate) message: String,
+    pub(crate) location: Option<String>,
+}
+
+thread_local! {
+    static LISTENING: Cell<bool> = const { Cell::new(false) };
+    static LAST: RefCell<Option<Words>> = const { RefCell::new(None) };
+}
+
+/// Keeps panics of this OS thread for [`take`] while it lives, instead of printing them.
+pub(crate) struct Listener(());
+
+impl Listener {
+    pub(crate) fn new() -> Listener {
+        install_hook();
+        LISTENING.set(true);
+        Listener(())
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        LISTENING.set(false);
+    }
+}
+
+/// Returns what was heard of the last panic on this OS thread, or what its payload says.
+pub(crate) fn take(payload: Option<&(dyn Any + Send)>) -> Words {
+    let heard = LAST.take();
+    heard.unwrap_or_else(|| Words {
+        message: payload.and_then(text_of).unwrap_or("a panic without words").to_owned(),
+        location: None,
+    })
+}
+
+fn text_of(payload: &(dyn Any + Send)) -> Option<&str> {
+    match payload.downcast_ref::<&'static str>() {
+        Some(text) => Some(text),
+        None => payload.downcast_ref::<String>().map(String::as_str),
+    }
+}
+
+fn install_hook() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let previous = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let listening = LISTENING.try_with(Cell::get).unwrap_or(false);
+            let first = LAST.try_with(|last| last.borrow().is_none()).unwrap_or(false);
+            if !listening || !first {
+                // A second panic while the first unwinds ends the process: it must be seen.
+                previous(info);
+                return;
+            }
+            let message = text_of(info.payload()).unwrap_or("a panic without words").to_owned();
+            let location = info.location().map(ToString::to_string);
+            LAST.set(Some(Words { message, location }));
+        }));
+    });
+}

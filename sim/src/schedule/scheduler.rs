@@ -1,0 +1,313 @@
+//! The scheduler: runs a world's threads, one at a time, until all have ended or something went wrong.
+//!
+//! Owns the fibers and the loop that resumes them, and answers the questions of `tinylsm::sync` as its
+//! [`Host`]. A thread at a scheduling point decides itself who comes next, and goes on without a switch if
+//! that is it; otherwise it leaves the decision for the loop and suspends.
+//!
+//! After a failure the threads that are left are unwound, youngest first, with the trace frozen. A thread
+//! that would have to wait while it unwinds is leaked instead, and counted.
+
+use crate::coroutine::{self, Ended, Fiber, Paused, Resume};
+use crate::schedule::failure::Failure;
+use crate::schedule::panics;
+use crate::schedule::state::{BlockedOn, Next, State};
+use crate::schedule::strategy::ThreadId;
+use std::cell::RefCell;
+use std::io;
+use std::panic::Location;
+use std::sync::atomic::AtomicU64;
+use std::thread::panicking;
+use std::time::Duration;
+use tinylsm::sync::host::{End, Host, WaitKey, Waiters, Wake};
+
+/// Threads a world may start in all: far more than an engine needs, few enough for the stacks to fit.
+const THREADS_MAX: usize = 4_096;
+
+/// How often a thread that catches its own teardown is told again before it is leaked.
+const TEARDOWN_RESUMES_MAX: u32 = 1_000;
+
+/// Events of users are kept apart from the scheduler's own.
+const EVENT_USER: u64 = 1 << 32;
+
+/// Runs one world.
+pub(crate) struct Scheduler {
+    state: RefCell<State>,
+    /// Fibers of threads that were spawned since the loop looked last, in order of their numbers.
+    fresh: RefCell<Vec<Fiber>>,
+}
+
+/// How a world went.
+pub(crate) struct Verdict {
+    pub(crate) failure: Option<Failure>,
+    /// How many threads could not be unwound after the failure.
+    pub(crate) leaked: u32,
+}
+
+impl Scheduler {
+    pub(crate) fn new(state: State) -> Scheduler {
+        Scheduler { state: RefCell::new(state), fresh: RefCell::default() }
+    }
+
+    /// Lets `read` look at the state.
+    pub(crate) fn with_state<T>(&self, read: impl FnOnce(&mut State) -> T) -> T {
+        read(&mut self.state.borrow_mut())
+    }
+
+    /// Adds a thread; it runs when it is first chosen.
+    pub(crate) fn spawn_local(&self, name: &str, body: Box<dyn FnOnce()>) -> io::Result<ThreadId> {
+        if self.state.borrow().threads.len() >= THREADS_MAX {
+            return Err(io::Error::other("the world has as many threads as it may have"));
+        }
+        let fiber = Fiber::new(body)?;
+        self.fresh.borrow_mut().push(fiber);
+        Ok(self.state.borrow_mut().add_thread(name))
+    }
+
+    /// Runs every thread to its end.
+    pub(crate) fn run(&self) -> Verdict {
+        let mut fibers: Vec<Option<Fiber>> = Vec::new();
+        let failure = self.run_until_over(&mut fibers);
+        let leaked = match failure {
+            Some(_) => self.tear_down(&mut fibers),
+            None => 0,
+        };
+        assert!(fibers.iter().all(Option::is_none), "no thread outlives its world");
+        Verdict { failure, leaked }
+    }
+
+    fn run_until_over(&self, fibers: &mut Vec<Option<Fiber>>) -> Option<Failure> {
+        loop {
+            self.adopt(fibers);
+            let mut state = self.state.borrow_mut();
+            let next = match state.next.take() {
+                Some(next) => next,
+                None => state.decide(),
+            };
+            let thread = match next {
+                Next::Run(thread) => thread,
+                Next::Quiet => return None,
+                Next::Deadlock => return Some(Failure::Deadlock { graph: state.wait_graph() }),
+                Next::StepBound => {
+                    let (steps_max, graph) = (state.steps, state.wait_graph());
+                    return Some(Failure::StepBound { steps_max, graph });
+                }
+            };
+            state.current = Some(thread);
+            drop(state);
+            let slot = &mut fibers[thread as usize];
+            let paused = slot.as_mut().expect("who can run has a fiber").resume(Resume::Go);
+            if let Some(failure) = self.after(thread, paused, slot) {
+                return Some(failure);
+            }
+        }
+    }
+
+    /// Takes over the fibers of new threads.
+    fn adopt(&self, fibers: &mut Vec<Option<Fiber>>) {
+        let mut fresh = self.fresh.borrow_mut();
+        if !fresh.is_empty() {
+            fibers.extend(fresh.drain(..).map(Some));
+        }
+    }
+
+    /// Draws the consequences of a fiber's pause.
+    fn after(&self, thread: ThreadId, paused: Paused, slot: &mut Option<Fiber>) -> Option<Failure> {
+        let mut state = self.state.borrow_mut();
+        match paused {
+            Paused::Parked => return None,
+            Paused::Ended(Ended::Returned) => {
+                *slot = None;
+                state.end_thread(thread, End::Returned);
+                state.current = None;
+                return None;
+            }
+            Paused::Ended(Ended::Unwound) => unreachable!("nobody is torn down before the run is over"),
+            Paused::Ended(Ended::Panicked(payload)) => {
+                *slot = None;
+                state.end_thread(thread, End::Panicked);
+                let words = panics::take(Some(payload.as_ref()));
+                return Some(panic_failure(&state, thread, words, None));
+            }
+            Paused::Stranded => {}
+        }
+        let graph = state.wait_graph();
+        let waits = graph.threads.iter().find(|waiting| waiting.thread == thread);
+        let stranded = waits.and_then(|waiting| waiting.waits_for.clone());
+        Some(panic_failure(&state, thread, panics::take(None), stranded.or(Some(String::new()))))
+    }
+
+    /// Unwinds what is left of a failed world; returns how many threads had to be leaked.
+    fn tear_down(&self, fibers: &mut Vec<Option<Fiber>>) -> u32 {
+        self.state.borrow_mut().tearing_down = true;
+        let mut leaked = 0;
+        // Unwinding threads may still spawn; such a thread never starts and is unwound in a further round.
+        loop {
+            self.adopt(fibers);
+            let Some(thread) = fibers.iter().rposition(Option::is_some) else { return leaked };
+            let fiber = fibers[thread].take().expect("rposition found it");
+            self.state.borrow_mut().current = Some(thread as ThreadId);
+            if !unwind_fiber(fiber) {
+                leaked += 1;
+            }
+            self.state.borrow_mut().end_thread_in_teardown(thread as ThreadId);
+        }
+    }
+
+    /// Returns the running thread, if a thread may wait or give way here.
+    ///
+    /// `None` in the scheduler's own code, where values of threads may be dropped.
+    fn running(&self) -> Option<ThreadId> {
+        if coroutine::running() { self.state.borrow().current } else { None }
+    }
+
+    /// Waits until the state makes the running thread runnable again.
+    fn wait(&self, on: BlockedOn, timeout_ns: Option<u64>, at: &'static Location<'static>) -> Wake {
+        let thread = self.running().expect("the scheduler itself never waits");
+        let mut state = self.state.borrow_mut();
+        let tearing_down = state.tearing_down;
+        if !tearing_down {
+            state.block(thread, on, timeout_ns, at);
+        }
+        drop(state);
+        match (panicking(), tearing_down) {
+            (true, _) => coroutine::strand(),
+            (false, true) => coroutine::unwind(),
+            (false, false) => coroutine::suspend(),
+        }
+        self.state.borrow().threads[thread as usize].woken
+    }
+
+    /// Adds a user's event to the trace.
+    pub(crate) fn event(&self, kind: u32, values: &[u64]) {
+        let mut state = self.state.borrow_mut();
+        if state.tearing_down {
+            return;
+        }
+        state.trace.event(EVENT_USER | u64::from(kind), values);
+        if state.trace.keeps() {
+            let (now_ns, thread) = (state.now_ns, state.current);
+            state.trace.keep(now_ns, thread, format!("event {kind} {values:?}"));
+        }
+    }
+
+    /// Keeps a remark beside the last event, if that is kept.
+    pub(crate) fn note(&self, text: impl FnOnce() -> String) {
+        let wanted = {
+            let state = self.state.borrow();
+            !state.tearing_down && state.trace.keeps()
+        };
+        if wanted {
+            // Made before the state is borrowed: it may ask for the time.
+            let text = text();
+            let mut state = self.state.borrow_mut();
+            let (now_ns, thread) = (state.now_ns, state.current);
+            state.trace.keep(now_ns, thread, text);
+        }
+    }
+}
+
+/// Unwinds a fiber; `false` if it had to be leaked.
+fn unwind_fiber(mut fiber: Fiber) -> bool {
+    for _ in 0..TEARDOWN_RESUMES_MAX {
+        match fiber.resume(Resume::Unwind) {
+            Paused::Parked => {}
+            Paused::Stranded => return false,
+            // A destructor's panic is not news: the world has failed already.
+            Paused::Ended(_) => return true,
+        }
+    }
+    false
+}
+
+fn panic_failure(state: &State, thread: ThreadId, words: panics::Words, stranded: Option<String>) -> Failure {
+    Failure::Panic {
+        thread: state.threads[thread as usize].name.clone(),
+        message: words.message,
+        location: words.location,
+        stranded,
+    }
+}
+
+/// Virtual durations saturate: 584 years are for ever.
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Host for Scheduler {
+    fn yield_point(&self, site: &'static str) {
+        let Some(thread) = self.running() else { return };
+        if panicking() {
+            return;
+        }
+        let mut state = self.state.borrow_mut();
+        if state.tearing_down {
+            drop(state);
+            coroutine::unwind();
+        }
+        state.threads[thread as usize].site = site;
+        let next = state.decide();
+        if next == Next::Run(thread) {
+            return;
+        }
+        state.next = Some(next);
+        drop(state);
+        coroutine::suspend();
+    }
+
+    fn id(&self, slot: &AtomicU64) -> u64 {
+        self.state.borrow_mut().id(slot)
+    }
+
+    fn block(&self, key: WaitKey, timeout: Option<Duration>, at: &'static Location<'static>) -> Wake {
+        self.wait(BlockedOn::Key(key), timeout.map(nanoseconds), at)
+    }
+
+    fn wake(&self, key: WaitKey, waiters: Waiters) {
+        let mut state = self.state.borrow_mut();
+        if !state.tearing_down {
+            state.wake(key, waiters);
+        }
+    }
+
+    fn locked(&self, id: u64, at: &'static Location<'static>) {
+        self.state.borrow_mut().locked(id, at);
+    }
+
+    fn unlocked(&self, id: u64) {
+        let mut state = self.state.borrow_mut();
+        if !state.tearing_down {
+            state.unlocked(id);
+        }
+    }
+
+    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<u64> {
+        self.spawn_local(name, body).map(u64::from)
+    }
+
+    fn end_of(&self, thread: u64) -> Option<End> {
+        self.state.borrow().end_of(thread)
+    }
+
+    #[track_caller]
+    fn sleep(&self, duration: Duration) {
+        let at = Location::caller();
+        let thread = self.running().expect("the scheduler itself never sleeps");
+        let duration_ns = nanoseconds(duration);
+        let mut state = self.state.borrow_mut();
+        let until_ns = state.now_ns.saturating_add(duration_ns);
+        let alone = !state.tearing_down && state.sleeps_alone(thread, until_ns);
+        if alone {
+            state.now_ns = until_ns;
+        }
+        drop(state);
+        if alone {
+            self.yield_point("sleep");
+        } else {
+            self.wait(BlockedOn::Sleep, Some(duration_ns), at);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.state.borrow().now_ns
+    }
+}

@@ -1,0 +1,8 @@
+//! One world: a database, its clients and its accidents, decided by a tape and judged by oracles.
+
+pub mod client;
+pub mod model;
+pub mod oracle;
+pub mod run;
+pub mod story;
+pub mod swarm;

@@ -1,0 +1,91 @@
+//! Running one world from its seed.
+
+use crate::disk::{DiskEvent, Profile, SimDisk};
+use crate::schedule::{self, Options, World};
+use crate::tape::Tape;
+use crate::trace::{Entry, Keep};
+use crate::world::client::Violation;
+use crate::world::story::{self, Tale};
+use std::sync::Arc;
+
+/// How a world ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The seed it came from.
+    pub seed: u64,
+    /// Its kind of disk.
+    pub profile: Profile,
+    /// The broken law, if one was.
+    pub violation: Option<Violation>,
+    /// What happened.
+    pub tale: Tale,
+    /// The trace's hash.
+    pub hash: u64,
+    /// Scheduling decisions.
+    pub steps: u64,
+    /// Virtual time, in nanoseconds.
+    pub now_ns: u64,
+    /// The readable trace, if it was kept.
+    pub entries: Vec<Entry>,
+}
+
+/// Runs the world of a seed.
+pub fn run(seed: u64, profile: Profile, keep: Keep) -> Ended {
+    run_tape(seed, Tape::from_seed(seed), profile, keep)
+}
+
+/// Runs the world of a tape; `seed` only names it.
+pub fn run_tape(seed: u64, tape: Tape, profile: Profile, keep: Keep) -> Ended {
+    let options = Options { keep, ..Options::default() };
+    let choices = tape.clone();
+    let outcome = World::run(tape, options, move || story::tell(&choices, profile, watch));
+    let tale = outcome.value.unwrap_or_default();
+    let violation = match (&outcome.failure, &tale.violation) {
+        (Some(failure), _) => Some(Violation { oracle: oracle_of(failure), message: failure.to_string() }),
+        (None, violation) => violation.clone(),
+    };
+    Ended {
+        seed,
+        profile,
+        violation,
+        tale,
+        hash: outcome.trace.hash(),
+        steps: outcome.steps,
+        now_ns: outcome.now_ns,
+        entries: outcome.trace.entries().to_vec(),
+    }
+}
+
+fn oracle_of(failure: &schedule::Failure) -> &'static str {
+    match failure {
+        schedule::Failure::Panic { .. } => "no panic",
+        schedule::Failure::Deadlock { .. } | schedule::Failure::StepBound { .. } => "liveness",
+    }
+}
+
+/// Writes what a disk does into the world's trace.
+fn watch(disk: &SimDisk) {
+    disk.observe(Arc::new(|event: &DiskEvent<'_>| {
+        let name = event.path.file_name().map_or(0, |name| hash_of(name.as_encoded_bytes()));
+        let failed = u64::from(event.error.is_some());
+        schedule::event(0xD15C, &[event.op as u64, name, event.offset, event.len, failed]);
+        schedule::note(|| {
+            let mut text = format!("{} {}", event.op.name(), event.path.display());
+            if let Some(to) = event.to {
+                text += &format!(" -> {}", to.display());
+            }
+            text += &format!(" @{} +{}", event.offset, event.len);
+            if let Some(error) = event.error {
+                text += &format!(" FAILED {error:?}");
+            }
+            text
+        });
+    }));
+}
+
+/// FNV-1a: the trace needs equal numbers for equal names, nothing more.
+fn hash_of(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xCBF2_9CE4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
+}

@@ -1,0 +1,515 @@
+//! A world's story: lives of one database on one disk, each ending in an accident, each beginning with a check.
+//!
+//! A life is: open (perhaps cut short by another loss of power, more than once), judge what was recovered, let
+//! clients and a photographer loose, end by loss of power, by walking away, or by closing. What ends a life by loss
+//! of power is a change of the disk drawn beforehand, so it hits inside operations, jobs and recoveries alike. After
+//! the last life all faults are healed and the database must work, be idle within bounds, and leave no file behind.
+
+use crate::disk::{FaultPlan, LatencyPlan, Profile, SimDisk};
+use crate::tape::{Label, Tape};
+use crate::world::client::{Client, Judge, Violation};
+use crate::world::model::{Content, Model};
+use crate::world::oracle;
+use crate::world::swarm::Swarm;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tinylsm::sync::{JoinHandle, spawn};
+use tinylsm::vfs::Vfs;
+use tinylsm::{Background, Db, ErrorKind, Keyspace, KeyspaceOptions, Stats};
+
+const DIRECTORY: &str = "/db";
+
+/// What a world did.
+#[derive(Clone, Debug, Default)]
+pub struct Tale {
+    /// The first broken law.
+    pub violation: Option<Violation>,
+    /// Losses of power, those inside recoveries included.
+    pub crashes_count: u64,
+    /// Databases opened on what an accident left, images included.
+    pub recoveries_count: u64,
+    /// Deeds of clients.
+    pub deeds_count: u64,
+    /// How often each rare event happened.
+    pub events: BTreeMap<&'static str, u64>,
+    /// What was decided before it began, as text.
+    pub character: String,
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// The power goes, at a drawn change of the disk or when all clients are done.
+    PowerLoss,
+    /// The handles are dropped without a word.
+    WalkAway,
+    /// The database is closed.
+    Close,
+}
+
+struct Story {
+    tape: Tape,
+    swarm: Arc<Swarm>,
+    disk: SimDisk,
+    profile: Profile,
+    judge: Arc<Mutex<Judge>>,
+    tale: Tale,
+}
+
+/// Tells the story of a tape; call inside a world of `schedule`.
+pub fn tell(tape: &Tape, profile: Profile, dress: impl Fn(&SimDisk)) -> Tale {
+    let swarm = Arc::new(Swarm::draw(tape));
+    let disk = SimDisk::new(profile, tape.clone());
+    let judge = Judge {
+        model: Model::default(),
+        observations: Vec::new(),
+        violation: None,
+        writes_count: 0,
+        deeds_count: 0,
+    };
+    let tale = Tale { character: format!("{swarm:#?}"), ..Tale::default() };
+    let judge = Arc::new(Mutex::new(judge));
+    let mut story = Story { tape: tape.clone(), swarm, disk, profile, judge, tale };
+    dress(&story.disk);
+    if let Err(violation) = story.live_all(&dress) {
+        story.tale.violation = Some(violation);
+    }
+    story.tale.deeds_count = story.judge.lock().deeds_count;
+    story.note_disk();
+    story.tale
+}
+
+impl Story {
+    fn live_all(&mut self, dress: &impl Fn(&SimDisk)) -> Result<(), Violation> {
+        let mut is_first = true;
+        for _ in 0..self.swarm.lives_count {
+            let ending = *self.tape.pick(
+                Label::Crash,
+                &[Ending::PowerLoss, Ending::PowerLoss, Ending::PowerLoss, Ending::WalkAway, Ending::Close],
+            );
+            self.prepare_disk();
+            let Some(db) = self.open_through_accidents(is_first, dress)? else { continue };
+            is_first = false;
+            let Some(keyspaces) = self.keyspaces_of(&db)? else {
+                self.end(db, Ending::PowerLoss, dress)?;
+                continue;
+            };
+            if ending == Ending::PowerLoss {
+                self.disk.power_off_after(1 + self.tape.magnitude(Label::Crash, 10));
+            }
+            self.let_clients_loose(&db, &keyspaces)?;
+            drop(keyspaces);
+            self.end(db, ending, dress)?;
+        }
+        self.come_to_rest(is_first, dress)
+    }
+
+    /// Sets latencies and faults for a life.
+    fn prepare_disk(&mut self) {
+        let latency = *self.tape.pick(Label::Latency, &[0u8, 1, 1, 2]);
+        self.disk.set_latency(match latency {
+            0 => LatencyPlan::none(),
+            1 => LatencyPlan::fast(),
+            _ => LatencyPlan::slow(),
+        });
+        let mut faults = FaultPlan {
+            stall: if self.tape.chance(Label::Options, 1, 4) { 5_000 } else { 0 },
+            stall_ns_max: 3_000_000_000,
+            short_read: if self.tape.chance(Label::Options, 1, 4) { 50_000 } else { 0 },
+            refuses_allocation: self.tape.chance(Label::Options, 1, 8),
+            wall_jump: if self.tape.chance(Label::Options, 1, 6) { 20_000 } else { 0 },
+            wall_jump_ms_max: 100_000_000,
+            ..FaultPlan::default()
+        };
+        let mut space = None;
+        if self.swarm.has_faults {
+            let rate = |high: u32| if self.tape.chance(Label::Options, 1, 3) { high } else { 0 };
+            faults.sync = rate(4_000);
+            faults.sync_dir = rate(8_000);
+            faults.append = rate(3_000);
+            faults.read = rate(3_000);
+            faults.open = rate(3_000);
+            faults.create = rate(8_000);
+            faults.rename = rate(20_000);
+            faults.remove = rate(30_000);
+            if self.tape.chance(Label::Options, 1, 5) {
+                space = Some(20_000 + self.tape.below(Label::Options, 200_000));
+            }
+        }
+        self.disk.set_faults(faults);
+        self.disk.set_space(space);
+    }
+
+    fn builder(&self, disk: &SimDisk, background: Background) -> tinylsm::DbBuilder {
+        Db::builder(DIRECTORY)
+            .vfs(Arc::new(disk.clone()))
+            .options(self.swarm.options.clone())
+            .background(background)
+    }
+
+    /// Opens the database; the power may go while it does, several times. `None` if faults keep it shut.
+    fn open_through_accidents(
+        &mut self,
+        is_first: bool,
+        dress: &impl Fn(&SimDisk),
+    ) -> Result<Option<Db>, Violation> {
+        for attempt in 0..5 {
+            let has_accident = attempt < 3 && self.tape.chance(Label::Crash, 1, 4);
+            if has_accident {
+                self.disk.power_off_after(1 + self.tape.below(Label::Crash, 30));
+            }
+            let opened = self.builder(&self.disk, self.swarm.background).open();
+            match opened {
+                Ok(db) => {
+                    self.tale.recoveries_count += u64::from(!is_first);
+                    self.disk.power_off_after(u64::MAX);
+                    if self.disk.is_off() {
+                        drop(db);
+                        self.lose_power("power lost at the end of recovery", dress);
+                        continue;
+                    }
+                    match self.judge_recovery(&db) {
+                        Ok(()) => return Ok(Some(db)),
+                        Err(_) if self.disk.is_off() => {
+                            drop(db);
+                            self.lose_power("power lost behind recovery", dress);
+                        }
+                        Err(violation) => return Err(violation),
+                    }
+                }
+                Err(_) if self.disk.is_off() => self.lose_power("power lost in recovery", dress),
+                Err(error) => {
+                    let kinds = [ErrorKind::Io, ErrorKind::NoSpace];
+                    if !self.swarm.has_faults || !kinds.contains(&error.kind()) {
+                        return Err(violation("recovery", format!("open failed: {error:?}")));
+                    }
+                    self.tale.count("open failed by a fault");
+                    if attempt >= 2 {
+                        self.disk.heal();
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn lose_power(&mut self, event: &'static str, dress: &impl Fn(&SimDisk)) {
+        self.tale.count(event);
+        self.tale.crashes_count += 1;
+        self.next_disk(dress);
+        let profile = self.profile;
+        let mut judge = self.judge.lock();
+        let model = &mut judge.model;
+        if profile != Profile::Kill {
+            model.process_floor = model.durable_floor;
+        }
+    }
+
+    /// Goes on with what the crash left.
+    fn next_disk(&mut self, dress: &impl Fn(&SimDisk)) {
+        self.note_disk();
+        self.disk = self.disk.image();
+        dress(&self.disk);
+        self.prepare_disk();
+    }
+
+    fn note_disk(&mut self) {
+        for (name, count) in self.disk.counters() {
+            *self.tale.events.entry(name).or_default() += count;
+        }
+    }
+
+    /// Compares what was recovered with the model and goes on with what it decided.
+    fn judge_recovery(&self, db: &Db) -> Result<(), Violation> {
+        let (seq, contents) = self.read_all(db)?;
+        let mut judge = self.judge.lock();
+        let model = &judge.model;
+        // A failed sync may take back what the system had accepted, so only synced commits are owed then.
+        let floor = if self.swarm.has_faults { model.durable_floor } else { model.process_floor };
+        judge.model = judge_content(model, seq, floor, &contents)?;
+        Ok(())
+    }
+
+    /// Reads everything, both ways and key by key.
+    fn read_all(&self, db: &Db) -> Result<(u64, BTreeMap<u32, Content>), Violation> {
+        let seq = db.last_seq().get();
+        let mut contents: BTreeMap<u32, Content> = (0..self.swarm.keyspaces.len())
+            .map(|id| (u32::try_from(id).expect("a few"), Content::new()))
+            .collect();
+        for (id, name) in db.keyspaces().iter().enumerate() {
+            let keyspace = db.keyspace(name).map_err(|error| self.unreadable(&error))?;
+            let content = self.read_keyspace(&keyspace)?;
+            contents.insert(u32::try_from(id).expect("a few"), content);
+        }
+        Ok((seq, contents))
+    }
+
+    fn read_keyspace(&self, keyspace: &Keyspace) -> Result<Content, Violation> {
+        let faulty = |error: &tinylsm::Error| self.unreadable(error);
+        // Injected read errors are retried: the disk says that they pass.
+        for _ in 0..20 {
+            let forwards: Result<Vec<_>, _> = keyspace.iter().map_err(|e| faulty(&e))?.collect();
+            let backwards: Result<Vec<_>, _> = keyspace.iter().map_err(|e| faulty(&e))?.rev().collect();
+            let (forwards, mut backwards) = match (forwards, backwards) {
+                (Ok(forwards), Ok(backwards)) => (forwards, backwards),
+                (Err(error), _) | (_, Err(error)) => {
+                    if self.swarm.has_faults && error.kind() == ErrorKind::Io && !self.disk.is_off() {
+                        continue;
+                    }
+                    return Err(faulty(&error));
+                }
+            };
+            backwards.reverse();
+            if forwards != backwards {
+                return Err(violation(
+                    "both ways",
+                    "a scan backwards is not the scan forwards reversed".into(),
+                ));
+            }
+            for (key, value) in forwards.iter().step_by(3) {
+                match keyspace.get(key) {
+                    Ok(found) if found.as_ref() == Some(value) => {}
+                    Ok(found) => {
+                        let message = format!("get of {key:?} gives {found:?}, the scan gave {value:?}");
+                        return Err(violation("get and scan", message));
+                    }
+                    Err(error) if self.swarm.has_faults && error.kind() == ErrorKind::Io => {}
+                    Err(error) => return Err(faulty(&error)),
+                }
+            }
+            return Ok(forwards.into_iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect());
+        }
+        Ok(Content::new())
+    }
+
+    fn unreadable(&self, error: &tinylsm::Error) -> Violation {
+        violation("recovery", format!("a recovered database cannot be read: {error:?}"))
+    }
+
+    /// Finds or creates the world's keyspaces. `None` if the disk is in the way.
+    fn keyspaces_of(&self, db: &Db) -> Result<Option<Vec<Keyspace>>, Violation> {
+        let mut keyspaces = vec![db.default_keyspace().clone()];
+        for (number, options) in self.swarm.keyspaces.iter().enumerate().skip(1) {
+            let name = format!("keyspace{number}");
+            let options: KeyspaceOptions = options.clone();
+            let opened = match db.keyspace(&name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => db.create_keyspace(&name, options),
+                other => other,
+            };
+            match opened {
+                Ok(keyspace) => keyspaces.push(keyspace),
+                Err(_) if self.swarm.has_faults || self.disk.is_off() => return Ok(None),
+                Err(error) => return Err(violation("error honesty", format!("create_keyspace: {error:?}"))),
+            }
+        }
+        Ok(Some(keyspaces))
+    }
+
+    fn let_clients_loose(&mut self, db: &Db, keyspaces: &[Keyspace]) -> Result<(), Violation> {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut threads: Vec<JoinHandle> = Vec::new();
+        for number in 0..self.swarm.clients_count {
+            let disk = self.disk.clone();
+            let client = Client::new(
+                self.tape.clone(),
+                Arc::clone(&self.swarm),
+                Arc::clone(&self.judge),
+                db.clone(),
+                keyspaces.to_vec(),
+                Arc::new(move || disk.is_off()),
+            );
+            let thread = spawn(&format!("client-{number}"), move || client.run());
+            threads.push(thread.map_err(|error| violation("world", format!("no thread: {error}")))?);
+        }
+        for _ in 0..self.swarm.images_count {
+            self.disk.sleep(Duration::from_nanos(1 + self.tape.magnitude(Label::Crash, 24)));
+            if self.disk.is_off() {
+                break;
+            }
+            self.take_image()?;
+        }
+        let all_went_well = threads.into_iter().map(JoinHandle::join).fold(true, |all, one| all && one);
+        is_over.store(true, Ordering::Relaxed);
+        if !all_went_well {
+            return Err(violation("panic", "a client panicked".into()));
+        }
+        self.judge_observations(keyspaces)
+    }
+
+    /// Recovers a crash image on the side and judges it, while the original runs on.
+    fn take_image(&mut self) -> Result<(), Violation> {
+        let (image, floors) = {
+            let judge = self.judge.lock();
+            (self.disk.image(), (judge.model.durable_floor, judge.model.process_floor))
+        };
+        let floor = if self.profile == Profile::Kill && !self.swarm.has_faults { floors.1 } else { floors.0 };
+        self.tale.recoveries_count += 1;
+        self.tale.count("crash image recovered on the side");
+        let db = self
+            .builder(&image, Background::Manual)
+            .open()
+            .map_err(|error| violation("recovery", format!("a crash image does not open: {error:?}")))?;
+        let (seq, contents) = self.read_all(&db)?;
+        let judged = {
+            let judge = self.judge.lock();
+            judge_content(&judge.model, seq, floor, &contents).map(drop)
+        };
+        judged?;
+        // The same image again: recovery must come to the same end.
+        drop(db);
+        let again = self.builder(&image, Background::Manual).open().map_err(|error| {
+            violation("recovery", format!("a recovered image does not open again: {error:?}"))
+        })?;
+        let (again_seq, again_contents) = self.read_all(&again)?;
+        if (again_seq, &again_contents) != (seq, &contents) {
+            let message = format!("recovered to {seq} first and to {again_seq} again, or to other content");
+            return Err(violation("recovery is idempotent", message));
+        }
+        Ok(())
+    }
+
+    fn judge_observations(&self, keyspaces: &[Keyspace]) -> Result<(), Violation> {
+        let mut judge = self.judge.lock();
+        if let Some(violation) = judge.violation.clone() {
+            return Err(violation);
+        }
+        let observations = std::mem::take(&mut judge.observations);
+        // With commits in doubt a reader may have seen what has no number yet; those are judged by recovery.
+        if judge.model.has_open() {
+            return Ok(());
+        }
+        for observation in &observations {
+            let options = keyspaces[observation.keyspace as usize].options();
+            let is_reverse = options.comparator != tinylsm::base::comparator::BYTEWISE_NAME;
+            oracle::judge(&judge.model, observation, is_reverse)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a life.
+    fn end(&mut self, db: Db, ending: Ending, dress: &impl Fn(&SimDisk)) -> Result<(), Violation> {
+        self.note_stats(&db.stats());
+        if ending == Ending::PowerLoss || self.disk.is_off() {
+            self.disk.power_off();
+            drop(db);
+            self.lose_power("power lost in a life", dress);
+            return Ok(());
+        }
+        if ending == Ending::WalkAway {
+            drop(db);
+            self.tale.count("handles dropped without a word");
+            return Ok(());
+        }
+        let last_seq = db.last_seq().get();
+        match db.close() {
+            Ok(()) => {
+                let mut judge = self.judge.lock();
+                judge.model.durable_floor = last_seq;
+                judge.model.process_floor = last_seq;
+                drop(judge);
+                self.tale.count("closed");
+                Ok(())
+            }
+            Err(_) if self.disk.is_off() => {
+                self.lose_power("power lost in closing", dress);
+                Ok(())
+            }
+            Err(_) if self.swarm.has_faults => Ok(()),
+            Err(error) => Err(violation("error honesty", format!("close failed: {error:?}"))),
+        }
+    }
+
+    fn note_stats(&mut self, stats: &Stats) {
+        let levels = stats.keyspaces.iter().flat_map(|keyspace| keyspace.levels.iter().enumerate());
+        let deepest = levels.filter(|(_, level)| level.files > 0).map(|(depth, _)| depth).max().unwrap_or(0);
+        let noted = [
+            ("flushed", stats.flushes),
+            ("compacted", stats.compactions),
+            ("moved a table down", stats.trivial_moves),
+            ("rolled the manifest", stats.manifests_rolled),
+            ("cut a torn tail", stats.torn_tails_cut),
+            ("writers stalled", stats.stalls),
+            ("reader held an obsolete table", stats.obsolete_tables as u64),
+            ("tables on level 2 or deeper", u64::from(deepest >= 2)),
+        ];
+        for (name, count) in noted {
+            if count > 0 {
+                *self.tale.events.entry(name).or_default() += count;
+            }
+        }
+    }
+
+    /// All faults are over: the database opens, writes, comes to rest and leaves no file behind.
+    fn come_to_rest(&mut self, is_first: bool, dress: &impl Fn(&SimDisk)) -> Result<(), Violation> {
+        self.disk.heal();
+        self.disk.set_latency(LatencyPlan::none());
+        self.disk.power_off_after(u64::MAX);
+        if self.disk.is_off() {
+            self.lose_power("power lost before rest", dress);
+            self.disk.heal();
+            self.disk.set_latency(LatencyPlan::none());
+        }
+        let sound =
+            |what: &'static str, error: tinylsm::Error| violation("liveness", format!("{what}: {error:?}"));
+        let db = self.builder(&self.disk, self.swarm.background).open().map_err(|e| sound("open", e))?;
+        self.tale.recoveries_count += u64::from(!is_first);
+        self.judge_recovery(&db)?;
+        let id = self.judge.lock().model.begin(vec![((0, b"rest".to_vec()), Some(b"at last".to_vec()))]);
+        let seq = db.put("rest", "at last").map_err(|e| sound("put", e))?;
+        self.judge
+            .lock()
+            .model
+            .commit(id, seq.get())
+            .map_err(|message| violation("sequence numbers", message))?;
+        self.judge.lock().model.process_floor = seq.get();
+        self.judge.lock().model.durable_floor = seq.get();
+        db.flush().map_err(|e| sound("flush", e))?;
+        db.compact_range(db.default_keyspace(), ..).map_err(|e| sound("compact_range", e))?;
+        db.wait_idle().map_err(|e| sound("wait_idle", e))?;
+        self.judge_recovery(&db)?;
+        db.verify().map_err(|e| sound("verify", e))?;
+        let stats = db.stats();
+        self.note_stats(&stats);
+        let listed = self.disk.read_dir(Path::new(DIRECTORY)).map_err(|e| sound("read_dir", e))?;
+        let listed: Vec<String> = listed.into_iter().map(|entry| entry.name).collect();
+        if listed != stats.live_files {
+            let message =
+                format!("at rest the directory has {listed:?}, the database says {:?}", stats.live_files);
+            return Err(violation("directory is the live set", message));
+        }
+        db.close().map_err(|e| sound("close", e))?;
+        let reader = self
+            .builder(&self.disk, self.swarm.background)
+            .open_read_only()
+            .map_err(|e| sound("reopen", e))?;
+        self.judge_recovery(&reader)
+    }
+}
+
+impl Tale {
+    fn count(&mut self, event: &'static str) {
+        *self.events.entry(event).or_default() += 1;
+    }
+}
+
+fn violation(oracle: &'static str, message: String) -> Violation {
+    Violation { oracle, message }
+}
+
+/// Judges recovered contents: at least up to `floor`, and exactly a prefix. Returns the model of that prefix.
+fn judge_content(
+    model: &Model,
+    seq: u64,
+    floor: u64,
+    contents: &BTreeMap<u32, Content>,
+) -> Result<Model, Violation> {
+    if seq < floor {
+        let message = format!("recovered to number {seq}, but {floor} was acknowledged as durable");
+        return Err(violation("durability", message));
+    }
+    model.settle(seq, contents).map_err(|message| violation("exact prefix", message))
+}
