@@ -275,12 +275,13 @@ mod tests {
     fn a_dropped_fiber_is_leaked_not_unwound() {
         let drops = Rc::new(Cell::new(0));
         let counted = Counted(Rc::clone(&drops));
-        let mut suspended = fiber(move || {
-            let _counted = counted;
-            strand();
-        });
-        assert!(matches!(suspended.resume(Resume::Go), Paused::Stranded));
-        drop(suspended);
+        {
+            let mut stranded = fiber(move || {
+                let _counted = counted;
+                strand();
+            });
+            assert!(matches!(stranded.resume(Resume::Go), Paused::Stranded));
+        }
         assert_eq!(drops.get(), 0);
     }
 

@@ -6,10 +6,8 @@
 //! stories of databases on it and judges them.
 
 mod coroutine;
-pub mod disk;
 #[cfg(madsim)]
 pub mod envelope;
 pub mod schedule;
 pub mod tape;
 pub mod trace;
-pub mod world;

@@ -15,6 +15,7 @@ use crate::db::state::{Book, Core, Counters, Generation, KeyspaceTree, LiveTable
 use crate::format::names::FileName;
 use crate::read::tree::Tables;
 use crate::version::edit::Change;
+use crate::vfs::Vfs;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -156,6 +157,7 @@ impl Core {
             Err(error) => self.note_failure(&mut book, error),
         }
         drop(book);
+        self.check_directory();
         self.changed.notify_all();
         result
     }

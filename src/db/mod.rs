@@ -12,6 +12,7 @@ pub mod range;
 pub mod snapshot;
 pub mod stats;
 
+mod directory;
 mod jobs;
 mod opening;
 mod state;
@@ -24,6 +25,7 @@ use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
 use crate::db::batch::WriteBatch;
+use crate::db::directory::FinalDirSync;
 use crate::db::iter::Iter;
 use crate::db::keyspace::Keyspace;
 use crate::db::opening::OpenRequest;
@@ -532,7 +534,7 @@ impl DbBuilder {
     fn request(self, is_read_only: bool) -> OpenRequest {
         OpenRequest {
             directory: self.path,
-            vfs: self.vfs.unwrap_or_else(|| Arc::new(OsVfs::new())),
+            vfs: Arc::new(FinalDirSync::new(self.vfs.unwrap_or_else(|| Arc::new(OsVfs::new())))),
             options: self.options,
             comparators: self.comparators,
             background: self.background,

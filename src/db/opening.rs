@@ -16,6 +16,7 @@ use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::cache::BlockCache;
 use crate::compaction::output::open_table;
+use crate::db::directory::FinalDirSync;
 use crate::db::options::{Background, Comparators, KeyspaceOptions, Options};
 use crate::db::state::{
     Book, Core, Counters, Generation, KeyspaceInfo, KeyspaceTree, Leader, LiveTable, State,
@@ -43,7 +44,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 /// Everything a builder gathered.
 pub(crate) struct OpenRequest {
     pub directory: PathBuf,
-    pub vfs: Arc<dyn Vfs>,
+    pub vfs: Arc<FinalDirSync>,
     pub options: Options,
     pub comparators: Comparators,
     pub background: Background,

@@ -13,6 +13,7 @@ use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::cache::BlockCache;
+use crate::db::directory::FinalDirSync;
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
@@ -117,7 +118,7 @@ impl Book {
 
 /// The heart of a database; shared by handles and threads.
 pub(crate) struct Core {
-    pub vfs: Arc<dyn Vfs>,
+    pub vfs: Arc<FinalDirSync>,
     pub directory: PathBuf,
     pub options: Options,
     pub comparators: Comparators,
@@ -254,6 +255,13 @@ impl Core {
         drop(book);
         self.changed.notify_all();
         error.clone()
+    }
+
+    /// Turns writing off if a sync of the directory has failed: no file can be given a name for sure any more.
+    pub(crate) fn check_directory(&self) {
+        if let Some(error) = self.vfs.failure() {
+            drop(self.poison(&error));
+        }
     }
 
     /// Fails if the database takes no writes.

@@ -8,6 +8,7 @@ use crate::format::names::FileName;
 use crate::memtable::Memtable;
 use crate::sync::yield_point;
 use crate::version::edit::Change;
+use crate::vfs::Vfs;
 use crate::wal::Predecessor;
 use crate::wal::writer::WalWriter;
 use crate::write::commit::{Durability, Failure, Request, commit_group};
@@ -90,6 +91,7 @@ impl Core {
         let segment = created.inspect_err(|_| {
             // Nobody knows the file, if there is one; the old segment is as good as before.
             self.book.lock().removable.insert(FileName::Wal(number));
+            self.check_directory();
         })?;
         let mut manifest = self.manifest.lock();
         self.install(&mut manifest, vec![Change::WalOpened(number)])?;

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use tinylsm::base::error::{Error, Result};
 use tinylsm::vfs::{Advice, DirLock, LockMode, ReadFile, WriteFile};
 
+/// The event of reading a file that has no name any more.
+pub const READ_OF_REMOVED: &str = "read of a removed file";
+
 pub(in crate::disk) struct SimWriteFile {
     shared: Arc<Shared>,
     id: u64,
@@ -129,7 +132,12 @@ impl ReadFile for SimReadFile {
                 wanted -= usize::try_from(fewer).expect("fewer than a buffer");
             }
             let volume = shared.volume.lock();
-            Ok(volume.inode(self.id).read(&mut buffer[..wanted], offset))
+            let inode = volume.inode(self.id);
+            if inode.live_names == 0 {
+                // Legal on this disk, but not on every one: an engine keeps the names of what it reads.
+                shared.count(READ_OF_REMOVED, 1);
+            }
+            Ok(inode.read(&mut buffer[..wanted], offset))
         };
         let result = read();
         let len = result.as_ref().map_or(0, |&count| count as u64);

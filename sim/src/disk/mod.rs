@@ -18,6 +18,7 @@ mod volume;
 
 pub use crate::disk::event::{DiskEvent, DiskOp, Observer};
 pub use crate::disk::faults::{FaultPlan, Latency, LatencyPlan};
+pub use crate::disk::file::READ_OF_REMOVED;
 pub use crate::disk::profile::{FailedSync, Profile, SECTOR_LEN_BYTES};
 
 use crate::disk::faults::{MILLION, PerMillion};

@@ -81,6 +81,8 @@ pub struct Outcome<R> {
     pub failure: Option<Failure>,
     /// Everything that happened, as a fingerprint.
     pub trace: Trace,
+    /// The strategy that was drawn or asked for.
+    pub strategy: StrategyKind,
     /// Scheduling decisions made.
     pub steps: u64,
     /// Virtual time at the end, in nanoseconds.
@@ -109,15 +111,63 @@ impl World {
         assert!(!host::simulated(), "worlds do not nest");
         #[cfg(madsim)]
         if madsim::runtime::Handle::try_current().is_ok() {
-            return run_here(tape, options, main);
+            return World::run_here(tape, options, main);
         }
         // A fresh thread has fresh thread-locals, above all the keys of the standard library's hash maps.
         let thread = std::thread::Builder::new().name("world".to_owned());
-        let thread = thread.spawn(move || run_here(tape, options, main));
+        let thread = thread.spawn(move || World::run_here(tape, options, main));
         match thread.expect("the system has a thread for a world").join() {
             Ok(outcome) => outcome,
             Err(payload) => resume_unwind(payload),
         }
+    }
+
+    /// Runs a world like [`World::run`], but on the calling OS thread, which saves starting one.
+    ///
+    /// For fuzzers and tight loops over small worlds. Thread-locals survive from one world to the next, so
+    /// the run repeats itself only if nothing in it depends on them; the module
+    /// `envelope` has the check.
+    ///
+    /// # Panics
+    /// Inside a world, and if an earlier world on this OS thread leaked a thread in the midst of a panic.
+    pub fn run_here<R: 'static>(
+        tape: Tape,
+        options: Options,
+        main: impl FnOnce() -> R + 'static,
+    ) -> Outcome<R> {
+        assert!(!std::thread::panicking(), "a world begins on an OS thread that is not panicking");
+        assert!(!host::simulated(), "worlds do not nest");
+        let kind = options.strategy.unwrap_or_else(|| StrategyKind::draw(&tape));
+        let strategy = Strategy::draw(kind, &tape);
+        let state = State::new(tape, strategy, Trace::new(options.keep), options.steps_max);
+        let scheduler = Rc::new(Scheduler::new(state));
+        let value = Rc::new(RefCell::new(None));
+        let slot = Rc::clone(&value);
+        let main = move || {
+            let returned = main();
+            *slot.borrow_mut() = Some(returned);
+        };
+        scheduler.spawn_local("main", Box::new(main)).expect("the system has memory for a stack");
+
+        let hosted = host::install(Rc::clone(&scheduler) as Rc<dyn Host>);
+        SCHEDULER.set(Some(Rc::clone(&scheduler)));
+        let listener = Listener::new();
+        let verdict = scheduler.run();
+        drop(listener);
+        SCHEDULER.set(None);
+        drop(hosted);
+
+        let value = value.borrow_mut().take();
+        scheduler.with_state(|state| Outcome {
+            value,
+            failure: verdict.failure,
+            strategy: kind,
+            trace: std::mem::replace(&mut state.trace, Trace::new(Keep::Nothing)),
+            steps: state.steps,
+            now_ns: state.now_ns,
+            threads: state.threads.len() as u32,
+            leaked: verdict.leaked,
+        })
     }
 }
 
@@ -126,42 +176,9 @@ thread_local! {
     static SCHEDULER: RefCell<Option<Rc<Scheduler>>> = const { RefCell::new(None) };
 }
 
-/// Runs a world on this OS thread.
-fn run_here<R: 'static>(tape: Tape, options: Options, main: impl FnOnce() -> R + 'static) -> Outcome<R> {
-    let kind = options.strategy.unwrap_or_else(|| StrategyKind::draw(&tape));
-    let strategy = Strategy::draw(kind, &tape);
-    let state = State::new(tape, strategy, Trace::new(options.keep), options.steps_max);
-    let scheduler = Rc::new(Scheduler::new(state));
-    let value = Rc::new(RefCell::new(None));
-    let slot = Rc::clone(&value);
-    let main = move || {
-        let returned = main();
-        *slot.borrow_mut() = Some(returned);
-    };
-    scheduler.spawn_local("main", Box::new(main)).expect("the system has memory for a stack");
-
-    let hosted = host::install(Rc::clone(&scheduler) as Rc<dyn Host>);
-    SCHEDULER.set(Some(Rc::clone(&scheduler)));
-    let listener = Listener::new();
-    let verdict = scheduler.run();
-    drop(listener);
-    SCHEDULER.set(None);
-    drop(hosted);
-
-    let value = value.borrow_mut().take();
-    scheduler.with_state(|state| Outcome {
-        value,
-        failure: verdict.failure,
-        trace: std::mem::replace(&mut state.trace, Trace::new(Keep::Nothing)),
-        steps: state.steps,
-        now_ns: state.now_ns,
-        threads: state.threads.len() as u32,
-        leaked: verdict.leaked,
-    })
-}
-
 fn current() -> Option<Rc<Scheduler>> {
-    SCHEDULER.with_borrow(Clone::clone)
+    // None as well while the OS thread ends, when its thread-locals are gone.
+    SCHEDULER.try_with(|slot| slot.borrow().clone()).ok().flatten()
 }
 
 fn expect_current() -> Rc<Scheduler> {
@@ -201,7 +218,7 @@ pub fn join(thread: ThreadId) {
 
 /// Returns the running thread's number; `None` outside a world and in its scheduler.
 pub fn thread_id() -> Option<ThreadId> {
-    current()?.with_state(|state| state.current)
+    current()?.running()
 }
 
 /// Returns how many scheduling decisions were made; 0 outside a world.

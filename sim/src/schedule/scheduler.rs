@@ -12,7 +12,7 @@ use crate::schedule::failure::Failure;
 use crate::schedule::panics;
 use crate::schedule::state::{BlockedOn, Next, State};
 use crate::schedule::strategy::ThreadId;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::panic::Location;
 use std::sync::atomic::AtomicU64;
@@ -34,6 +34,8 @@ pub(crate) struct Scheduler {
     state: RefCell<State>,
     /// Fibers of threads that were spawned since the loop looked last, in order of their numbers.
     fresh: RefCell<Vec<Fiber>>,
+    /// Threads that were left behind with all they own.
+    leaked: Cell<u32>,
 }
 
 /// How a world went.
@@ -45,7 +47,7 @@ pub(crate) struct Verdict {
 
 impl Scheduler {
     pub(crate) fn new(state: State) -> Scheduler {
-        Scheduler { state: RefCell::new(state), fresh: RefCell::default() }
+        Scheduler { state: RefCell::new(state), fresh: RefCell::default(), leaked: Cell::new(0) }
     }
 
     /// Lets `read` look at the state.
@@ -67,12 +69,11 @@ impl Scheduler {
     pub(crate) fn run(&self) -> Verdict {
         let mut fibers: Vec<Option<Fiber>> = Vec::new();
         let failure = self.run_until_over(&mut fibers);
-        let leaked = match failure {
-            Some(_) => self.tear_down(&mut fibers),
-            None => 0,
-        };
+        if failure.is_some() {
+            self.tear_down(&mut fibers);
+        }
         assert!(fibers.iter().all(Option::is_none), "no thread outlives its world");
-        Verdict { failure, leaked }
+        Verdict { failure, leaked: self.leaked.get() }
     }
 
     fn run_until_over(&self, fibers: &mut Vec<Option<Fiber>>) -> Option<Failure> {
@@ -130,24 +131,25 @@ impl Scheduler {
             }
             Paused::Stranded => {}
         }
+        *slot = None;
+        self.leaked.set(self.leaked.get() + 1);
         let graph = state.wait_graph();
         let waits = graph.threads.iter().find(|waiting| waiting.thread == thread);
         let stranded = waits.and_then(|waiting| waiting.waits_for.clone());
         Some(panic_failure(&state, thread, panics::take(None), stranded.or(Some(String::new()))))
     }
 
-    /// Unwinds what is left of a failed world; returns how many threads had to be leaked.
-    fn tear_down(&self, fibers: &mut Vec<Option<Fiber>>) -> u32 {
+    /// Unwinds what is left of a failed world.
+    fn tear_down(&self, fibers: &mut Vec<Option<Fiber>>) {
         self.state.borrow_mut().tearing_down = true;
-        let mut leaked = 0;
         // Unwinding threads may still spawn; such a thread never starts and is unwound in a further round.
         loop {
             self.adopt(fibers);
-            let Some(thread) = fibers.iter().rposition(Option::is_some) else { return leaked };
+            let Some(thread) = fibers.iter().rposition(Option::is_some) else { return };
             let fiber = fibers[thread].take().expect("rposition found it");
             self.state.borrow_mut().current = Some(thread as ThreadId);
             if !unwind_fiber(fiber) {
-                leaked += 1;
+                self.leaked.set(self.leaked.get() + 1);
             }
             self.state.borrow_mut().end_thread_in_teardown(thread as ThreadId);
         }
@@ -156,7 +158,7 @@ impl Scheduler {
     /// Returns the running thread, if a thread may wait or give way here.
     ///
     /// `None` in the scheduler's own code, where values of threads may be dropped.
-    fn running(&self) -> Option<ThreadId> {
+    pub(crate) fn running(&self) -> Option<ThreadId> {
         if coroutine::running() { self.state.borrow().current } else { None }
     }
 
@@ -288,10 +290,13 @@ impl Host for Scheduler {
         self.state.borrow().end_of(thread)
     }
 
-    #[track_caller]
     fn sleep(&self, duration: Duration) {
         let at = Location::caller();
         let thread = self.running().expect("the scheduler itself never sleeps");
+        if panicking() {
+            // A sleep is never needed for what follows to be right, so a destructor's need not strand it.
+            return;
+        }
         let duration_ns = nanoseconds(duration);
         let mut state = self.state.borrow_mut();
         let until_ns = state.now_ns.saturating_add(duration_ns);

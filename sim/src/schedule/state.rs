@@ -461,7 +461,7 @@ impl State {
                 let thread = thread as ThreadId;
                 (format!("the end of thread {thread} '{}'", name(thread)), Some(thread))
             }
-            BlockedOn::Sleep => ("its sleep to end".to_owned(), None),
+            BlockedOn::Sleep => return (Some("its sleep to end".to_owned()), None),
         };
         (Some(format!("{text} at {at}")), by)
     }

@@ -5,7 +5,7 @@
 //! of power is a change of the disk drawn beforehand, so it hits inside operations, jobs and recoveries alike. After
 //! the last life all faults are healed and the database must work, be idle within bounds, and leave no file behind.
 
-use crate::disk::{FaultPlan, LatencyPlan, Profile, SimDisk};
+use crate::disk::{FaultPlan, LatencyPlan, Profile, READ_OF_REMOVED, SimDisk};
 use crate::tape::{Label, Tape};
 use crate::world::client::{Client, Judge, Violation};
 use crate::world::model::{Content, Model};
@@ -80,6 +80,10 @@ pub fn tell(tape: &Tape, profile: Profile, dress: impl Fn(&SimDisk)) -> Tale {
     }
     story.tale.deeds_count = story.judge.lock().deeds_count;
     story.note_disk();
+    if story.tale.violation.is_none() && story.tale.events.contains_key(READ_OF_REMOVED) {
+        let message = "a file was read after its name was removed".to_owned();
+        story.tale.violation = Some(Violation { oracle: "readers pin their files", message });
+    }
     story.tale
 }
 
@@ -412,6 +416,9 @@ impl Story {
                 judge.model.process_floor = last_seq;
                 drop(judge);
                 self.tale.count("closed");
+                if self.tape.chance(Label::Check, 1, 4) {
+                    self.damage_a_copy()?;
+                }
                 Ok(())
             }
             Err(_) if self.disk.is_off() => {
@@ -421,6 +428,61 @@ impl Story {
             Err(_) if self.swarm.has_faults => Ok(()),
             Err(error) => Err(violation("error honesty", format!("close failed: {error:?}"))),
         }
+    }
+
+    /// Flips one bit of a closed database: what is read is right, or an error that names the damaged file.
+    fn damage_a_copy(&mut self) -> Result<(), Violation> {
+        let copy = self.disk.copy();
+        let names = copy.read_dir(Path::new(DIRECTORY)).map_err(|error| self.unreadable(&error))?;
+        let name = &self.tape.pick(Label::Check, &names).name;
+        let path = Path::new(DIRECTORY).join(name);
+        let len = copy.metadata(&path).map_err(|error| self.unreadable(&error))?.len;
+        if len == 0 {
+            return Ok(());
+        }
+        let (at, bit) = (self.tape.below(Label::Check, len), self.tape.below(Label::Check, 8));
+        copy.flip_bit(&path, at, u8::try_from(bit).expect("below 8"))
+            .map_err(|error| self.unreadable(&error))?;
+        self.tale.count("read a damaged copy");
+        let names_the_file = |error: &tinylsm::Error| {
+            let kinds = [ErrorKind::Corruption, ErrorKind::Incompatible];
+            kinds.contains(&error.kind()) && error.file() == Some(path.as_path())
+        };
+        let broken =
+            |what: String| violation("no silent damage", format!("byte {at} bit {bit} of {name}: {what}"));
+        let db = match self.builder(&copy, Background::Manual).open_read_only() {
+            Ok(db) => db,
+            Err(error) if names_the_file(&error) => return Ok(()),
+            Err(error) => return Err(broken(format!("open gives {error:?}"))),
+        };
+        let model = self.judge.lock().model.clone();
+        let last = model.last_known();
+        for id in 0..self.swarm.keyspaces.len() {
+            let name = if id == 0 { "default".to_owned() } else { format!("keyspace{id}") };
+            let expected = model.content_at(u32::try_from(id).expect("a few"), last);
+            let keyspace = match db.keyspace(&name) {
+                Ok(keyspace) => keyspace,
+                Err(_) if expected.is_empty() => continue,
+                Err(error) => return Err(broken(format!("{error:?}"))),
+            };
+            let scanned: Result<Content, _> = keyspace
+                .iter()
+                .and_then(|iter| iter.map(|item| item.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect());
+            match scanned {
+                Ok(content) if content == expected => {}
+                Ok(_) => return Err(broken("a scan gives something else and no error".into())),
+                Err(error) if names_the_file(&error) => {}
+                Err(error) => return Err(broken(format!("a scan gives {error:?}"))),
+            }
+            for (key, value) in &expected {
+                match keyspace.get(key) {
+                    Ok(Some(found)) if *found == **value => {}
+                    Err(error) if names_the_file(&error) => {}
+                    other => return Err(broken(format!("get of {} gives {other:?}", key.escape_ascii()))),
+                }
+            }
+        }
+        Ok(())
     }
 
     fn note_stats(&mut self, stats: &Stats) {

@@ -1,0 +1,87 @@
+//! The database's directory, where a failed sync is final for everybody.
+//!
+//! Several threads give names to files in one directory and sync it, each for its own file. When one of these syncs
+//! fails, the system may have dropped the names of *all* of them, and tell only the one that asked: the next sync
+//! returns `Ok` and means nothing (`vfs`, "a failed sync"). So syncs of the directory go one at a time, and after one
+//! has failed every later one fails with the same error, until the database is opened again. The simulator found
+//! this (`sim/seeds/0005-…`); docs/decisions/0006-directory-sync.md tells more.
+
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::time::UnixMillis;
+use crate::sync::Mutex;
+use crate::vfs::{Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A disk whose directory syncs are final. Everything else goes straight through.
+pub(crate) struct FinalDirSync {
+    inner: Arc<dyn Vfs>,
+    /// Held over the sync, so that no other can return `Ok` between a failure and its being known.
+    failure: Mutex<Option<Error>>,
+}
+
+impl FinalDirSync {
+    pub(crate) fn new(inner: Arc<dyn Vfs>) -> FinalDirSync {
+        FinalDirSync { inner, failure: Mutex::new(None) }
+    }
+
+    /// Returns the failure that no later sync can mend.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.failure.lock().clone()
+    }
+}
+
+impl Vfs for FinalDirSync {
+    fn sync_dir(&self, path: &Path) -> Result<()> {
+        let mut failure = self.failure.lock();
+        if let Some(error) = failure.as_ref() {
+            return Err(error.clone());
+        }
+        self.inner.sync_dir(path).inspect_err(|error| *failure = Some(error.clone()))
+    }
+
+    fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
+        self.inner.create_new(path)
+    }
+    fn open(&self, path: &Path) -> Result<Arc<dyn ReadFile>> {
+        self.inner.open(path)
+    }
+    fn sync_file(&self, path: &Path) -> Result<()> {
+        self.inner.sync_file(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.inner.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> Result<()> {
+        self.inner.remove_file(path)
+    }
+    fn link_or_copy(&self, from: &Path, to: &Path) -> Result<Copied> {
+        self.inner.link_or_copy(from, to)
+    }
+    fn create_dir_all(&self, path: &Path) -> Result<()> {
+        self.inner.create_dir_all(path)
+    }
+    fn read_dir(&self, path: &Path) -> Result<Vec<DirEntry>> {
+        self.inner.read_dir(path)
+    }
+    fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
+        self.inner.lock(path, mode)
+    }
+    fn metadata(&self, path: &Path) -> Result<Metadata> {
+        self.inner.metadata(path)
+    }
+    fn available_space(&self, path: &Path) -> Result<u64> {
+        self.inner.available_space(path)
+    }
+    fn now(&self) -> u64 {
+        self.inner.now()
+    }
+    fn wall(&self) -> UnixMillis {
+        self.inner.wall()
+    }
+    fn sleep(&self, duration: Duration) {
+        self.inner.sleep(duration);
+    }
+}
