@@ -4,7 +4,7 @@
 
 use crate::escape::{escaped, hex};
 use crate::failure::{Failure, Outcome};
-use crate::modify::{argument, bounds};
+use crate::modify::{KeyBounds, argument, bounds};
 use crate::numbers;
 use crate::output::Output;
 use crate::place::{KeyspacePlace, Place};
@@ -113,11 +113,7 @@ pub(crate) fn scan(arguments: &ScanArguments) -> Outcome {
     out.flush()
 }
 
-fn chosen_entries(
-    keyspace: &Keyspace,
-    range: (std::ops::Bound<Vec<u8>>, std::ops::Bound<Vec<u8>>),
-    prefix: Option<Vec<u8>>,
-) -> Outcome<Iter> {
+fn chosen_entries(keyspace: &Keyspace, range: KeyBounds, prefix: Option<Vec<u8>>) -> Outcome<Iter> {
     Ok(match prefix {
         Some(prefix) => keyspace.prefix(prefix)?,
         None => keyspace.range(range)?,

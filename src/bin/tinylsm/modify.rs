@@ -49,8 +49,11 @@ pub(crate) fn argument(name: &str, text: &str) -> Outcome<Vec<u8>> {
     unescaped(text.as_bytes()).map_err(|problem| Failure::Usage(format!("{name}: {problem}")))
 }
 
+/// A range of keys, as the engine takes it.
+pub(crate) type KeyBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
 /// Makes the bounds of a range from the arguments `--from` (included) and `--to` (not included).
-pub(crate) fn bounds(from: Option<&str>, to: Option<&str>) -> Outcome<(Bound<Vec<u8>>, Bound<Vec<u8>>)> {
+pub(crate) fn bounds(from: Option<&str>, to: Option<&str>) -> Outcome<KeyBounds> {
     let lower = from.map(|text| argument("--from", text)).transpose()?;
     let upper = to.map(|text| argument("--to", text)).transpose()?;
     Ok((lower.map_or(Bound::Unbounded, Bound::Included), upper.map_or(Bound::Unbounded, Bound::Excluded)))
