@@ -5,6 +5,7 @@
 
 pub mod comparator;
 pub mod error;
+pub mod hash;
 pub mod ids;
 pub mod key;
 pub mod limits;

@@ -198,7 +198,10 @@ impl Db {
         };
         core.install(&mut manifest, vec![change])?;
         let info = Arc::new(KeyspaceInfo { id, name: name.to_owned(), options });
-        let keyspace = KeyspaceTree { info: Arc::clone(&info), tree: Tree::new(order) };
+        let keyspace = KeyspaceTree {
+            info: Arc::clone(&info),
+            tree: Tree::new(order, core.options.memtable_bytes / (count + 1)),
+        };
         let mut book = core.book.lock();
         core.change_state(&mut book, |state| state.keyspaces.push(keyspace));
         Ok(Keyspace::new(Arc::clone(&self.handle), info))

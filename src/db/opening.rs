@@ -161,7 +161,12 @@ fn create(request: &OpenRequest, names: &BTreeSet<FileName>) -> Result<Recovered
     };
     catalog.apply(&[change]).expect("a new catalog takes its first keyspace");
     let info = KeyspaceInfo { id: KeyspaceId::DEFAULT, name: "default".to_owned(), options: options.clone() };
-    let state = State { keyspaces: vec![KeyspaceTree { info: Arc::new(info), tree: Tree::new(order) }] };
+    let state = State {
+        keyspaces: vec![KeyspaceTree {
+            info: Arc::new(info),
+            tree: Tree::new(order, request.options.memtable_bytes),
+        }],
+    };
     Ok(Recovered {
         catalog,
         state,
@@ -196,7 +201,10 @@ fn recover(request: &OpenRequest, pointer: pointer::Pointer, cache: &Arc<BlockCa
         let version = Version::from_tables(tables, &order);
         version.check(&order).map_err(|reason| Error::corruption(&manifest_path, 0, reason))?;
         let info = KeyspaceInfo { id, name: keyspace.name.clone(), options };
-        let tree = Tree { tables: Arc::new(version), ..Tree::new(order) };
+        let tree = Tree {
+            tables: Arc::new(version),
+            ..Tree::new(order, request.options.memtable_bytes / catalog.keyspaces.len())
+        };
         state.keyspaces.push(KeyspaceTree { info: Arc::new(info), tree });
     }
     if state.keyspaces.is_empty() {
@@ -263,8 +271,9 @@ fn replay_segment(
 ) -> Result<()> {
     let path = FileName::Wal(number).path(&request.directory);
     let Recovered { state, last_seq, time_high_water, .. } = recovered;
+    let share = request.options.memtable_bytes / state.keyspaces.len().max(1);
     let memtables: Vec<Arc<Memtable>> =
-        state.keyspaces.iter().map(|keyspace| Arc::new(Memtable::new(&keyspace.tree.order))).collect();
+        state.keyspaces.iter().map(|keyspace| Arc::new(Memtable::new(&keyspace.tree.order, share))).collect();
     let mut admit = |record: &Record| -> Result<()> {
         let is_known = |id: KeyspaceId| (id.0 as usize) < memtables.len();
         check_record(&record.frame, is_known)

@@ -108,11 +108,12 @@ impl Core {
         let memtables =
             filled.map(|keyspace| (keyspace.info.id, Arc::clone(&keyspace.tree.active))).collect();
         book.sealed.push_back((old, Arc::new(Generation { last_seq: leader.last_seq, memtables })));
+        let share = self.options.memtable_bytes / state.keyspaces.len();
         self.change_state(&mut book, |state| {
             for keyspace in &mut state.keyspaces {
                 let tree = &mut keyspace.tree;
                 if !tree.active.is_empty() {
-                    let fresh = Arc::new(Memtable::new(&tree.order));
+                    let fresh = Arc::new(Memtable::new(&tree.order, share));
                     tree.sealed.insert(0, std::mem::replace(&mut tree.active, fresh));
                 }
             }

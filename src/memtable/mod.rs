@@ -11,12 +11,15 @@
 
 pub mod cursor;
 mod entry;
+mod filter;
 
 use crate::base::comparator::KeyOrder;
+use crate::base::hash::hash_key;
 use crate::base::key::{InternalKey, Tag};
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
 use crate::memtable::entry::{ByteOrder, CustomOrder, Entry, Probe, Wanted};
+use crate::memtable::filter::MemtableFilter;
 use crossbeam_skiplist::SkipSet;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
@@ -30,6 +33,7 @@ const RECORD_LEN_BYTES: u64 = 128;
 /// Sorted entries in memory.
 pub struct Memtable {
     list: List,
+    filter: MemtableFilter,
     len_bytes: AtomicU64,
     count: AtomicU64,
 }
@@ -53,13 +57,18 @@ pub struct Insert<'a> {
 }
 
 impl Memtable {
-    /// Makes an empty memtable in `order`.
-    pub fn new(order: &KeyOrder) -> Memtable {
+    /// Makes an empty memtable in `order` that will take about `expected_bytes`.
+    pub fn new(order: &KeyOrder, expected_bytes: usize) -> Memtable {
         let list = match order {
             KeyOrder::Bytewise => List::Bytewise(SkipSet::new()),
             KeyOrder::Custom(_) => List::Custom(SkipSet::new(), order.clone()),
         };
-        Memtable { list, len_bytes: AtomicU64::new(0), count: AtomicU64::new(0) }
+        Memtable {
+            list,
+            filter: MemtableFilter::new(expected_bytes),
+            len_bytes: AtomicU64::new(0),
+            count: AtomicU64::new(0),
+        }
     }
 
     /// Inserts an entry; visible to readers at once, whatever their sequence number makes of it.
@@ -68,6 +77,7 @@ impl Memtable {
     /// If a range lies outside the record.
     pub fn insert(&self, insert: Insert<'_>) {
         let len_bytes = (insert.key.len() + insert.value.len()) as u64 + NODE_LEN_BYTES;
+        self.filter.insert(hash_key(&insert.record[insert.key.clone()]));
         match &self.list {
             List::Bytewise(set) => {
                 set.insert(Entry::new(insert, ByteOrder));
@@ -87,6 +97,19 @@ impl Memtable {
 
     /// Returns the newest entry of `key` at or below `seq`.
     pub fn get(&self, key: &[u8], seq: SeqNum) -> Option<(Tag, Slice)> {
+        self.get_hashed(key, hash_key(key), seq)
+    }
+
+    /// Returns like [`Memtable::get`], given [`hash_key`] of the key.
+    #[inline]
+    pub fn get_hashed(&self, key: &[u8], hash: u64, seq: SeqNum) -> Option<(Tag, Slice)> {
+        if !self.filter.may_contain(hash) {
+            return None;
+        }
+        self.search(key, seq)
+    }
+
+    fn search(&self, key: &[u8], seq: SeqNum) -> Option<(Tag, Slice)> {
         let target = InternalKey::new(key, Tag::seek_at(seq));
         match &self.list {
             List::Bytewise(set) => {

@@ -16,7 +16,7 @@ fn orders() -> [KeyOrder; 2] {
 #[test]
 fn get_finds_the_newest_at_or_below() {
     for order in orders() {
-        let memtable = Memtable::new(&order);
+        let memtable = Memtable::new(&order, 4096);
         insert(&memtable, b"k", 3, b"three");
         insert(&memtable, b"k", 7, b"seven");
         insert(&memtable, b"k\0", 5, b"other");
@@ -36,7 +36,7 @@ proptest! {
         steps in prop::collection::vec((0u8..6, prop::collection::vec(0u8..3, 1..20)), 1..60),
     ) {
         for order in orders() {
-            let memtable = Arc::new(Memtable::new(&order));
+            let memtable = Arc::new(Memtable::new(&order, 4096));
             let mut model = Vec::new();
             for (at, key) in keys.iter().enumerate() {
                 insert(&memtable, key, at as u64 + 1, b"v");

@@ -1,11 +1,11 @@
 //! Reading one key.
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::hash::hash_key;
 use crate::base::key::Tag;
 use crate::base::slice::Slice;
 use crate::mvcc::visible::{Horizon, Sight, sight};
 use crate::read::tree::Tree;
-use crate::table::filter::hash_key;
 
 /// Returns the value of `key` as a reader at `horizon` sees it.
 ///
@@ -15,12 +15,12 @@ use crate::table::filter::hash_key;
 /// `Corruption`, `Io` of the table that would have had to answer; `Incompatible` for an entry of a kind this
 /// version does not know.
 pub fn get(tree: &Tree, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
+    let hash = hash_key(key);
     for memtable in std::iter::once(&tree.active).chain(&tree.sealed) {
-        if let Some((tag, stored)) = memtable.get(key, horizon.seq) {
+        if let Some((tag, stored)) = memtable.get_hashed(key, hash, horizon.seq) {
             return value_of(tag, stored, horizon);
         }
     }
-    let hash = hash_key(key);
     let [level0, ..] = tree.tables.levels() else { return Ok(None) };
     for live in level0 {
         let is_inside = tree.order.compare(&live.meta.smallest, key).is_le()

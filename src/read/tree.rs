@@ -23,9 +23,9 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Makes an empty tree.
-    pub fn new(order: KeyOrder) -> Tree {
-        let active = Arc::new(Memtable::new(&order));
+    /// Makes an empty tree whose memtable will take about `memtable_bytes`.
+    pub fn new(order: KeyOrder, memtable_bytes: usize) -> Tree {
+        let active = Arc::new(Memtable::new(&order, memtable_bytes));
         Tree { order, active, sealed: Vec::new(), tables: Arc::default() }
     }
 }

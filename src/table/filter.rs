@@ -10,6 +10,7 @@
 //!
 //! It hashes user keys as bytes, which fits every comparator because equal keys are byte-equal.
 
+use crate::base::hash::hash_key;
 use crate::table::block::Damaged;
 use crate::table::options::{FilterPolicy, bloom_probes_count};
 
@@ -18,12 +19,6 @@ const LINE_LEN_BITS: u64 = 512;
 const PROBES_COUNT_MAX: u8 = 16;
 /// A larger filter is thinned out: it must fit a block's 32-bit length with room to spare.
 const LINES_COUNT_MAX: u64 = (1 << 30) / LINE_LEN_BYTES as u64;
-
-/// Hashes a user key for [`Filter::may_contain`]; one hash serves the filters of all tables.
-#[inline]
-pub fn hash_key(user_key: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(user_key)
-}
 
 /// Gathers the hashes of a table's keys (8 bytes each) and makes the filter at the end, when their number is
 /// known.

@@ -8,13 +8,14 @@
 
 use crate::base::comparator::KeyOrder;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::hash::hash_key;
 use crate::base::ids::FileNumber;
 use crate::base::key::{InternalKey, Tag};
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
 use crate::cache::{Access, BlockCache, BlockKey, OwnerId};
 use crate::table::block::{BlockView, Damaged};
-use crate::table::filter::{Filter, hash_key};
+use crate::table::filter::Filter;
 use crate::table::footer::{FOOTER_LEN_BYTES, Footer, Handle};
 use crate::table::index::Index;
 use crate::table::properties::{FEATURES_KNOWN, Properties};

@@ -5,11 +5,11 @@
 //! the question is what the disk holds now.
 
 use crate::base::error::{Error, Result};
+use crate::base::hash::hash_key;
 use crate::base::key::InternalKey;
 use crate::cursor::Cursor;
 use crate::format::checksum::FileChecksum;
 use crate::table::cursor::{CacheUse, TableCursor};
-use crate::table::filter::hash_key;
 use crate::table::footer::FOOTER_LEN_BYTES;
 use crate::table::properties::{OwnedKey, Properties};
 use crate::table::reader::Table;
