@@ -137,7 +137,7 @@ impl<'a> Player<'a> {
             20 => format!("{:?}", disk.metadata(&path)?),
             21 if !disk.metadata(&path).is_ok_and(|it| it.is_dir) => {
                 self.locks[step.slot] = None;
-                let mode = if step.size % 2 == 0 { LockMode::Shared } else { LockMode::Exclusive };
+                let mode = if step.size.is_multiple_of(2) { LockMode::Shared } else { LockMode::Exclusive };
                 self.locks[step.slot] = Some(disk.lock(&path, mode)?);
                 "locked".to_owned()
             }

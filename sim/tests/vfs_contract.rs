@@ -41,8 +41,11 @@ impl Bench<'_> {
     }
 }
 
+/// A promise of the contract.
+type Case = fn(&Bench<'_>);
+
 /// Every promise, by name.
-const CASES: &[(&str, fn(&Bench<'_>))] = &[
+const CASES: &[(&str, Case)] = &[
     ("appended bytes are visible at once", appended_bytes_are_visible_at_once),
     ("a new name must be free", a_new_name_must_be_free),
     ("what is missing is not found", what_is_missing_is_not_found),

@@ -566,21 +566,23 @@ impl Vfs for SimDisk {
         shared.pass_sync(0);
         shared.check_power(DiskOp::SyncDir, path)?;
         let is_failing = shared.strikes(|plan| plan.sync_dir, "sync_dir failed");
+        let rules = shared.profile.rules();
+        let settle = |volume: &mut Volume| match rules.has_journal {
+            true => crash::settle_journal(volume, rules, upto),
+            false => volume.settle_names(id, upto),
+        };
         let mut volume = shared.volume.lock();
         let result = if is_failing {
             // The changes are there, or never will be, or wait for another sync.
             match shared.tape.below(Label::Fault, 3) {
                 0 => {}
-                1 => volume.settle_names(id, upto),
-                _ if shared.profile.rules().has_journal => {}
+                1 => settle(&mut volume),
+                _ if rules.has_journal => {}
                 _ => volume.lose_names(id, upto),
             }
             Err(failed("sync_dir", path, "simulated sync error"))
         } else {
-            volume.settle_names(id, upto);
-            if shared.profile.rules().has_journal {
-                crash::settle_journal(&mut volume, shared.profile.rules(), upto);
-            }
+            settle(&mut volume);
             Ok(())
         };
         drop(volume);
