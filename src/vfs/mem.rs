@@ -246,10 +246,10 @@ impl Tree {
         if path.is_root() {
             return Err(is_a_directory(operation, &path.dir));
         }
-        match self.dirs.get_mut(&path.dir) {
-            Some(names) => Ok(names),
-            None => Err(missing(operation, &path.dir)),
+        if !self.dirs.contains_key(&path.dir) {
+            return Err(self.absent(operation, &path.dir));
         }
+        Ok(self.dirs.get_mut(&path.dir).expect("looked up a line above"))
     }
 
     fn node(&self, path: &Resolved) -> Option<&Node> {
@@ -260,8 +260,20 @@ impl Tree {
         match self.node(&Resolved::new(path)) {
             Some(Node::File(file)) => Ok(file.clone()),
             Some(Node::Dir) => Err(is_a_directory(operation, path)),
-            None => Err(missing(operation, path)),
+            None => Err(self.absent(operation, path)),
         }
+    }
+
+    /// Tells why nothing is at `path`: nobody made it, or a file stands where a directory would have to.
+    fn absent(&self, operation: &'static str, path: &Path) -> Error {
+        let names = normalize(path);
+        let is_file = |above: &Path| matches!(self.node(&Resolved::new(above)), Some(Node::File(_)));
+        let (kind, text) = if names.ancestors().any(is_file) {
+            (ErrorKind::Io, "not a directory")
+        } else {
+            (ErrorKind::NotFound, "no such file or directory")
+        };
+        Error::new(kind, text).with_file(path).with_operation(operation)
     }
 
     /// Gives a new name to a file.
@@ -313,10 +325,6 @@ impl Tree {
         }
         Tree { dirs }
     }
-}
-
-fn missing(operation: &'static str, path: &Path) -> Error {
-    Error::new(ErrorKind::NotFound, "no such file or directory").with_file(path).with_operation(operation)
 }
 
 fn is_a_directory(operation: &'static str, path: &Path) -> Error {
@@ -441,10 +449,7 @@ impl Vfs for MemVfs {
     fn read_dir(&self, path: &Path) -> Result<Vec<DirEntry>> {
         let tree = self.tree();
         let Some(names) = tree.dirs.get(&normalize(path)) else {
-            return Err(match tree.node(&Resolved::new(path)) {
-                Some(_) => Error::new(ErrorKind::Io, "not a directory").with_file(path),
-                None => missing("read_dir", path),
-            });
+            return Err(tree.absent("read_dir", path));
         };
         let mut entries: Vec<DirEntry> = names
             .iter()
@@ -492,10 +497,11 @@ impl Vfs for MemVfs {
     }
 
     fn metadata(&self, path: &Path) -> Result<Metadata> {
-        match self.tree().node(&Resolved::new(path)) {
+        let tree = self.tree();
+        match tree.node(&Resolved::new(path)) {
             Some(Node::Dir) => Ok(Metadata { len: 0, is_dir: true }),
             Some(Node::File(file)) => Ok(Metadata { len: file.content.read().len, is_dir: false }),
-            None => Err(missing("metadata", path)),
+            None => Err(tree.absent("metadata", path)),
         }
     }
 

@@ -1,427 +1,476 @@
-//! What a crash leaves: a legal subset of the changes that no sync covered.
+//! Power loss: which of the unsynced changes a disk keeps.
 //!
-//! Independent coins for every change would find the interesting subsets once in a lifetime: "the older file lost
-//! its tail, the newer one is whole" has a chance of 2⁻ⁿ. So a crash first draws a *mode*, each of which makes one
-//! family of states likely, and then closes the drawn subset under the profile's rules. In order of the modes:
-//! nothing, everything, a prefix in time, sizes and names without data, data without names, whole files, newest
-//! without oldest, deletions first, all but one or only one, single sectors.
+//! A crash has two steps. First a *mode* wishes: it says of every unsynced change whether it should survive, in
+//! one of ten biased ways, because single coins per change would almost never produce the states that break
+//! engines (an older file lost whole with a newer one kept whole; every name and no byte; only the
+//! deletions). Then the profile's rules make the wish legal: names survive as a prefix or with what they
+//! depend on, a sector with all that was written to it before, appended bytes in order where the profile
+//! keeps order. What was lost inside a surviving length is filled with zeros or, where the rules allow it,
+//! with bytes of freed files or random ones.
+//!
+//! The result is a new volume on which everything is durable. The old one is only read, so that a running
+//! disk can be asked for many images. Files that lost nothing share their bytes with the old volume.
 
-use crate::disk::inode::{Inode, Write};
-use crate::disk::profile::{Profile, Rules, SECTOR_LEN_BYTES};
-use crate::disk::volume::{Dir, NameChange, NameChangeKind, Names, Node, Volume};
+use crate::disk::contents::{FileRules, survive};
+use crate::disk::inode::Inode;
+use crate::disk::losses::{CrashStory, Loss};
+use crate::disk::profile::Rules;
+use crate::disk::volume::{Dir, NameChangeKind, Names, Node, ROOT, Volume};
 use crate::tape::{Label, Tape};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-const MODE_WEIGHTS: [u32; 10] = [8, 4, 12, 12, 6, 14, 12, 12, 12, 8];
-
-/// A drawn rule for what is kept.
-enum Mode {
+/// A biased way to choose what survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CrashMode {
+    /// Nothing.
     Nothing,
+    /// Everything.
     Everything,
-    Prefix(u64),
-    NamesAndSizes,
-    DataOnly,
-    /// Files whose data and name are kept.
-    Files(BTreeSet<u64>),
-    Newest(u64),
-    DeletionsFirst,
-    AllBut(u64),
-    Only(u64),
-    Sectors(u64),
+    /// What came before one moment.
+    Prefix,
+    /// Names and lengths without bytes.
+    Lengths,
+    /// Bytes and lengths without names.
+    Bytes,
+    /// Each file whole or not at all.
+    Files,
+    /// The newest files whole, the older ones not.
+    Inversion,
+    /// Only removals, and renames over something.
+    Removals,
+    /// All changes but one, or one change only.
+    One,
+    /// Each sector and name by its own coin.
+    Sectors,
 }
 
-/// How much of a write is kept.
-#[derive(Clone, Copy)]
-enum Keep {
-    All,
-    /// The length without the bytes.
-    Size,
-    /// Each sector with a chance of so many tenths.
-    Sectors(u64),
-    None,
-}
+impl CrashMode {
+    /// Every mode with its weight; the simplest comes first.
+    const WEIGHTS: [(CrashMode, u32); 10] = [
+        (CrashMode::Everything, 4),
+        (CrashMode::Nothing, 8),
+        (CrashMode::Prefix, 12),
+        (CrashMode::Lengths, 12),
+        (CrashMode::Bytes, 6),
+        (CrashMode::Files, 14),
+        (CrashMode::Inversion, 12),
+        (CrashMode::Removals, 12),
+        (CrashMode::One, 12),
+        (CrashMode::Sectors, 8),
+    ];
 
-/// Returns what a crash leaves of `volume`, and counts what happened in `seen`.
-pub(in crate::disk) fn image(
-    volume: &Volume,
-    profile: Profile,
-    tape: &Tape,
-    seen: &mut BTreeMap<&'static str, u64>,
-) -> Volume {
-    if profile == Profile::Kill {
-        return killed(volume);
+    fn draw(tape: &Tape) -> CrashMode {
+        CrashMode::WEIGHTS[tape.weighted(Label::Crash, &CrashMode::WEIGHTS.map(|(_, weight)| weight))].0
     }
-    let rules = profile.rules();
-    let mode = draw_mode(volume, tape);
-    let journal_upto = draw_journal(volume, &rules, &mode, tape);
-    let mut dirs = BTreeMap::new();
-    for (&id, dir) in &volume.dirs {
-        let names = surviving_names(volume, dir, &rules, &mode, journal_upto, tape, seen);
-        dirs.insert(id, Dir { live: names.clone(), disk: names, pending: Vec::new() });
-    }
-    let mut inodes = BTreeMap::new();
-    for (&id, inode) in &volume.inodes {
-        let survivor = surviving_inode(volume, (id, inode), &rules, &mode, journal_upto, tape, seen);
-        inodes.insert(id, survivor);
-    }
-    assemble(volume, dirs, inodes)
-}
 
-/// The process is gone: what was visible stays, what was not synced stays so.
-fn killed(volume: &Volume) -> Volume {
-    let mut image = volume.clone();
-    for inode in image.inodes.values_mut() {
-        inode.opens = 0;
-        inode.holders = Default::default();
-    }
-    let unreachable: Vec<u64> =
-        image.inodes.iter().filter(|(_, inode)| !inode.is_reachable()).map(|(&id, _)| id).collect();
-    for id in unreachable {
-        if let Some(inode) = image.inodes.remove(&id) {
-            image.remember_freed(inode.bytes);
+    /// Returns the name under which [`crate::disk::SimDisk::counters`] counts it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            CrashMode::Nothing => "crash: nothing kept",
+            CrashMode::Everything => "crash: everything kept",
+            CrashMode::Prefix => "crash: prefix kept",
+            CrashMode::Lengths => "crash: names and lengths kept",
+            CrashMode::Bytes => "crash: bytes kept",
+            CrashMode::Files => "crash: some files kept",
+            CrashMode::Inversion => "crash: newest files kept",
+            CrashMode::Removals => "crash: removals kept",
+            CrashMode::One => "crash: one change apart",
+            CrashMode::Sectors => "crash: some sectors kept",
         }
     }
-    recharge(&mut image);
-    image
 }
 
-/// Returns a volume whose visible content is all durable.
-pub(in crate::disk) fn settled(volume: &Volume) -> Volume {
-    let dirs = volume
-        .dirs
-        .iter()
-        .map(|(&id, dir)| (id, Dir { live: dir.live.clone(), disk: dir.live.clone(), pending: Vec::new() }));
-    let inodes =
-        volume.inodes.iter().map(|(&id, inode)| (id, Inode::durable(Arc::clone(&inode.bytes), inode.len)));
-    assemble(volume, dirs.collect(), inodes.collect())
+/// A wish about changes, told apart by their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::disk) enum Wish {
+    All,
+    None,
+    Before(u64),
+    Only(u64),
+    Except(u64),
+    /// By a coin that keeps so many times out of ten.
+    Coin(u64),
 }
 
-/// A journal that commits settles every change of names and reservation before it.
-pub(in crate::disk) fn settle_journal(volume: &mut Volume, upto: u64) {
-    let dirs: Vec<u64> = volume.dirs.keys().copied().collect();
+impl Wish {
+    pub(in crate::disk) fn keeps(self, seq: u64, tape: &Tape) -> bool {
+        match self {
+            Wish::All => true,
+            Wish::None => false,
+            Wish::Before(end) => seq < end,
+            Wish::Only(one) => seq == one,
+            Wish::Except(one) => seq != one,
+            Wish::Coin(tenths) => tape.below(Label::Crash, 10) < tenths,
+        }
+    }
+}
+
+/// What a mode wishes for one file.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::disk) struct FileWish {
+    pub(in crate::disk) lengths: Wish,
+    pub(in crate::disk) bytes: Wish,
+}
+
+impl FileWish {
+    const fn both(wish: Wish) -> FileWish {
+        FileWish { lengths: wish, bytes: wish }
+    }
+}
+
+/// What a crash left, and how it came about.
+pub(in crate::disk) struct Wreck {
+    pub(in crate::disk) volume: Volume,
+    pub(in crate::disk) story: CrashStory,
+}
+
+/// One unsynced change of names.
+struct Change<'v> {
+    seq: u64,
+    dir: u64,
+    kind: &'v NameChangeKind,
+    is_kept: bool,
+}
+
+/// Cuts the power of `volume`.
+pub(in crate::disk) fn cut_power(volume: &Volume, rules: Rules, tape: &Tape) -> Wreck {
+    let mode = CrashMode::draw(tape);
+    let mut changes = changes_of(volume);
+    let wishes = wish(mode, volume, &mut changes, tape);
+    let journal_end = if rules.has_journal {
+        keep_journal_prefix(volume, &mut changes, &wishes, tape)
+    } else {
+        keep_dependencies(&mut changes, tape);
+        u64::MAX
+    };
+    let story = CrashStory { mode: Some(mode), losses: Vec::new() };
+    let mut wreck = Wreck { volume: Volume::new(), story };
+    wreck.volume.seq = volume.seq;
+    wreck.volume.next_id = volume.next_id;
+    wreck.volume.freed.clone_from(&volume.freed);
+    let links = keep_names(volume, &changes, &mut wreck);
+    let flushed = flushed_by_replacing(volume, changes.iter().filter(|change| change.is_kept), rules);
+    let names = names_of_files(volume);
+    for (id, inode) in &volume.inodes {
+        if !links.contains_key(id) {
+            wreck.volume.remember_freed(inode.bytes.clone());
+        }
+    }
+    for (id, links) in links {
+        let file_rules = FileRules {
+            rules,
+            journal_end,
+            flushed_upto: flushed.get(&id).copied().unwrap_or(0),
+            wish: wishes.get(&id).copied().unwrap_or(FileWish::both(Wish::All)),
+        };
+        let name = names.get(&id).expect("a file that survived has a name");
+        let before = wreck.story.losses.len();
+        let mut kept =
+            survive(volume.inode(id), file_rules, &wreck.volume.freed, tape, &mut wreck.story.losses);
+        for loss in &mut wreck.story.losses[before..] {
+            loss.set_file(name);
+        }
+        kept.live_names = links;
+        kept.disk_names = links;
+        wreck.volume.charged_bytes += kept.len;
+        wreck.volume.inodes.insert(id, kept);
+    }
+    wreck
+}
+
+/// Kills the process that uses `volume`: only its handles and locks are gone.
+pub(in crate::disk) fn kill(volume: &Volume) -> Wreck {
+    let mut volume = volume.clone();
+    let ids: Vec<u64> = volume.inodes.keys().copied().collect();
+    for id in ids {
+        let inode = volume.inode_mut(id);
+        inode.holders = crate::disk::inode::Holders::default();
+        let opens = inode.opens;
+        for _ in 0..opens {
+            volume.release_open(id);
+        }
+    }
+    Wreck { volume, story: CrashStory::default() }
+}
+
+/// Returns a volume on which all that is visible is durable.
+pub(in crate::disk) fn settle_everything(volume: &Volume) -> Volume {
+    let mut settled = kill(volume).volume;
+    for dir in settled.dirs.values_mut() {
+        dir.disk = dir.live.clone();
+        dir.pending.clear();
+    }
+    settled.inodes.retain(|_, inode| inode.live_names > 0);
+    for inode in settled.inodes.values_mut() {
+        let names = inode.live_names;
+        *inode = Inode::durable(inode.bytes.clone(), inode.len);
+        (inode.live_names, inode.disk_names) = (names, names);
+    }
+    settled
+}
+
+/// Commits the journal: every change of names and every reservation up to `upto` is on the disk, and so are
+/// the bytes of small files that replaced others.
+pub(in crate::disk) fn settle_journal(volume: &mut Volume, rules: Rules, upto: u64) {
+    let changes = changes_of(volume);
+    let settled = changes.iter().filter(|change| change.seq <= upto);
+    let flushed = flushed_by_replacing(volume, settled, rules);
+    drop(changes);
+    for (id, upto) in flushed {
+        volume.inode_mut(id).settle(upto);
+    }
+    let dirs: Vec<u64> =
+        volume.dirs.iter().filter(|(_, dir)| !dir.pending.is_empty()).map(|(id, _)| *id).collect();
     for dir in dirs {
         volume.settle_names(dir, upto);
     }
-    for inode in volume.inodes.values_mut() {
+    for inode in volume.inodes.values_mut().filter(|inode| !inode.pending.is_empty()) {
         inode.settle_reservations(upto);
     }
 }
 
-/// Puts a volume together and forgets files that no name reaches.
-fn assemble(old: &Volume, dirs: BTreeMap<u64, Dir>, inodes: BTreeMap<u64, Inode>) -> Volume {
-    let mut image = Volume {
-        seq: old.seq,
-        inodes,
-        dirs,
-        next_id: old.next_id,
-        freed: old.freed.clone(),
-        charged_bytes: 0,
-    };
-    for inode in image.inodes.values_mut() {
-        (inode.live_names, inode.disk_names, inode.opens) = (0, 0, 0);
+fn changes_of(volume: &Volume) -> Vec<Change<'_>> {
+    let mut changes = Vec::new();
+    for (dir, names) in &volume.dirs {
+        changes.extend(names.pending.iter().map(|change| Change {
+            seq: change.seq,
+            dir: *dir,
+            kind: &change.kind,
+            is_kept: false,
+        }));
     }
-    // A directory that lost its own name takes all below it along.
-    let mut reached = BTreeSet::new();
-    let mut ahead = VecDeque::from([crate::disk::volume::ROOT]);
-    while let Some(id) = ahead.pop_front() {
-        if !reached.insert(id) {
-            continue;
+    changes.sort_unstable_by_key(|change| change.seq);
+    changes
+}
+
+/// Lets `mode` wish: marks changes of names in place and returns the wishes for files that have unsynced bytes.
+fn wish(
+    mode: CrashMode,
+    volume: &Volume,
+    changes: &mut [Change<'_>],
+    tape: &Tape,
+) -> BTreeMap<u64, FileWish> {
+    let dirty: Vec<(u64, &Inode)> = volume
+        .inodes
+        .iter()
+        .filter(|(_, inode)| !inode.pending.is_empty())
+        .map(|(id, inode)| (*id, inode))
+        .collect();
+    let same = |wish: FileWish| dirty.iter().map(|(id, _)| (*id, wish)).collect::<BTreeMap<_, _>>();
+    let mark = |changes: &mut [Change<'_>], wish: Wish| {
+        for change in changes {
+            change.is_kept = wish.keeps(change.seq, tape);
         }
-        let nodes: Vec<Node> = image.dirs[&id].live.values().copied().collect();
-        for node in nodes {
+    };
+    match mode {
+        CrashMode::Nothing => same(FileWish::both(Wish::None)),
+        CrashMode::Everything => {
+            mark(changes, Wish::All);
+            same(FileWish::both(Wish::All))
+        }
+        CrashMode::Prefix => {
+            let wish = Wish::Before(draw_seq(&dirty, changes, tape).unwrap_or(u64::MAX));
+            mark(changes, wish);
+            same(FileWish::both(wish))
+        }
+        CrashMode::Lengths => {
+            mark(changes, Wish::All);
+            same(FileWish { lengths: Wish::All, bytes: Wish::None })
+        }
+        CrashMode::Bytes => same(FileWish::both(Wish::All)),
+        CrashMode::Files => {
+            let keeps = |_: &u64| tape.below(Label::Crash, 2) == 0;
+            let kept: BTreeSet<u64> = volume.inodes.keys().copied().filter(keeps).collect();
+            wish_for_files(&kept, &dirty, changes, tape)
+        }
+        CrashMode::Inversion => {
+            let kept = newest_files(&dirty, tape);
+            wish_for_files(&kept, &dirty, changes, tape)
+        }
+        CrashMode::Removals => {
+            for change in changes {
+                change.is_kept = match change.kind {
+                    NameChangeKind::Remove { .. } => true,
+                    NameChangeKind::Rename { replaces, .. } => *replaces,
+                    NameChangeKind::Add { .. } => false,
+                };
+            }
+            same(FileWish::both(Wish::None))
+        }
+        CrashMode::One => {
+            let one = draw_seq(&dirty, changes, tape).unwrap_or(0);
+            let wish = if tape.below(Label::Crash, 2) == 0 { Wish::Except(one) } else { Wish::Only(one) };
+            // Bytes that nobody can find tell nothing, so the names often stay.
+            let is_name = changes.iter().any(|change| change.seq == one);
+            let names = if !is_name && tape.below(Label::Crash, 4) != 0 { Wish::All } else { wish };
+            mark(changes, names);
+            same(FileWish::both(wish))
+        }
+        CrashMode::Sectors => {
+            let tenths = [5, 9, 1][usize::try_from(tape.below(Label::Crash, 3)).expect("one of three")];
+            mark(changes, Wish::Coin(tenths));
+            same(FileWish::both(Wish::Coin(tenths)))
+        }
+    }
+}
+
+/// Draws one of all unsynced changes, of names and of bytes.
+fn draw_seq(dirty: &[(u64, &Inode)], changes: &[Change<'_>], tape: &Tape) -> Option<u64> {
+    let writes: usize = dirty.iter().map(|(_, inode)| inode.pending.len()).sum();
+    let count = changes.len() + writes;
+    if count == 0 {
+        return None;
+    }
+    let mut index = usize::try_from(tape.below(Label::Crash, count as u64)).expect("below a usize");
+    if index < changes.len() {
+        return Some(changes[index].seq);
+    }
+    index -= changes.len();
+    for (_, inode) in dirty {
+        if index < inode.pending.len() {
+            return Some(inode.pending[index].seq);
+        }
+        index -= inode.pending.len();
+    }
+    unreachable!("the index lies below the sum of the lengths")
+}
+
+/// Picks some of the files written last, but not all where there are several.
+fn newest_files(dirty: &[(u64, &Inode)], tape: &Tape) -> BTreeSet<u64> {
+    let mut by_age: Vec<(u64, u64)> =
+        dirty.iter().filter_map(|(id, inode)| Some((inode.pending.last()?.seq, *id))).collect();
+    by_age.sort_unstable_by(|left, right| right.cmp(left));
+    let others = by_age.len().saturating_sub(1).max(1) as u64;
+    let count = 1 + usize::try_from(tape.below(Label::Crash, others)).expect("below a usize");
+    by_age.into_iter().take(count).map(|(_, id)| id).collect()
+}
+
+/// Keeps some files whole, with all names or only with theirs.
+fn wish_for_files(
+    kept: &BTreeSet<u64>,
+    dirty: &[(u64, &Inode)],
+    changes: &mut [Change<'_>],
+    tape: &Tape,
+) -> BTreeMap<u64, FileWish> {
+    let keeps_all_names = tape.below(Label::Crash, 2) == 0;
+    for change in changes {
+        change.is_kept = keeps_all_names
+            || match change.kind.node() {
+                Some(Node::File(id)) => kept.contains(&id),
+                Some(Node::Dir(_)) => true,
+                None => tape.below(Label::Crash, 2) == 0,
+            };
+    }
+    let wish = |id| FileWish::both(if kept.contains(id) { Wish::All } else { Wish::None });
+    dirty.iter().map(|(id, _)| (*id, wish(id))).collect()
+}
+
+/// Makes the wish legal where names and reservations share one journal: a prefix of them survives. Returns
+/// the number of the first change that did not.
+fn keep_journal_prefix(
+    volume: &Volume,
+    changes: &mut [Change<'_>],
+    wishes: &BTreeMap<u64, FileWish>,
+    tape: &Tape,
+) -> u64 {
+    let mut entries: Vec<(u64, bool)> = changes.iter().map(|change| (change.seq, change.is_kept)).collect();
+    for (id, wish) in wishes {
+        let reservations = volume.inode(*id).pending.iter().filter(|write| write.is_reservation());
+        entries.extend(reservations.map(|write| (write.seq, wish.lengths.keeps(write.seq, tape))));
+    }
+    entries.sort_unstable();
+    let first_lost = entries.iter().position(|(_, is_kept)| !is_kept).unwrap_or(entries.len());
+    let last_kept = entries.iter().rposition(|(_, is_kept)| *is_kept).map_or(0, |index| index + 1);
+    // Where the wish is no prefix, it either gives up what follows a gap or fills the gaps.
+    let count =
+        if first_lost < last_kept && tape.below(Label::Crash, 2) == 0 { last_kept } else { first_lost };
+    let end = entries.get(count).map_or(u64::MAX, |(seq, _)| *seq);
+    for change in changes {
+        change.is_kept = change.seq < end;
+    }
+    end
+}
+
+/// Makes the wish legal where only changes of one name keep their order: either what depends on a lost change
+/// is lost too, or what a kept change depends on is kept.
+fn keep_dependencies(changes: &mut [Change<'_>], tape: &Tape) {
+    if changes.iter().all(|change| change.is_kept) || !changes.iter().any(|change| change.is_kept) {
+        return;
+    }
+    let mut touched: BTreeSet<(u64, Arc<str>)> = BTreeSet::new();
+    let mut spread = |change: &mut Change<'_>, spreads: bool| {
+        let meets = change.kind.names().any(|name| touched.contains(&(change.dir, name.clone())));
+        if change.is_kept == spreads || meets {
+            change.is_kept = spreads;
+            touched.extend(change.kind.names().map(|name| (change.dir, name.clone())));
+        }
+    };
+    if tape.below(Label::Crash, 2) == 0 {
+        changes.iter_mut().rev().for_each(|change| spread(change, true));
+    } else {
+        changes.iter_mut().for_each(|change| spread(change, false));
+    }
+}
+
+/// Builds the surviving directories; returns how many names each surviving file has.
+fn keep_names(volume: &Volume, changes: &[Change<'_>], wreck: &mut Wreck) -> BTreeMap<u64, u32> {
+    let mut disks: BTreeMap<u64, Names> = BTreeMap::new();
+    for change in changes {
+        if change.is_kept {
+            let disk = disks.entry(change.dir).or_insert_with(|| volume.dir(change.dir).disk.clone());
+            change.kind.apply(disk);
+        } else {
+            wreck.story.losses.push(Loss::of_name(change.kind));
+        }
+    }
+    let mut links = BTreeMap::new();
+    let mut waiting = vec![ROOT];
+    while let Some(id) = waiting.pop() {
+        let names = disks.remove(&id).unwrap_or_else(|| volume.dir(id).disk.clone());
+        for node in names.values() {
             match node {
-                Node::Dir(below) => ahead.push_back(below),
-                Node::File(file) => {
-                    let inode = image.inode_mut(file);
-                    inode.live_names += 1;
-                    inode.disk_names += 1;
-                }
+                Node::Dir(below) => waiting.push(*below),
+                Node::File(file) => *links.entry(*file).or_insert(0) += 1,
             }
         }
+        wreck.volume.dirs.insert(id, Dir { live: names.clone(), disk: names, pending: Vec::new() });
     }
-    image.dirs.retain(|id, _| reached.contains(id));
-    let gone: Vec<u64> =
-        image.inodes.iter().filter(|(_, inode)| !inode.is_reachable()).map(|(&id, _)| id).collect();
-    for id in gone {
-        if let Some(inode) = image.inodes.remove(&id) {
-            image.remember_freed(inode.bytes);
-        }
-    }
-    recharge(&mut image);
-    image
+    links
 }
 
-fn recharge(volume: &mut Volume) {
-    volume.charged_bytes =
-        volume.inodes.values().filter(|inode| inode.is_charged()).map(|inode| inode.len).sum();
-}
-
-/// Every change that is not durable, by its number.
-fn pending_seqs(volume: &Volume) -> Vec<u64> {
-    let names = volume.dirs.values().flat_map(|dir| dir.pending.iter().map(|change| change.seq));
-    let writes = volume.inodes.values().flat_map(|inode| inode.pending.iter().map(|write| write.seq));
-    let mut seqs: Vec<u64> = names.chain(writes).collect();
-    seqs.sort_unstable();
-    seqs
-}
-
-fn draw_mode(volume: &Volume, tape: &Tape) -> Mode {
-    let seqs = pending_seqs(volume);
-    if seqs.is_empty() {
-        return Mode::Everything;
-    }
-    let any = || *tape.pick(Label::Crash, &seqs);
-    match tape.weighted(Label::Crash, &MODE_WEIGHTS) {
-        0 => Mode::Nothing,
-        1 => Mode::Everything,
-        2 => Mode::Prefix(any()),
-        3 => Mode::NamesAndSizes,
-        4 => Mode::DataOnly,
-        5 => {
-            let kept = volume.inodes.keys().copied().filter(|_| tape.below(Label::Crash, 2) == 1);
-            Mode::Files(kept.collect())
-        }
-        6 => Mode::Newest(any()),
-        7 => Mode::DeletionsFirst,
-        8 if tape.below(Label::Crash, 2) == 0 => Mode::AllBut(any()),
-        8 => Mode::Only(any()),
-        _ => Mode::Sectors(*tape.pick(Label::Crash, &[9, 5, 1])),
-    }
-}
-
-/// Returns up to which change the journal was committed; everything without one.
-fn draw_journal(volume: &Volume, rules: &Rules, mode: &Mode, tape: &Tape) -> u64 {
-    if !rules.has_journal {
-        return u64::MAX;
-    }
-    let seqs = pending_seqs(volume);
-    match mode {
-        Mode::Nothing | Mode::DataOnly => 0,
-        Mode::Everything | Mode::NamesAndSizes | Mode::DeletionsFirst => u64::MAX,
-        Mode::Prefix(upto) => *upto,
-        _ if seqs.is_empty() => u64::MAX,
-        _ => match tape.below(Label::Crash, 3) {
-            0 => u64::MAX,
-            1 => 0,
-            _ => *tape.pick(Label::Crash, &seqs),
-        },
-    }
-}
-
-fn keeps_change(mode: &Mode, change: &NameChange, tape: &Tape) -> bool {
-    match mode {
-        Mode::Nothing | Mode::DataOnly => false,
-        Mode::Everything | Mode::NamesAndSizes => true,
-        Mode::Prefix(upto) => change.seq <= *upto,
-        Mode::Files(kept) => match change.kind.node() {
-            Some(Node::File(id)) => kept.contains(&id),
-            _ => tape.below(Label::Crash, 2) == 1,
-        },
-        Mode::Newest(from) => change.seq >= *from,
-        Mode::DeletionsFirst => !matches!(change.kind, NameChangeKind::Add { .. }),
-        Mode::AllBut(seq) => change.seq != *seq,
-        Mode::Only(seq) => change.seq == *seq,
-        Mode::Sectors(tenths) => tape.below(Label::Crash, 10) < *tenths,
-    }
-}
-
-fn surviving_names(
+/// Tells up to which change a small file's bytes are on the disk because it replaced another and that survived.
+fn flushed_by_replacing<'v>(
     volume: &Volume,
-    dir: &Dir,
-    rules: &Rules,
-    mode: &Mode,
-    journal_upto: u64,
-    tape: &Tape,
-    seen: &mut BTreeMap<&'static str, u64>,
-) -> Names {
-    let mut names = dir.disk.clone();
-    let mut dropped: BTreeSet<Arc<str>> = BTreeSet::new();
-    for change in &dir.pending {
-        let mut is_kept = if rules.has_journal {
-            change.seq <= journal_upto
-        } else {
-            // Changes of one name reach the disk in order.
-            keeps_change(mode, change, tape) && !change.kind.names().any(|name| dropped.contains(name))
-        };
-        if let NameChangeKind::Rename { node: Node::File(id), replaces: true, .. } = &change.kind
-            && rules.replace_flushes_len_max > 0
-            && volume.inode(*id).len <= rules.replace_flushes_len_max
-            && !volume.inode(*id).pending.is_empty()
-            && rules.has_journal
+    survivors: impl Iterator<Item = &'v Change<'v>>,
+    rules: Rules,
+) -> BTreeMap<u64, u64> {
+    let mut flushed = BTreeMap::new();
+    for change in survivors {
+        if let NameChangeKind::Rename { node: Node::File(id), replaces: true, .. } = change.kind
+            && volume.inodes.get(id).is_some_and(|inode| inode.len <= rules.replace_flushes_len_max)
         {
-            // The file is flushed before the rename commits; without its bytes there is no rename.
-            is_kept = false;
+            flushed.insert(*id, change.seq);
         }
-        if is_kept {
-            change.kind.apply(&mut names);
-        } else {
-            let word = match change.kind {
-                NameChangeKind::Add { .. } => "crash lost a new name",
-                NameChangeKind::Remove { .. } => "crash brought a removed name back",
-                NameChangeKind::Rename { .. } => "crash undid a rename",
-            };
-            *seen.entry(word).or_default() += 1;
-            dropped.extend(change.kind.names().cloned());
+    }
+    flushed
+}
+
+/// Finds a name for each file, for reports.
+fn names_of_files(volume: &Volume) -> BTreeMap<u64, Arc<str>> {
+    let mut names = BTreeMap::new();
+    let mut learn = |name: &Arc<str>, node: Option<Node>| {
+        if let Some(Node::File(id)) = node {
+            names.insert(id, name.clone());
         }
-        if rules.has_journal && !is_kept {
-            break;
+    };
+    for dir in volume.dirs.values() {
+        for (name, node) in dir.disk.iter().chain(&dir.live) {
+            learn(name, Some(*node));
+        }
+        for change in &dir.pending {
+            learn(change.kind.names().last().expect("a change has a name"), change.kind.node());
         }
     }
     names
-}
-
-fn keep_of(mode: &Mode, id: u64, write: &Write) -> Keep {
-    let coin = |kept: bool| if kept { Keep::All } else { Keep::None };
-    match mode {
-        Mode::Nothing | Mode::DeletionsFirst => Keep::None,
-        Mode::Everything | Mode::DataOnly => Keep::All,
-        Mode::Prefix(upto) => coin(write.seq <= *upto),
-        Mode::NamesAndSizes => Keep::Size,
-        Mode::Files(kept) => coin(kept.contains(&id)),
-        Mode::Newest(from) => coin(write.seq >= *from),
-        Mode::AllBut(seq) => coin(write.seq != *seq),
-        Mode::Only(seq) => coin(write.seq == *seq),
-        Mode::Sectors(tenths) => Keep::Sectors(*tenths),
-    }
-}
-
-fn surviving_inode(
-    volume: &Volume,
-    (id, inode): (u64, &Inode),
-    rules: &Rules,
-    mode: &Mode,
-    journal_upto: u64,
-    tape: &Tape,
-    seen: &mut BTreeMap<&'static str, u64>,
-) -> Inode {
-    if inode.pending.is_empty() && inode.lost.is_empty() {
-        return Inode::durable(Arc::clone(&inode.bytes), inode.durable_len.min(inode.len));
-    }
-    let mut len = inode.durable_len;
-    let mut lost: Vec<(u64, u64)> = inode.lost.iter().map(|lost| (lost.start, lost.end)).collect();
-    if rules.keeps_append_order {
-        append_prefix(inode, mode, id, journal_upto, tape, &mut len, &mut lost);
-    } else {
-        any_sectors(inode, mode, id, tape, &mut len, &mut lost);
-    }
-    if !inode.pending.is_empty() {
-        let word = if lost.is_empty() { "crash kept unsynced bytes" } else { "crash lost unsynced bytes" };
-        *seen.entry(word).or_default() += 1;
-    }
-    let stored = usize::try_from(len).expect("a simulated file fits memory").min(inode.bytes.len());
-    let mut bytes = inode.bytes[..stored].to_vec();
-    for (start, end) in lost {
-        let clip = |at: u64| usize::try_from(at).expect("a simulated file fits memory").min(bytes.len());
-        let (start, end) = (clip(start), clip(end));
-        if start < end {
-            fill(volume, &mut bytes, start, end, rules, tape);
-        }
-    }
-    Inode::durable(Arc::new(bytes), len)
-}
-
-/// Appended bytes survive as a prefix; the length may be ahead of them.
-fn append_prefix(
-    inode: &Inode,
-    mode: &Mode,
-    id: u64,
-    journal_upto: u64,
-    tape: &Tape,
-    len: &mut u64,
-    lost: &mut Vec<(u64, u64)>,
-) {
-    let mut is_whole = true;
-    for write in &inode.pending {
-        if write.is_reservation() {
-            if write.seq <= journal_upto {
-                *len = (*len).max(write.len_after);
-            }
-            continue;
-        }
-        let kept_end = match keep_of(mode, id, write) {
-            _ if !is_whole => write.start,
-            Keep::All => write.end,
-            Keep::None | Keep::Size => write.start,
-            Keep::Sectors(_) => {
-                let kept = tape.below(Label::Crash, write.end - write.start + 1);
-                let edge = (write.start + kept) / SECTOR_LEN_BYTES * SECTOR_LEN_BYTES;
-                if kept == write.end - write.start { write.end } else { edge.max(write.start) }
-            }
-        };
-        *len = (*len).max(kept_end);
-        if kept_end < write.end {
-            is_whole = false;
-            lost.push((kept_end, write.end));
-            // The journal may know the new length already: zeros show where the bytes are not.
-            let shows_length =
-                matches!(keep_of(mode, id, write), Keep::Size) || tape.below(Label::Crash, 4) == 3;
-            if shows_length {
-                *len = (*len).max(write.len_after);
-            }
-        }
-    }
-}
-
-/// Any sectors survive, in any order; the length is at least where the last of them ends.
-fn any_sectors(inode: &Inode, mode: &Mode, id: u64, tape: &Tape, len: &mut u64, lost: &mut Vec<(u64, u64)>) {
-    for write in &inode.pending {
-        let keep = keep_of(mode, id, write);
-        if write.is_reservation() {
-            let is_kept = match keep {
-                Keep::All | Keep::Size => true,
-                Keep::None => false,
-                Keep::Sectors(tenths) => tape.below(Label::Crash, 10) < tenths,
-            };
-            if is_kept {
-                *len = (*len).max(write.len_after);
-            }
-            continue;
-        }
-        match keep {
-            Keep::All => *len = (*len).max(write.end),
-            Keep::Size => {
-                *len = (*len).max(write.len_after);
-                lost.push((write.start, write.end));
-            }
-            Keep::None => lost.push((write.start, write.end)),
-            Keep::Sectors(tenths) => {
-                let mut start = write.start;
-                while start < write.end {
-                    let end = write.end.min((start / SECTOR_LEN_BYTES + 1) * SECTOR_LEN_BYTES);
-                    if tape.below(Label::Crash, 10) < tenths {
-                        *len = (*len).max(end);
-                    } else {
-                        lost.push((start, end));
-                    }
-                    start = end;
-                }
-            }
-        }
-    }
-}
-
-/// Puts into lost bytes what a disk might show there.
-fn fill(volume: &Volume, bytes: &mut [u8], start: usize, end: usize, rules: &Rules, tape: &Tape) {
-    let kind = if rules.shows_garbage { tape.below(Label::Crash, 20) } else { 0 };
-    match kind {
-        // Bytes of a file that is gone, at the same place in the file: old records with good checksums.
-        10..=16 if !volume.freed.is_empty() => {
-            let at = usize::try_from(tape.below(Label::Crash, volume.freed.len() as u64)).expect("a few");
-            let old = &volume.freed[at];
-            for (offset, byte) in bytes[start..end].iter_mut().enumerate() {
-                *byte = old.get(start + offset).copied().unwrap_or(0);
-            }
-        }
-        17..=19 => {
-            let mut word = tape.below(Label::Crash, u64::MAX) | 1;
-            for byte in &mut bytes[start..end] {
-                word ^= word << 13;
-                word ^= word >> 7;
-                word ^= word << 17;
-                *byte = word.to_le_bytes()[0];
-            }
-        }
-        _ => bytes[start..end].fill(0),
-    }
 }

@@ -20,11 +20,13 @@ pub(in crate::disk) struct SimWriteFile {
     id: u64,
     path: PathBuf,
     len: u64,
+    /// Set by a failed append, which leaves the end unknown.
+    is_broken: bool,
 }
 
 impl SimWriteFile {
     pub(in crate::disk) fn new(shared: Arc<Shared>, id: u64, path: &Path) -> SimWriteFile {
-        SimWriteFile { shared, id, path: path.to_owned(), len: 0 }
+        SimWriteFile { shared, id, path: path.to_owned(), len: 0, is_broken: false }
     }
 }
 
@@ -39,6 +41,9 @@ impl WriteFile for SimWriteFile {
         let shared = &self.shared;
         let path = self.path.as_path();
         shared.begin(DiskOp::Append, path)?;
+        if self.is_broken {
+            return Err(volume::failed("append", path, "an earlier append failed"));
+        }
         let total: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let is_failing = shared.strikes(|plan| plan.append, "append failed");
         let offset = self.len;
@@ -51,8 +56,8 @@ impl WriteFile for SimWriteFile {
             if full.is_err() || is_failing {
                 count = shared.tape.below(Label::Fault, total + 1);
                 if full.is_err() {
-                    // What fits a full disk is what needs no new room.
-                    count = count.min(volume.inode(self.id).len.saturating_sub(offset));
+                    let room = shared.room(&volume) + volume.inode(self.id).len.saturating_sub(offset);
+                    count = count.min(room);
                 }
             }
             let seq = volume.next_seq();
@@ -64,8 +69,9 @@ impl WriteFile for SimWriteFile {
             Ok(count)
         };
         let result = write();
-        if result.is_ok() {
-            self.len = offset + total;
+        match result {
+            Ok(_) => self.len = offset + total,
+            Err(_) => self.is_broken = true,
         }
         let event = DiskEvent { op: DiskOp::Append, path, to: None, offset, len: total, error: None };
         shared.end(event, result.map(drop))

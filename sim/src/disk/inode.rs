@@ -33,6 +33,8 @@ impl Write {
 pub(in crate::disk) struct Lost {
     pub(in crate::disk) start: u64,
     pub(in crate::disk) end: u64,
+    /// Whether the disk had nothing of its own there, so that a freed file's bytes may show.
+    pub(in crate::disk) is_fresh: bool,
 }
 
 /// Who holds a file's lock.
@@ -195,7 +197,7 @@ impl Inode {
                     end = end.min(old_durable_len);
                 }
                 if tape.below(Label::Fault, 2) == 0 {
-                    self.lost.push(Lost { start, end });
+                    self.lost.push(Lost { start, end, is_fresh: start >= old_durable_len });
                 }
                 start = end;
             }
@@ -215,5 +217,18 @@ impl Inode {
         self.len = self.durable_len.max(still_pending);
         let kept = usize::try_from(self.len).expect("a simulated file fits memory").min(bytes.len());
         bytes.truncate(kept);
+    }
+
+    /// Forgets the page cache: reads bring what the disk has where a failed sync had left a difference.
+    pub(in crate::disk) fn evict(&mut self) {
+        if self.lost.is_empty() {
+            return;
+        }
+        let bytes = Arc::make_mut(&mut self.bytes);
+        for lost in self.lost.drain(..) {
+            let range = |at: u64| usize::try_from(at).expect("a simulated file fits memory").min(bytes.len());
+            let (start, end) = (range(lost.start), range(lost.end));
+            bytes[start..end].fill(0);
+        }
     }
 }

@@ -8,20 +8,25 @@
 //! Turning the power off freezes the disk at once: every later call on any handle fails without an effect, so that
 //! the program on top unwinds; [`SimDisk::image`] is what the next start finds.
 
+mod contents;
 mod crash;
 mod event;
 mod faults;
 mod file;
 mod inode;
+mod losses;
 mod profile;
 mod volume;
 
+pub use crate::disk::crash::CrashMode;
 pub use crate::disk::event::{DiskEvent, DiskOp, Observer};
-pub use crate::disk::faults::{FaultPlan, Latency, LatencyPlan};
+pub use crate::disk::faults::{FaultPlan, Latency, LatencyPlan, PerMillion};
 pub use crate::disk::file::READ_OF_REMOVED;
+pub use crate::disk::losses::{CrashStory, Fill, Loss};
 pub use crate::disk::profile::{FailedSync, Profile, SECTOR_LEN_BYTES};
 
-use crate::disk::faults::{MILLION, PerMillion};
+use crate::disk::crash::Wreck;
+use crate::disk::faults::MILLION;
 use crate::disk::file::{SimLock, SimReadFile, SimWriteFile};
 use crate::disk::inode::Inode;
 use crate::disk::volume::{Node, Volume, failed, missing};
@@ -50,6 +55,8 @@ pub(in crate::disk) struct Shared {
     pub(in crate::disk) profile: Profile,
     pub(in crate::disk) tape: Tape,
     pub(in crate::disk) volume: Mutex<Volume>,
+    /// How the crash went that this disk came out of.
+    story: Option<CrashStory>,
     faults: Mutex<FaultPlan>,
     latency: Mutex<LatencyPlan>,
     space_bytes: Mutex<Option<u64>>,
@@ -66,15 +73,16 @@ pub(in crate::disk) struct Shared {
 impl SimDisk {
     /// Makes an empty disk without faults that takes no time.
     pub fn new(profile: Profile, tape: Tape) -> SimDisk {
-        SimDisk::with_volume(profile, tape, Volume::new())
+        SimDisk::with_volume(profile, tape, Volume::new(), None)
     }
 
-    fn with_volume(profile: Profile, tape: Tape, volume: Volume) -> SimDisk {
+    fn with_volume(profile: Profile, tape: Tape, volume: Volume, story: Option<CrashStory>) -> SimDisk {
         SimDisk {
             shared: Arc::new(Shared {
                 profile,
                 tape,
                 volume: Mutex::new(volume),
+                story,
                 faults: Mutex::new(FaultPlan::default()),
                 latency: Mutex::new(LatencyPlan::none()),
                 space_bytes: Mutex::new(None),
@@ -138,20 +146,55 @@ impl SimDisk {
 
     /// Returns a disk as a crash at this moment could leave it. This one runs on undisturbed.
     pub fn image(&self) -> SimDisk {
-        let volume = self.shared.volume.lock();
-        let mut seen = BTreeMap::new();
-        let image = crash::image(&volume, self.shared.profile, &self.shared.tape, &mut seen);
-        drop(volume);
-        for (name, count) in seen {
-            self.shared.count(name, count);
+        let wreck = {
+            let volume = self.shared.volume.lock();
+            match self.shared.profile {
+                Profile::Kill => crash::kill(&volume),
+                profile => crash::cut_power(&volume, profile.rules(), &self.shared.tape),
+            }
+        };
+        if let Some(mode) = wreck.story.mode() {
+            self.shared.count(mode.name(), 1);
         }
-        SimDisk::with_volume(self.shared.profile, self.shared.tape.clone(), image)
+        for loss in wreck.story.losses() {
+            self.shared.count(loss.name(), 1);
+        }
+        self.successor(wreck)
+    }
+
+    /// Returns the disk as it is after its process was killed: all that is visible, and what was not synced is
+    /// still not.
+    pub fn killed(&self) -> SimDisk {
+        let wreck = crash::kill(&self.shared.volume.lock());
+        self.successor(wreck)
     }
 
     /// Returns a disk with the same visible content, all of it durable; nothing is drawn.
     pub fn copy(&self) -> SimDisk {
-        let volume = crash::settled(&self.shared.volume.lock());
-        SimDisk::with_volume(self.shared.profile, self.shared.tape.clone(), volume)
+        let volume = crash::settle_everything(&self.shared.volume.lock());
+        self.successor(Wreck { volume, story: CrashStory::default() })
+    }
+
+    /// Makes the disk that comes after this one. Its clocks go on from here.
+    fn successor(&self, wreck: Wreck) -> SimDisk {
+        let shared = &self.shared;
+        let next = SimDisk::with_volume(shared.profile, shared.tape.clone(), wreck.volume, Some(wreck.story));
+        next.shared.idle_ns.store(shared.idle_ns.load(Ordering::Relaxed), Ordering::Relaxed);
+        next.shared.wall_offset_ms.store(shared.wall_offset_ms.load(Ordering::Relaxed), Ordering::Relaxed);
+        next
+    }
+
+    /// Tells of the crash that this disk came out of; `None` for a new one.
+    pub fn crash_story(&self) -> Option<&CrashStory> {
+        self.shared.story.as_ref()
+    }
+
+    /// Forgets the page cache: where a failed sync left readers with bytes that the disk does not have, they
+    /// now see the disk's.
+    pub fn evict(&self) {
+        for inode in self.shared.volume.lock().inodes.values_mut() {
+            inode.evict();
+        }
     }
 
     /// Flips one bit of a file, durably: damage that no crash explains.
@@ -257,6 +300,11 @@ impl Shared {
         self.faults.lock().refuses_allocation
     }
 
+    /// Returns how many bytes still fit.
+    pub(in crate::disk) fn room(&self, volume: &Volume) -> u64 {
+        self.space_bytes.lock().map_or(1 << 40, |space| space.saturating_sub(volume.charged_bytes))
+    }
+
     /// Checks that `more` bytes fit, given the volume.
     pub(in crate::disk) fn check_space(
         &self,
@@ -296,7 +344,7 @@ impl Shared {
         } else {
             volume.inode_mut(id).settle(upto);
             if self.profile.rules().has_journal {
-                crash::settle_journal(&mut volume, upto);
+                crash::settle_journal(&mut volume, self.profile.rules(), upto);
             }
             Ok(())
         };
@@ -367,8 +415,18 @@ impl Vfs for SimDisk {
     }
 
     fn sync_file(&self, path: &Path) -> Result<()> {
-        let id = self.shared.volume.lock().find_file("sync", path)?;
-        self.shared.sync_inode(id, path)
+        let shared = &self.shared;
+        shared.begin(DiskOp::Open, path)?;
+        let id = {
+            let mut volume = shared.volume.lock();
+            let id = volume.find_file("sync", path)?;
+            // Held open, because its name may go while the sync takes its time.
+            volume.hold_open(id);
+            id
+        };
+        let result = shared.sync_inode(id, path);
+        shared.volume.lock().release_open(id);
+        result
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -376,14 +434,21 @@ impl Vfs for SimDisk {
         shared.begin(DiskOp::Rename, from)?;
         let is_failing = shared.strikes(|plan| plan.rename, "rename failed");
         let rename = || -> Result<()> {
+            let (old, new) = (volume::names_of(from)?, volume::names_of(to)?);
+            if old.split_last().map(|(_, above)| above) != new.split_last().map(|(_, above)| above) {
+                return Err(Error::invalid("a rename stays within its directory")
+                    .with_file(from)
+                    .with_operation("rename"));
+            }
             let mut volume = shared.volume.lock();
             let source = volume.place("rename", from)?;
-            if !matches!(volume.node(source), Some(Node::File(_))) {
-                return Err(missing("rename", from));
-            }
             let target = volume.place("rename", to)?;
-            if source.dir != target.dir {
-                return Err(failed("rename", from, "a rename stays within its directory"));
+            let moved = volume.find_file("rename", from)?;
+            match volume.node(target) {
+                Some(Node::Dir(_)) => return Err(failed("rename", to, "is a directory")),
+                // Two names of one file: nothing changes, as POSIX has it.
+                Some(Node::File(there)) if there == moved && !is_failing => return Ok(()),
+                _ => {}
             }
             if !is_failing || shared.tape.below(Label::Fault, 2) == 1 {
                 volume.rename(source, target);
@@ -502,21 +567,23 @@ impl Vfs for SimDisk {
         shared.pass_sync(0);
         shared.check_power(DiskOp::SyncDir, path)?;
         let is_failing = shared.strikes(|plan| plan.sync_dir, "sync_dir failed");
+        let rules = shared.profile.rules();
+        let settle = |volume: &mut Volume| match rules.has_journal {
+            true => crash::settle_journal(volume, rules, upto),
+            false => volume.settle_names(id, upto),
+        };
         let mut volume = shared.volume.lock();
         let result = if is_failing {
             // The changes are there, or never will be, or wait for another sync.
             match shared.tape.below(Label::Fault, 3) {
                 0 => {}
-                1 => volume.settle_names(id, upto),
-                _ if shared.profile.rules().has_journal => {}
+                1 => settle(&mut volume),
+                _ if rules.has_journal => {}
                 _ => volume.lose_names(id, upto),
             }
             Err(failed("sync_dir", path, "simulated sync error"))
         } else {
-            volume.settle_names(id, upto);
-            if shared.profile.rules().has_journal {
-                crash::settle_journal(&mut volume, upto);
-            }
+            settle(&mut volume);
             Ok(())
         };
         drop(volume);
@@ -567,8 +634,7 @@ impl Vfs for SimDisk {
     fn available_space(&self, path: &Path) -> Result<u64> {
         let shared = &self.shared;
         shared.begin(DiskOp::Space, path)?;
-        let used = shared.volume.lock().charged_bytes;
-        let left = shared.space_bytes.lock().map_or(1 << 40, |space| space.saturating_sub(used));
+        let left = shared.room(&shared.volume.lock());
         shared.end(event(DiskOp::Space, path), Ok(left))
     }
 
