@@ -14,8 +14,8 @@ use tinylsm::{Db, Durability, Slice, WriteBatch, WriteOptions};
 
 /// Puts of one batch in `fillbatch100`.
 const BATCH_PUTS: u64 = 100;
-/// Synced puts of each of the two synced fills, so that they take about a second each.
-const SYNCED_PUTS: u64 = 8_000;
+/// Most synced puts of each of the two synced fills, so that they take about a second each.
+const SYNCED_PUTS_MAX: u64 = 8_000;
 /// Threads of `fillsync8`.
 const SYNCED_THREADS: u64 = 8;
 
@@ -330,7 +330,7 @@ fn fill_sync(stage: &Stage, name: &'static str, threads: u64) -> Outcome<Row> {
     let (db, dir) = stage.fresh(name, Durability::Disk)?;
     let measured = on_threads(threads, |thread| {
         let mut value = Vec::new();
-        timed(SYNCED_PUTS / threads, Sample::Each, |number| {
+        timed(stage.keys.min(SYNCED_PUTS_MAX) / threads, Sample::Each, |number| {
             let index = number * threads + thread;
             stage.values.fill(index, &mut value);
             db.put(key(index), &value)?;
