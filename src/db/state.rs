@@ -31,7 +31,8 @@ use crate::write::commit::Request;
 use crate::write::queue::Queue;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::{BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
@@ -245,10 +246,11 @@ impl Core {
         Ok(())
     }
 
-    /// Turns writing off for good because of `error`, and returns it.
+    /// Turns writing off for good because of `error`, and returns it. The first error is kept, unless `resume` could
+    /// mend it and cannot mend this one.
     pub(crate) fn poison(&self, error: &Error) -> Error {
         let mut book = self.book.lock();
-        if book.writing_error.is_none() {
+        if book.writing_error.as_ref().is_none_or(|first| is_full_log(first) && !is_full_log(error)) {
             book.writing_error = Some(error.clone());
         }
         self.is_poisoned.store(true, Ordering::Release);
@@ -273,23 +275,31 @@ impl Core {
             return Err(Error::new(ErrorKind::ReadOnly, "the database was opened read-only"));
         }
         if self.is_poisoned.load(Ordering::Acquire) {
-            return Err(self.read_only_error());
+            // None, if writing was resumed since the flag was read.
+            return self.read_only_error().map_or(Ok(()), Err);
         }
         Ok(())
     }
 
-    fn read_only_error(&self) -> Error {
-        let book = self.book.lock();
-        let cause = book.writing_error.clone().expect("writing is off because of an error");
+    fn read_only_error(&self) -> Option<Error> {
+        let cause = self.book.lock().writing_error.clone()?;
         let message =
             format!("the database is read-only until it is reopened, since a write failed: {cause}");
-        cause.wrap(ErrorKind::ReadOnly, message)
+        Some(cause.wrap(ErrorKind::ReadOnly, message))
     }
 
     /// Fails if the database was closed.
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.is_closing.load(Ordering::Relaxed) { Err(closed()) } else { Ok(()) }
     }
+}
+
+/// Tells whether an error is an append to a WAL segment that met a full disk, the one failure that `resume` mends.
+pub(crate) fn is_full_log(error: &Error) -> bool {
+    let name = error.file().and_then(Path::file_name).and_then(OsStr::to_str).and_then(FileName::parse);
+    error.kind() == ErrorKind::NoSpace
+        && error.operation() == Some("append")
+        && matches!(name, Some(FileName::Wal(_)))
 }
 
 pub(crate) fn closed() -> Error {

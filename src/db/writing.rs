@@ -2,7 +2,7 @@
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::seq::SeqNum;
-use crate::db::state::{Core, Counters, Generation, Leader};
+use crate::db::state::{Core, Counters, Generation, Leader, is_full_log};
 use crate::format::batch::Batch;
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
@@ -223,8 +223,7 @@ impl Core {
             return Ok(());
         };
         let wal = leader.wal.as_mut().expect("only a writable database is poisoned");
-        let is_append_of_log = error.operation() == Some("append") && error.file() == Some(wal.path());
-        if error.kind() != ErrorKind::NoSpace || !is_append_of_log {
+        if !is_full_log(&error) || error.file() != Some(wal.path()) {
             return Err(self.check_writable().expect_err("writing is off"));
         }
         let predecessor = wal.abandon().map_err(|error| self.poison(&error))?;
@@ -233,7 +232,14 @@ impl Core {
             .open_segment(predecessor)
             .inspect_err(|_| self.is_poisoned.store(true, Ordering::Release))?;
         self.seal(&mut leader, next);
-        self.book.lock().writing_error = None;
+        let mut book = self.book.lock();
+        if self.is_poisoned.load(Ordering::Acquire) {
+            // Another failure came between, such as one of the manifest's, which `poison` put in place of the first.
+            drop(book);
+            return self.check_writable();
+        }
+        book.writing_error = None;
+        drop(book);
         self.changed.notify_all();
         Ok(())
     }

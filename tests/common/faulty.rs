@@ -1,0 +1,149 @@
+//! A disk in memory that can be full and whose syncs can fail.
+
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tinylsm::sync::Mutex;
+use tinylsm::vfs::mem::MemVfs;
+use tinylsm::vfs::{Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
+use tinylsm::{Error, ErrorKind, Result, UnixMillis};
+
+/// The disk. What a failed append leaves is half of it; what is removed frees nothing.
+#[derive(Clone)]
+pub struct FaultyVfs {
+    /// The disk behind it.
+    pub disk: MemVfs,
+    faults: Arc<Faults>,
+}
+
+struct Faults {
+    free_bytes: Mutex<u64>,
+    fails_next_wal_sync: AtomicBool,
+}
+
+impl FaultyVfs {
+    pub fn new() -> FaultyVfs {
+        let faults =
+            Faults { free_bytes: Mutex::new(u64::MAX / 2), fails_next_wal_sync: AtomicBool::new(false) };
+        FaultyVfs { disk: MemVfs::new(), faults: Arc::new(faults) }
+    }
+
+    /// Sets how many bytes the disk can still take.
+    pub fn set_free(&self, bytes: u64) {
+        *self.faults.free_bytes.lock() = bytes;
+    }
+
+    /// Lets the next sync of a WAL segment fail, that one only.
+    pub fn fail_next_wal_sync(&self) {
+        self.faults.fails_next_wal_sync.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Faults {
+    fn charge(&self, bytes: u64, operation: &'static str, path: &Path) -> Result<()> {
+        let mut free = self.free_bytes.lock();
+        match free.checked_sub(bytes) {
+            Some(left) => {
+                *free = left;
+                Ok(())
+            }
+            None => Err(Error::new(ErrorKind::NoSpace, "the test's disk is full")
+                .with_operation(operation)
+                .with_file(path)),
+        }
+    }
+}
+
+struct FaultyFile {
+    file: Box<dyn WriteFile>,
+    path: PathBuf,
+    charged_len: u64,
+    faults: Arc<Faults>,
+}
+
+impl WriteFile for FaultyFile {
+    fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        let end = self.file.len() + len as u64;
+        let more = end.saturating_sub(self.charged_len);
+        if let Err(error) = self.faults.charge(more, "append", &self.path) {
+            let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).take(len / 2).collect();
+            self.file.append(&[IoSlice::new(&bytes)])?;
+            return Err(error);
+        }
+        self.charged_len = self.charged_len.max(end);
+        self.file.append(parts)
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        let is_wal = self.path.extension().is_some_and(|extension| extension == "wal");
+        if is_wal && self.faults.fails_next_wal_sync.swap(false, Ordering::SeqCst) {
+            let error = Error::new(ErrorKind::Io, "the test's disk cannot sync");
+            return Err(error.with_operation("sync").with_file(&self.path));
+        }
+        self.file.sync()
+    }
+
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    fn allocate(&mut self, len: u64) -> Result<()> {
+        self.faults.charge(len.saturating_sub(self.charged_len), "allocate", &self.path)?;
+        self.charged_len = self.charged_len.max(len);
+        self.file.allocate(len)
+    }
+}
+
+impl Vfs for FaultyVfs {
+    fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
+        self.faults.charge(1, "create", path)?;
+        let file = self.disk.create_new(path)?;
+        let faults = Arc::clone(&self.faults);
+        Ok(Box::new(FaultyFile { file, path: path.to_owned(), charged_len: 0, faults }))
+    }
+    fn open(&self, path: &Path) -> Result<Arc<dyn ReadFile>> {
+        self.disk.open(path)
+    }
+    fn sync_file(&self, path: &Path) -> Result<()> {
+        self.disk.sync_file(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> Result<()> {
+        self.disk.remove_file(path)
+    }
+    fn link_or_copy(&self, from: &Path, to: &Path) -> Result<Copied> {
+        self.disk.link_or_copy(from, to)
+    }
+    fn create_dir_all(&self, path: &Path) -> Result<()> {
+        self.disk.create_dir_all(path)
+    }
+    fn read_dir(&self, path: &Path) -> Result<Vec<DirEntry>> {
+        self.disk.read_dir(path)
+    }
+    fn sync_dir(&self, path: &Path) -> Result<()> {
+        self.disk.sync_dir(path)
+    }
+    fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
+        self.disk.lock(path, mode)
+    }
+    fn metadata(&self, path: &Path) -> Result<Metadata> {
+        self.disk.metadata(path)
+    }
+    fn available_space(&self, _path: &Path) -> Result<u64> {
+        Ok(*self.faults.free_bytes.lock())
+    }
+    fn now(&self) -> u64 {
+        self.disk.now()
+    }
+    fn wall(&self) -> UnixMillis {
+        self.disk.wall()
+    }
+    fn sleep(&self, duration: Duration) {
+        self.disk.sleep(duration);
+    }
+}

@@ -1,0 +1,33 @@
+//! What several integration tests share: options so small that a few writes fill every level, and a look at everything.
+
+use std::collections::BTreeMap;
+use tinylsm::{Keyspace, KeyspaceOptions, Options};
+
+/// Keys with their values.
+pub type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Returns options under which a few hundred writes flush, compact and roll the manifest.
+pub fn tiny() -> Options {
+    let keyspace = KeyspaceOptions {
+        block_bytes: 128,
+        level0_compaction_trigger: 2,
+        level_base_bytes: 8 << 10,
+        level_multiplier: 2,
+        table_bytes: 2 << 10,
+        ..KeyspaceOptions::default()
+    };
+    Options {
+        memtable_bytes: 4 << 10,
+        wal_preallocate_bytes: 1 << 10,
+        manifest_roll_bytes: 1 << 10,
+        block_cache_bytes: 16 << 10,
+        default_keyspace: keyspace,
+        ..Options::default()
+    }
+}
+
+/// Reads a whole keyspace, which must be sound.
+pub fn contents(keyspace: &Keyspace) -> Model {
+    let items = keyspace.iter().expect("the database is open").map(|item| item.expect("readable"));
+    items.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+}
