@@ -48,7 +48,7 @@ impl MemtableFilter {
     /// Spreads the upper half of the hash over the lines.
     #[inline]
     fn line_of(&self, hash: u64) -> usize {
-        let spread = (hash >> 32) * self.lines_count as u64 >> 32;
+        let spread = ((hash >> 32) * self.lines_count as u64) >> 32;
         usize::try_from(spread).expect("below the number of lines")
     }
 }
