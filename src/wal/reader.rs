@@ -118,19 +118,20 @@ pub fn replay(
     Ok(Replayed { durable_len, unproven: waiting.into(), is_torn })
 }
 
-/// Tells whether a segment begins with a readable record behind its header.
+/// Tells whether a file begins with a segment's header and a readable record behind it.
+///
+/// The header counts: in a directory where a database was only being made, the disk may show in a file that was
+/// never synced the bytes of another one that had the same number.
 ///
 /// # Errors
 /// `Io`.
 pub fn has_records(vfs: &dyn Vfs, path: &Path, number: FileNumber) -> Result<bool> {
     let file = vfs.open(path)?;
     let mut frames = FrameReader::new(file.as_ref(), path, number)?;
-    while let Some(frame) = frames.next_frame()? {
-        if frame.kind == FrameKind::Record {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let is_segment = frames.next_frame()?.is_some_and(|frame| {
+        frame.kind == FrameKind::Header && decode_header(frame.payload()) != Header::Nonsense
+    });
+    Ok(is_segment && frames.next_frame()?.is_some_and(|frame| frame.kind == FrameKind::Record))
 }
 
 /// Tells whether anything but zeros lies behind `offset`, looking at the first bytes only.
