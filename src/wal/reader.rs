@@ -82,9 +82,13 @@ pub fn replay(
     let mut frames = FrameReader::new(file.as_ref(), path, number)?;
     let mut watermark = declared_len.unwrap_or(0);
     let mut waiting: VecDeque<Record> = VecDeque::new();
+    let mut end_mark: Option<(u64, u64)> = None;
     while declared_len.is_none_or(|len| frames.offset() < len) {
         let Some(frame) = frames.next_frame()? else { break };
         watermark = watermark.max(frame.synced_len);
+        if frame.kind == FrameKind::End {
+            end_mark = Some((frame.offset, frame.end()));
+        }
         if frame.kind == FrameKind::Record {
             let Some((header, _)) = open_record(&frame.bytes).filter(|(header, _)| header.count > 0) else {
                 return Err(
@@ -114,7 +118,10 @@ pub fn replay(
     }
     let is_torn = declared_len.is_none() && has_bytes_behind(file.as_ref(), end, frames.file_len())?;
     // Watermarks are frame boundaries, so what is left waiting begins exactly at the durable end.
-    let durable_len = waiting.front().map_or(end, |record| record.offset);
+    // A mark of the end whose own sync failed is readable and not proven, and must not be stated as durable.
+    let unproven_mark = end_mark.filter(|mark| mark.1 > watermark).map(|mark| mark.0);
+    let first_waiting = waiting.front().map(|record| record.offset);
+    let durable_len = first_waiting.or(unproven_mark).unwrap_or(end);
     Ok(Replayed { durable_len, unproven: waiting.into(), is_torn })
 }
 
