@@ -2,7 +2,10 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
 use std::{io::IoSlice, path::PathBuf};
-use tinylsm::{inspect::dump_file, vfs::{Vfs, mem::MemVfs}};
+use tinylsm::{
+    inspect::dump_file,
+    vfs::{Vfs, mem::MemVfs},
+};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((kind, rest)) = bytes.split_first() else { return };
