@@ -1,7 +1,7 @@
 //! Operations, and a database beside the sorted map that it has to agree with.
 
 use crate::builder;
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Unstructured};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tinylsm::vfs::mem::MemVfs;
@@ -16,11 +16,27 @@ pub enum Op {
     Get(u8),
     Range(u8, u8),
     Snapshot,
-    ReadSnapshot,
+    Compare,
     Flush,
     Compact(u8, u8),
     Step,
     Reopen,
+}
+
+/// As many operations as the input has bytes for.
+///
+/// A derived `Vec` asks the input after each item whether it ends: half of all inputs would end after the first.
+#[derive(Debug)]
+pub struct Ops(pub Vec<Op>);
+
+impl<'a> Arbitrary<'a> for Ops {
+    fn arbitrary(input: &mut Unstructured<'a>) -> arbitrary::Result<Ops> {
+        let mut ops = Vec::new();
+        while !input.is_empty() {
+            ops.push(input.arbitrary()?);
+        }
+        Ok(Ops(ops))
+    }
 }
 
 /// One byte, repeated: an input of a few bytes fills a memtable.
@@ -86,11 +102,7 @@ impl Pair {
                 assert_eq!(collect_backwards(self.db().range(low..high)?)?, expected);
             }
             Op::Snapshot => self.snapshot = Some((self.db().snapshot(), self.model.clone())),
-            Op::ReadSnapshot => {
-                if let Some((snapshot, model)) = &self.snapshot {
-                    assert_eq!(&collect(snapshot.iter(self.db().default_keyspace())?)?, model);
-                }
-            }
+            Op::Compare => self.compare()?,
             Op::Flush => self.db().flush()?,
             Op::Compact(a, b) => {
                 self.db().compact_range(self.db().default_keyspace(), vec![a.min(b)]..=vec![a.max(b)])?;
@@ -127,13 +139,16 @@ impl Pair {
         Ok(())
     }
 
-    /// Compares everything, forwards and backwards.
+    /// Compares everything, forwards and backwards, and what the snapshot sees.
     ///
     /// # Panics
     /// If they disagree.
     pub fn compare(&self) -> Result<()> {
         assert_eq!(collect(self.db().iter()?)?, self.model);
         assert_eq!(collect_backwards(self.db().iter()?)?, self.model);
+        if let Some((snapshot, model)) = &self.snapshot {
+            assert_eq!(&collect(snapshot.iter(self.db().default_keyspace())?)?, model);
+        }
         Ok(())
     }
 }
