@@ -261,6 +261,31 @@ fn l06_a_later_append_may_survive_an_earlier_one_only_on_the_worst_disk() {
 }
 
 #[test]
+fn l06_a_sector_keeps_what_was_written_to_it_first() {
+    let whole = bytes(b'A', 300);
+    let law = Law { must: &["empty", "prefix", "whole"], may: &["zeros", "prefix, zeros", "garbage"] };
+    litmus(
+        |disk| {
+            let mut file = create(disk, "f");
+            sync_dir(disk);
+            for part in whole.chunks(100) {
+                append(file.as_mut(), part);
+            }
+            None
+        },
+        |disk| {
+            let found = read(disk, "f").unwrap();
+            let has = |start: usize| found.get(start..start + 100) == Some(&whole[start..start + 100]);
+            assert!(has(0) || !has(100), "the second part without the first");
+            assert!(has(100) || !has(200), "the third part without the second");
+            state(disk, "f", &whole, 0).to_owned()
+        },
+        &law,
+        &law,
+    );
+}
+
+#[test]
 fn l07_a_sync_of_one_file_does_nothing_for_the_bytes_of_another() {
     let (a, b) = (bytes(b'A', 600), bytes(b'B', 600));
     let states = |disk: &SimDisk| format!("{}/{}", state(disk, "f", &a, 0), state(disk, "g", &b, 600));
@@ -302,6 +327,23 @@ fn l08_names_survive_in_any_order_only_on_the_worst_disk() {
         names,
         &exactly(&["", "f", "g", "f g"]),
         &exactly(&["", "f", "f g"]),
+    );
+}
+
+#[test]
+fn l08_changes_of_one_name_survive_in_order() {
+    let a = bytes(b'A', 100);
+    let law = exactly(&["whole/absent", "absent/whole", "empty/whole"]);
+    litmus(
+        |disk| {
+            drop(durable(disk, "a", &a));
+            disk.rename(Path::new(&at("a")), Path::new(&at("b"))).unwrap();
+            create(disk, "a");
+            None
+        },
+        |disk| format!("{}/{}", state(disk, "a", &a, 0), state(disk, "b", &a, 0)),
+        &law,
+        &law,
     );
 }
 
