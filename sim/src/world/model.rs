@@ -30,6 +30,8 @@ pub struct Model {
     open: BTreeMap<CommitId, Vec<Change>>,
     versions: BTreeMap<Place, Vec<Version>>,
     next_id: u64,
+    /// Every number up to here belongs to a known commit.
+    covered: u64,
     /// Numbers up to here must survive a loss of power.
     pub durable_floor: u64,
     /// Numbers up to here must survive the end of the process.
@@ -76,7 +78,23 @@ impl Model {
             versions.insert(index, (seq, value.clone()));
         }
         self.known.insert(last_seq, changes);
+        self.cover();
         Ok(())
+    }
+
+    /// Follows the known commits to the first number that none of them has.
+    fn cover(&mut self) {
+        for (&last, changes) in self.known.range(self.covered + 1..) {
+            if last - changes.len() as u64 != self.covered {
+                break;
+            }
+            self.covered = last;
+        }
+    }
+
+    /// Returns the number up to which every commit is known: nobody who stands there can have seen an open one.
+    pub fn covered(&self) -> u64 {
+        self.covered
     }
 
     /// Returns the last number that is known to be given out.
@@ -104,16 +122,6 @@ impl Model {
         let mut stands: Vec<u64> = std::iter::once(low).chain(inside).collect();
         stands.dedup();
         stands
-    }
-
-    /// Tells whether an open commit changes a key: then a reader may have seen what has no known number.
-    pub fn is_open(&self, place: &Place) -> bool {
-        self.open.values().flatten().any(|change| change.0 == *place)
-    }
-
-    /// Tells whether any commit is open.
-    pub fn has_open(&self) -> bool {
-        !self.open.is_empty()
     }
 
     /// Finds which open commits are in a database that was recovered up to `seq` with `contents` by keyspace, and
@@ -148,6 +156,7 @@ impl Model {
     /// Forgets everything above a number.
     fn forget_above(&mut self, seq: u64) {
         self.known.retain(|&last, _| last <= seq);
+        self.covered = self.covered.min(seq);
         for versions in self.versions.values_mut() {
             versions.retain(|version| version.0 <= seq);
         }
@@ -259,6 +268,18 @@ mod tests {
         let settled = model.settle(2, &content(&[("a", "2")])).expect("explained");
         assert_eq!(settled.get_at(&(0, b"a".to_vec()), 1), Some(&b"1".to_vec()));
         assert!(model.settle(2, &content(&[("a", "1")])).is_err());
+    }
+
+    #[test]
+    fn numbers_are_covered_up_to_the_first_gap() {
+        let mut model = Model::default();
+        let commits: Vec<CommitId> =
+            ["a", "b", "c"].map(|key| model.begin(vec![put(key, "1"), put(key, "2")])).into();
+        model.commit(commits[0], 2).expect("fits");
+        model.commit(commits[2], 6).expect("fits");
+        assert_eq!(model.covered(), 2);
+        model.commit(commits[1], 4).expect("fits");
+        assert_eq!(model.covered(), 6);
     }
 
     #[test]
