@@ -62,6 +62,7 @@ pub(in crate::disk) struct Shared {
     space_bytes: Mutex<Option<u64>>,
     counters: Mutex<BTreeMap<&'static str, u64>>,
     observer: Mutex<Option<Observer>>,
+    failures_count: AtomicU64,
     is_off: AtomicBool,
     changes_count: AtomicU64,
     crash_after: AtomicU64,
@@ -88,6 +89,7 @@ impl SimDisk {
                 space_bytes: Mutex::new(None),
                 counters: Mutex::default(),
                 observer: Mutex::new(None),
+                failures_count: AtomicU64::new(0),
                 is_off: AtomicBool::new(false),
                 changes_count: AtomicU64::new(0),
                 crash_after: AtomicU64::new(u64::MAX),
@@ -137,6 +139,12 @@ impl SimDisk {
     /// Tells whether the power is off.
     pub fn is_off(&self) -> bool {
         self.shared.is_off.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many operations failed by a fault or for want of space since this disk was made. Faults that an
+    /// engine must bear without an error (short reads, stalls, jumps of the clock) do not count.
+    pub fn failures_count(&self) -> u64 {
+        self.shared.failures_count.load(Ordering::Relaxed)
     }
 
     /// Returns how many changes were made.
@@ -296,6 +304,17 @@ impl Shared {
         true
     }
 
+    /// Draws whether this operation fails.
+    pub(in crate::disk) fn fails(
+        &self,
+        rate: impl FnOnce(&FaultPlan) -> PerMillion,
+        name: &'static str,
+    ) -> bool {
+        let is_failing = self.strikes(rate, name);
+        self.failures_count.fetch_add(u64::from(is_failing), Ordering::Relaxed);
+        is_failing
+    }
+
     pub(in crate::disk) fn refuses_allocation(&self) -> bool {
         self.faults.lock().refuses_allocation
     }
@@ -316,6 +335,7 @@ impl Shared {
         match *self.space_bytes.lock() {
             Some(space) if volume.charged_bytes + more > space => {
                 self.count("disk full", 1);
+                self.failures_count.fetch_add(1, Ordering::Relaxed);
                 let error = Error::new(ErrorKind::NoSpace, "no space left on the simulated disk");
                 Err(error.with_file(path).with_operation(op.name()))
             }
@@ -334,7 +354,7 @@ impl Shared {
         self.end(event, Ok(()))?;
         self.pass_sync(waiting);
         self.check_power(DiskOp::Sync, path)?;
-        let is_failing = self.strikes(|plan| plan.sync, "sync failed");
+        let is_failing = self.fails(|plan| plan.sync, "sync failed");
         let mut volume = self.volume.lock();
         let result = if is_failing {
             let model = *self.tape.pick(Label::Fault, self.profile.rules().failed_sync);
@@ -373,7 +393,7 @@ impl Vfs for SimDisk {
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
         let shared = &self.shared;
         shared.begin(DiskOp::Create, path)?;
-        let is_failing = shared.strikes(|plan| plan.create, "create failed");
+        let is_failing = shared.fails(|plan| plan.create, "create failed");
         let happens = !is_failing || shared.tape.below(Label::Fault, 2) == 1;
         let create = || -> Result<u64> {
             let mut volume = shared.volume.lock();
@@ -402,7 +422,7 @@ impl Vfs for SimDisk {
         let shared = &self.shared;
         shared.begin(DiskOp::Open, path)?;
         let open = || -> Result<u64> {
-            if shared.strikes(|plan| plan.open, "open failed") {
+            if shared.fails(|plan| plan.open, "open failed") {
                 return Err(failed("open", path, "simulated error"));
             }
             let mut volume = shared.volume.lock();
@@ -432,7 +452,7 @@ impl Vfs for SimDisk {
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         let shared = &self.shared;
         shared.begin(DiskOp::Rename, from)?;
-        let is_failing = shared.strikes(|plan| plan.rename, "rename failed");
+        let is_failing = shared.fails(|plan| plan.rename, "rename failed");
         let rename = || -> Result<()> {
             let (old, new) = (volume::names_of(from)?, volume::names_of(to)?);
             if old.split_last().map(|(_, above)| above) != new.split_last().map(|(_, above)| above) {
@@ -461,7 +481,7 @@ impl Vfs for SimDisk {
     fn remove_file(&self, path: &Path) -> Result<()> {
         let shared = &self.shared;
         shared.begin(DiskOp::Remove, path)?;
-        let is_failing = shared.strikes(|plan| plan.remove, "remove failed");
+        let is_failing = shared.fails(|plan| plan.remove, "remove failed");
         let remove = || -> Result<()> {
             let mut volume = shared.volume.lock();
             volume.find_file("remove", path)?;
@@ -479,7 +499,7 @@ impl Vfs for SimDisk {
         shared.begin(DiskOp::Link, from)?;
         let refuses_links = shared.faults.lock().refuses_links;
         let link = || -> Result<Copied> {
-            if shared.strikes(|plan| plan.link, "link failed") {
+            if shared.fails(|plan| plan.link, "link failed") {
                 return Err(failed("link", from, "simulated error"));
             }
             let mut volume = shared.volume.lock();
@@ -538,7 +558,7 @@ impl Vfs for SimDisk {
         let shared = &self.shared;
         shared.begin(DiskOp::ReadDir, path)?;
         let list = || -> Result<Vec<DirEntry>> {
-            if shared.strikes(|plan| plan.read_dir, "read_dir failed") {
+            if shared.fails(|plan| plan.read_dir, "read_dir failed") {
                 return Err(failed("read_dir", path, "simulated error"));
             }
             let volume = shared.volume.lock();
@@ -566,7 +586,7 @@ impl Vfs for SimDisk {
         shared.end(DiskEvent { len: waiting, ..event(DiskOp::SyncDirBegin, path) }, Ok(()))?;
         shared.pass_sync(0);
         shared.check_power(DiskOp::SyncDir, path)?;
-        let is_failing = shared.strikes(|plan| plan.sync_dir, "sync_dir failed");
+        let is_failing = shared.fails(|plan| plan.sync_dir, "sync_dir failed");
         let rules = shared.profile.rules();
         let settle = |volume: &mut Volume| match rules.has_journal {
             true => crash::settle_journal(volume, rules, upto),

@@ -4,6 +4,7 @@
 //! and everything it reads as an observation: the numbers between which the reader stood, and what it saw. An
 //! observation is judged when the life is over, since only then the model knows every commit.
 
+use crate::disk::SimDisk;
 use crate::tape::{Label, Tape};
 use crate::world::model::{Change, Content, Model};
 use crate::world::swarm::{Deed, Swarm, value_for};
@@ -83,10 +84,10 @@ pub struct Client {
     pub db: Db,
     /// Its keyspaces, by number.
     pub keyspaces: Vec<Keyspace>,
-    /// Whether the power is off.
-    pub is_off: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// Whether faults may have happened.
-    pub may_fail: bool,
+    /// The disk that it lies on.
+    pub disk: SimDisk,
+    /// Operations of the disk that had failed when the database was opened; only later ones excuse an error.
+    pub failures_before: u64,
     snapshots: Vec<(Snapshot, Vec<(u32, Content)>)>,
     iterators: Vec<(Iter, Held)>,
 }
@@ -110,17 +111,16 @@ impl Client {
         judge: Arc<Mutex<Judge>>,
         db: Db,
         keyspaces: Vec<Keyspace>,
-        is_off: Arc<dyn Fn() -> bool + Send + Sync>,
+        (disk, failures_before): (SimDisk, u64),
     ) -> Client {
-        let may_fail = swarm.has_faults;
         Client {
             tape,
             swarm,
             judge,
             db,
             keyspaces,
-            is_off,
-            may_fail,
+            disk,
+            failures_before,
             snapshots: Vec::new(),
             iterators: Vec::new(),
         }
@@ -129,7 +129,7 @@ impl Client {
     /// Does its deeds until they are done, the power is off or a law is broken.
     pub fn run(mut self) {
         for _ in 0..self.swarm.deeds_count {
-            if self.judge.lock().violation.is_some() || (self.is_off)() {
+            if self.judge.lock().violation.is_some() || self.disk.is_off() {
                 return;
             }
             self.judge.lock().deeds_count += 1;
@@ -198,10 +198,11 @@ impl Client {
     fn allow<T>(&self, result: Result<T, Error>) -> Result<Option<T>, Stop> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(_) if (self.is_off)() => Err(Stop),
+            Err(_) if self.disk.is_off() => Err(Stop),
             Err(error) => {
                 let kinds = [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::Busy, ErrorKind::ReadOnly];
-                if self.may_fail && kinds.contains(&error.kind()) {
+                let has_cause = self.disk.failures_count() > self.failures_before;
+                if has_cause && kinds.contains(&error.kind()) {
                     return Ok(None);
                 }
                 Err(self.violate("error honesty", format!("an error without a cause: {error:?}")))
@@ -266,7 +267,7 @@ impl Client {
                 }
             }
             Err(error)
-                if matches!(error.kind(), ErrorKind::ReadOnly | ErrorKind::Busy) && !(self.is_off)() =>
+                if matches!(error.kind(), ErrorKind::ReadOnly | ErrorKind::Busy) && !self.disk.is_off() =>
             {
                 judge.model.cancel(id);
             }

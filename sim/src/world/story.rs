@@ -22,6 +22,9 @@ use tinylsm::{Background, Db, ErrorKind, Keyspace, KeyspaceOptions, Stats};
 
 const DIRECTORY: &str = "/db";
 
+/// What a failed operation of the disk may show as, at once or later.
+const DISK_KINDS: [ErrorKind; 3] = [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::ReadOnly];
+
 /// What a world did.
 #[derive(Clone, Debug, Default)]
 pub struct Tale {
@@ -54,6 +57,8 @@ struct Story {
     tape: Tape,
     swarm: Arc<Swarm>,
     disk: SimDisk,
+    /// Operations of the disk that had failed before this life.
+    failures_before: u64,
     profile: Profile,
     judge: Arc<Mutex<Judge>>,
     tale: Tale,
@@ -72,7 +77,7 @@ pub fn tell(tape: &Tape, profile: Profile, dress: impl Fn(&SimDisk)) -> Tale {
     };
     let tale = Tale { character: format!("{swarm:#?}"), ..Tale::default() };
     let judge = Arc::new(Mutex::new(judge));
-    let mut story = Story { tape: tape.clone(), swarm, disk, profile, judge, tale };
+    let mut story = Story { tape: tape.clone(), swarm, disk, failures_before: 0, profile, judge, tale };
     dress(&story.disk);
     if let Err(violation) = story.live_all(&dress) {
         story.tale.violation = Some(violation);
@@ -145,6 +150,19 @@ impl Story {
         }
         self.disk.set_faults(faults);
         self.disk.set_space(space);
+        self.failures_before = self.disk.failures_count();
+    }
+
+    /// Ends all faults and delays.
+    fn heal_disk(&mut self) {
+        self.disk.heal();
+        self.disk.set_latency(LatencyPlan::none());
+        self.failures_before = self.disk.failures_count();
+    }
+
+    /// Tells whether an error of this life may have come from the disk: an operation failed.
+    fn has_cause(&self) -> bool {
+        self.disk.failures_count() > self.failures_before
     }
 
     fn builder(&self, disk: &SimDisk, background: Background) -> tinylsm::DbBuilder {
@@ -165,6 +183,7 @@ impl Story {
             if has_accident {
                 self.disk.power_off_after(1 + self.tape.below(Label::Crash, 30));
             }
+            self.failures_before = self.disk.failures_count();
             let opened = self.builder(&self.disk, self.swarm.background).open();
             match opened {
                 Ok(db) => {
@@ -187,7 +206,7 @@ impl Story {
                 Err(_) if self.disk.is_off() => self.lose_power("power lost in recovery", dress),
                 Err(error) => {
                     let kinds = [ErrorKind::Io, ErrorKind::NoSpace];
-                    if !self.swarm.has_faults || !kinds.contains(&error.kind()) {
+                    if !self.has_cause() || !kinds.contains(&error.kind()) {
                         return Err(violation("recovery", format!("open failed: {error:?}")));
                     }
                     self.tale.count("open failed by a fault");
@@ -203,11 +222,10 @@ impl Story {
     fn lose_power(&mut self, event: &'static str, dress: &impl Fn(&SimDisk)) {
         self.tale.count(event);
         self.tale.crashes_count += 1;
+        let is_owed = self.profile == Profile::Kill && self.disk.failures_count() == 0;
         self.next_disk(dress);
-        let profile = self.profile;
-        let mut judge = self.judge.lock();
-        let model = &mut judge.model;
-        if profile != Profile::Kill {
+        if !is_owed {
+            let model = &mut self.judge.lock().model;
             model.process_floor = model.durable_floor;
         }
     }
@@ -232,7 +250,8 @@ impl Story {
         let mut judge = self.judge.lock();
         let model = &judge.model;
         // A failed sync may take back what the system had accepted, so only synced commits are owed then.
-        let floor = if self.swarm.has_faults { model.durable_floor } else { model.process_floor };
+        let has_failed = self.disk.failures_count() > 0;
+        let floor = if has_failed { model.durable_floor } else { model.process_floor };
         judge.model = judge_content(model, seq, floor, &contents)?;
         Ok(())
     }
@@ -260,7 +279,7 @@ impl Story {
             let (forwards, mut backwards) = match (forwards, backwards) {
                 (Ok(forwards), Ok(backwards)) => (forwards, backwards),
                 (Err(error), _) | (_, Err(error)) => {
-                    if self.swarm.has_faults && error.kind() == ErrorKind::Io && !self.disk.is_off() {
+                    if self.has_cause() && error.kind() == ErrorKind::Io && !self.disk.is_off() {
                         continue;
                     }
                     return Err(faulty(&error));
@@ -280,7 +299,7 @@ impl Story {
                         let message = format!("get of {key:?} gives {found:?}, the scan gave {value:?}");
                         return Err(violation("get and scan", message));
                     }
-                    Err(error) if self.swarm.has_faults && error.kind() == ErrorKind::Io => {}
+                    Err(error) if self.has_cause() && error.kind() == ErrorKind::Io => {}
                     Err(error) => return Err(faulty(&error)),
                 }
             }
@@ -305,7 +324,8 @@ impl Story {
             };
             match opened {
                 Ok(keyspace) => keyspaces.push(keyspace),
-                Err(_) if self.swarm.has_faults || self.disk.is_off() => return Ok(None),
+                Err(_) if self.disk.is_off() => return Ok(None),
+                Err(error) if self.has_cause() && DISK_KINDS.contains(&error.kind()) => return Ok(None),
                 Err(error) => return Err(violation("error honesty", format!("create_keyspace: {error:?}"))),
             }
         }
@@ -315,14 +335,13 @@ impl Story {
     fn let_clients_loose(&mut self, db: &Db, keyspaces: &[Keyspace]) -> Result<(), Violation> {
         let mut threads: Vec<JoinHandle> = Vec::new();
         for number in 0..self.swarm.clients_count {
-            let disk = self.disk.clone();
             let client = Client::new(
                 self.tape.clone(),
                 Arc::clone(&self.swarm),
                 Arc::clone(&self.judge),
                 db.clone(),
                 keyspaces.to_vec(),
-                Arc::new(move || disk.is_off()),
+                (self.disk.clone(), self.failures_before),
             );
             let thread = spawn(&format!("client-{number}"), move || client.run());
             threads.push(thread.map_err(|error| violation("world", format!("no thread: {error}")))?);
@@ -343,11 +362,12 @@ impl Story {
 
     /// Recovers a crash image on the side and judges it, while the original runs on.
     fn take_image(&mut self) -> Result<(), Violation> {
-        let (image, floors) = {
+        let (image, floor) = {
             let judge = self.judge.lock();
-            (self.disk.image(), (judge.model.durable_floor, judge.model.process_floor))
+            let floors = (judge.model.durable_floor, judge.model.process_floor);
+            let owes_all = self.profile == Profile::Kill && self.disk.failures_count() == 0;
+            (self.disk.image(), if owes_all { floors.1 } else { floors.0 })
         };
-        let floor = if self.profile == Profile::Kill && !self.swarm.has_faults { floors.1 } else { floors.0 };
         self.tale.recoveries_count += 1;
         self.tale.count("crash image recovered on the side");
         let db = self
@@ -425,7 +445,7 @@ impl Story {
                 self.lose_power("power lost in closing", dress);
                 Ok(())
             }
-            Err(_) if self.swarm.has_faults => Ok(()),
+            Err(error) if self.has_cause() && DISK_KINDS.contains(&error.kind()) => Ok(()),
             Err(error) => Err(violation("error honesty", format!("close failed: {error:?}"))),
         }
     }
@@ -507,13 +527,11 @@ impl Story {
 
     /// All faults are over: the database opens, writes, comes to rest and leaves no file behind.
     fn come_to_rest(&mut self, is_first: bool, dress: &impl Fn(&SimDisk)) -> Result<(), Violation> {
-        self.disk.heal();
-        self.disk.set_latency(LatencyPlan::none());
+        self.heal_disk();
         self.disk.power_off_after(u64::MAX);
         if self.disk.is_off() {
             self.lose_power("power lost before rest", dress);
-            self.disk.heal();
-            self.disk.set_latency(LatencyPlan::none());
+            self.heal_disk();
         }
         let sound =
             |what: &'static str, error: tinylsm::Error| violation("liveness", format!("{what}: {error:?}"));
