@@ -51,6 +51,17 @@ pub struct SimDisk {
     shared: Arc<Shared>,
 }
 
+/// A file as readers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenFile {
+    /// Its name within its directory.
+    pub name: String,
+    /// Its length.
+    pub len: u64,
+    /// Its bytes up to the last that was written; zeros follow up to its length.
+    pub bytes: Arc<Vec<u8>>,
+}
+
 pub(in crate::disk) struct Shared {
     pub(in crate::disk) profile: Profile,
     pub(in crate::disk) tape: Tape,
@@ -112,6 +123,29 @@ impl SimDisk {
     /// Sets how many bytes all files together may have; `None` is without end.
     pub fn set_space(&self, bytes: Option<u64>) {
         *self.shared.space_bytes.lock() = bytes;
+    }
+
+    /// Makes room for so many more bytes, where room is short.
+    pub fn add_space(&self, bytes: u64) {
+        if let Some(space) = self.shared.space_bytes.lock().as_mut() {
+            *space += bytes;
+        }
+    }
+
+    /// Returns every file with its length and the bytes that readers see, by name within its directory. Nothing is
+    /// drawn, no time passes and nobody is told.
+    pub fn files(&self) -> Vec<SeenFile> {
+        let volume = self.shared.volume.lock();
+        let names = volume.dirs.values().flat_map(|dir| &dir.live);
+        names
+            .filter_map(|(name, node)| match node {
+                Node::File(id) => {
+                    let inode = volume.inode(*id);
+                    Some(SeenFile { name: name.to_string(), len: inode.len, bytes: inode.bytes.clone() })
+                }
+                Node::Dir(_) => None,
+            })
+            .collect()
     }
 
     /// Ends all faults, and makes room.

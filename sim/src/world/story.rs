@@ -7,8 +7,8 @@
 
 use crate::disk::{FaultPlan, LatencyPlan, Profile, READ_OF_REMOVED, SimDisk};
 use crate::tape::{Label, Tape};
-use crate::world::client::{Client, Judge, Violation};
-use crate::world::model::{Content, Model};
+use crate::world::client::{Client, Judge, Violation, is_full_log};
+use crate::world::model::{Contents, Model, Pairs};
 use crate::world::oracle;
 use crate::world::swarm::Swarm;
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tinylsm::sync::{JoinHandle, spawn};
 use tinylsm::vfs::Vfs;
-use tinylsm::{Background, Db, ErrorKind, Keyspace, KeyspaceOptions, Stats};
+use tinylsm::{Background, Db, ErrorKind, Keyspace, KeyspaceOptions, Slice, Stats};
 
 const DIRECTORY: &str = "/db";
 
@@ -74,6 +74,7 @@ pub fn tell(tape: &Tape, profile: Profile, dress: impl Fn(&SimDisk)) -> Tale {
         violation: None,
         writes_count: 0,
         deeds_count: 0,
+        resumed_count: 0,
     };
     let tale = Tale { character: format!("{swarm:#?}"), ..Tale::default() };
     let judge = Arc::new(Mutex::new(judge));
@@ -82,7 +83,14 @@ pub fn tell(tape: &Tape, profile: Profile, dress: impl Fn(&SimDisk)) -> Tale {
     if let Err(violation) = story.live_all(&dress) {
         story.tale.violation = Some(violation);
     }
-    story.tale.deeds_count = story.judge.lock().deeds_count;
+    let (deeds_count, resumed_count) = {
+        let judge = story.judge.lock();
+        (judge.deeds_count, judge.resumed_count)
+    };
+    story.tale.deeds_count = deeds_count;
+    if resumed_count > 0 {
+        *story.tale.events.entry("writing resumed after a full disk").or_default() += resumed_count;
+    }
     story.note_disk();
     if story.tale.violation.is_none() && story.tale.events.contains_key(READ_OF_REMOVED) {
         let message = "a file was read after its name was removed".to_owned();
@@ -111,6 +119,9 @@ impl Story {
             }
             self.let_clients_loose(&db, &keyspaces)?;
             drop(keyspaces);
+            if self.has_cause() && !self.disk.is_off() && self.tape.chance(Label::Check, 1, 2) {
+                self.mend_and_resume(&db)?;
+            }
             self.end(db, ending, dress)?;
         }
         self.come_to_rest(is_first, dress)
@@ -144,7 +155,7 @@ impl Story {
             faults.create = rate(8_000);
             faults.rename = rate(20_000);
             faults.remove = rate(30_000);
-            if self.tape.chance(Label::Options, 1, 5) {
+            if self.tape.chance(Label::Options, 1, 3) {
                 space = Some(20_000 + self.tape.below(Label::Options, 200_000));
             }
         }
@@ -248,19 +259,23 @@ impl Story {
     fn judge_recovery(&self, db: &Db) -> Result<(), Violation> {
         let (seq, contents) = self.read_all(db)?;
         let mut judge = self.judge.lock();
-        let model = &judge.model;
+        let model = &mut judge.model;
         // A failed sync may take back what the system had accepted, so only synced commits are owed then.
         let has_failed = self.disk.failures_count() > 0;
         let floor = if has_failed { model.durable_floor } else { model.process_floor };
-        judge.model = judge_content(model, seq, floor, &contents)?;
+        check_floor(seq, floor)?;
+        model.settle(seq, &contents).map_err(|message| violation("exact prefix", message))?;
+        // What was recovered is durable when the database is open.
+        model.durable_floor = seq;
+        model.process_floor = seq;
         Ok(())
     }
 
     /// Reads everything, both ways and key by key.
-    fn read_all(&self, db: &Db) -> Result<(u64, BTreeMap<u32, Content>), Violation> {
+    fn read_all(&self, db: &Db) -> Result<(u64, Contents), Violation> {
         let seq = db.last_seq().get();
-        let mut contents: BTreeMap<u32, Content> = (0..self.swarm.keyspaces.len())
-            .map(|id| (u32::try_from(id).expect("a few"), Content::new()))
+        let mut contents: Contents = (0..self.swarm.keyspaces.len())
+            .map(|id| (u32::try_from(id).expect("a few"), Pairs::new()))
             .collect();
         for (id, name) in db.keyspaces().iter().enumerate() {
             let keyspace = db.keyspace(name).map_err(|error| self.unreadable(&error))?;
@@ -270,13 +285,13 @@ impl Story {
         Ok((seq, contents))
     }
 
-    fn read_keyspace(&self, keyspace: &Keyspace) -> Result<Content, Violation> {
+    fn read_keyspace(&self, keyspace: &Keyspace) -> Result<Pairs, Violation> {
         let faulty = |error: &tinylsm::Error| self.unreadable(error);
         // Injected read errors are retried: the disk says that they pass.
         for _ in 0..20 {
-            let forwards: Result<Vec<_>, _> = keyspace.iter().map_err(|e| faulty(&e))?.collect();
-            let backwards: Result<Vec<_>, _> = keyspace.iter().map_err(|e| faulty(&e))?.rev().collect();
-            let (forwards, mut backwards) = match (forwards, backwards) {
+            let forwards: Result<Pairs, _> = keyspace.iter().map_err(|e| faulty(&e))?.collect();
+            let backwards: Result<Pairs, _> = keyspace.iter().map_err(|e| faulty(&e))?.rev().collect();
+            let (mut forwards, backwards) = match (forwards, backwards) {
                 (Ok(forwards), Ok(backwards)) => (forwards, backwards),
                 (Err(error), _) | (_, Err(error)) => {
                     if self.has_cause() && error.kind() == ErrorKind::Io && !self.disk.is_off() {
@@ -285,8 +300,7 @@ impl Story {
                     return Err(faulty(&error));
                 }
             };
-            backwards.reverse();
-            if forwards != backwards {
+            if !forwards.iter().rev().eq(&backwards) {
                 return Err(violation(
                     "both ways",
                     "a scan backwards is not the scan forwards reversed".into(),
@@ -303,9 +317,12 @@ impl Story {
                     Err(error) => return Err(faulty(&error)),
                 }
             }
-            return Ok(forwards.into_iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect());
+            if keyspace.options().comparator != tinylsm::base::comparator::BYTEWISE_NAME {
+                forwards.reverse();
+            }
+            return Ok(forwards);
         }
-        Ok(Content::new())
+        Ok(Pairs::new())
     }
 
     fn unreadable(&self, error: &tinylsm::Error) -> Violation {
@@ -360,6 +377,47 @@ impl Story {
         self.judge_observations(keyspaces)
     }
 
+    /// Mends the disk under an open database: what `resume` takes up again must go on without an error.
+    fn mend_and_resume(&mut self, db: &Db) -> Result<(), Violation> {
+        self.disk.heal();
+        // Operations that a fault has struck end meanwhile, and what they lead to is known.
+        self.disk.sleep(Duration::from_secs(60));
+        let is_cut = || self.disk.is_off();
+        let broken = |what: String| violation("resume", format!("on a mended disk {what}"));
+        let was_full = db.background_error().as_ref().is_some_and(is_full_log);
+        if let Err(error) = db.resume() {
+            let cause = db.background_error();
+            if is_cut() {
+                return Ok(());
+            }
+            // Only an append to the log that met a full disk leaves all that counts as it was.
+            let is_curable = cause.as_ref().is_some_and(is_full_log);
+            if error.kind() != ErrorKind::ReadOnly || cause.is_none() || is_curable {
+                return Err(broken(format!("resume gives {error:?}, and the cause is {cause:?}")));
+            }
+            self.tale.count("resume refused");
+            return Ok(());
+        }
+        let id = self.judge.lock().model.begin(vec![((0, b"resumed".to_vec()), Some(b"yes".to_vec()))]);
+        let seq = match db.put("resumed", "yes") {
+            Ok(seq) => seq.get(),
+            Err(_) if is_cut() => return Ok(()),
+            Err(error) => return Err(broken(format!("a put after resume gives {error:?}"))),
+        };
+        let model = &mut self.judge.lock().model;
+        model.commit(id, seq).map_err(|message| violation("sequence numbers", message))?;
+        model.durable_floor = model.durable_floor.max(seq);
+        model.process_floor = model.process_floor.max(seq);
+        match db.flush().and_then(|()| db.wait_idle()) {
+            Err(error) if !is_cut() => return Err(broken(format!("work after resume gives {error:?}"))),
+            _ => {}
+        }
+        self.failures_before = self.disk.failures_count();
+        self.tale.count("resumed on a mended disk");
+        self.judge.lock().resumed_count += u64::from(was_full);
+        Ok(())
+    }
+
     /// Recovers a crash image on the side and judges it, while the original runs on.
     fn take_image(&mut self) -> Result<(), Violation> {
         let (image, floor) = {
@@ -370,16 +428,20 @@ impl Story {
         };
         self.tale.recoveries_count += 1;
         self.tale.count("crash image recovered on the side");
+        let read_only =
+            if self.tape.chance(Label::Check, 1, 3) { Some(self.read_only(&image)?) } else { None };
         let db = self
             .builder(&image, Background::Manual)
             .open()
             .map_err(|error| violation("recovery", format!("a crash image does not open: {error:?}")))?;
         let (seq, contents) = self.read_all(&db)?;
-        let judged = {
-            let judge = self.judge.lock();
-            judge_content(&judge.model, seq, floor, &contents).map(drop)
-        };
-        judged?;
+        if read_only.is_some_and(|read_only| read_only != (seq, contents.clone())) {
+            let message = format!("reading only shows another content than the one recovered to {seq}");
+            return Err(violation("reading only", message));
+        }
+        check_floor(seq, floor)?;
+        let judged = self.judge.lock().model.check(seq, &contents);
+        judged.map_err(|message| violation("exact prefix", message))?;
         // The same image again: recovery must come to the same end.
         drop(db);
         let again = self.builder(&image, Background::Manual).open().map_err(|error| {
@@ -391,6 +453,21 @@ impl Story {
             return Err(violation("recovery is idempotent", message));
         }
         Ok(())
+    }
+
+    /// Reads a crash image that nobody recovered yet, which changes nothing on the disk.
+    fn read_only(&mut self, image: &SimDisk) -> Result<(u64, Contents), Violation> {
+        self.tale.count("crash image opened read-only");
+        let (before, changes_before) = (image.files(), image.changes_count());
+        let db = self.builder(image, Background::Manual).open_read_only().map_err(|error| {
+            violation("recovery", format!("a crash image does not open read-only: {error:?}"))
+        })?;
+        let read = self.read_all(&db)?;
+        drop(db);
+        if image.files() != before || image.changes_count() != changes_before {
+            return Err(violation("reading only", "opening a crash image read-only changed it".to_owned()));
+        }
+        Ok(read)
     }
 
     fn judge_observations(&mut self, keyspaces: &[Keyspace]) -> Result<(), Violation> {
@@ -479,17 +556,16 @@ impl Story {
         let last = model.last_known();
         for id in 0..self.swarm.keyspaces.len() {
             let name = if id == 0 { "default".to_owned() } else { format!("keyspace{id}") };
-            let expected = model.content_at(u32::try_from(id).expect("a few"), last);
+            let expected: BTreeMap<&[u8], &[u8]> =
+                model.content_at(u32::try_from(id).expect("a few"), last).collect();
             let keyspace = match db.keyspace(&name) {
                 Ok(keyspace) => keyspace,
                 Err(_) if expected.is_empty() => continue,
                 Err(error) => return Err(broken(format!("{error:?}"))),
             };
-            let scanned: Result<Content, _> = keyspace
-                .iter()
-                .and_then(|iter| iter.map(|item| item.map(|(k, v)| (k.to_vec(), v.to_vec()))).collect());
+            let scanned: Result<BTreeMap<Slice, Slice>, _> = keyspace.iter().and_then(Iterator::collect);
             match scanned {
-                Ok(content) if content == expected => {}
+                Ok(content) if content.iter().map(|(k, v)| (&**k, &**v)).eq(expected.clone()) => {}
                 Ok(_) => return Err(broken("a scan gives something else and no error".into())),
                 Err(error) if names_the_file(&error) => {}
                 Err(error) => return Err(broken(format!("a scan gives {error:?}"))),
@@ -580,16 +656,11 @@ fn violation(oracle: &'static str, message: String) -> Violation {
     Violation { oracle, message }
 }
 
-/// Judges recovered contents: at least up to `floor`, and exactly a prefix. Returns the model of that prefix.
-fn judge_content(
-    model: &Model,
-    seq: u64,
-    floor: u64,
-    contents: &BTreeMap<u32, Content>,
-) -> Result<Model, Violation> {
-    if seq < floor {
-        let message = format!("recovered to number {seq}, but {floor} was acknowledged as durable");
-        return Err(violation("durability", message));
+/// Checks that everything owed is there.
+fn check_floor(seq: u64, floor: u64) -> Result<(), Violation> {
+    if seq >= floor {
+        return Ok(());
     }
-    model.settle(seq, contents).map_err(|message| violation("exact prefix", message))
+    let message = format!("recovered to number {seq}, but {floor} was acknowledged as durable");
+    Err(violation("durability", message))
 }
