@@ -56,7 +56,9 @@ fn tell(ended: &Ended, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "{entry}")?;
     }
     let tale = &ended.tale;
-    writeln!(out, "{}", tale.character)?;
+    if let Some(character) = &tale.character {
+        writeln!(out, "{character:#?}")?;
+    }
     writeln!(out, "seed {} on {}", ended.seed, ended.profile.name())?;
     writeln!(
         out,

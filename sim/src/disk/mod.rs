@@ -51,6 +51,17 @@ pub struct SimDisk {
     shared: Arc<Shared>,
 }
 
+/// Which operation the power goes at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aim {
+    /// Its kind; it must be a change.
+    pub op: DiskOp,
+    /// How many of the kind pass before.
+    pub skipped: u64,
+    /// How many changes follow it that still have their effect.
+    pub changes_behind: u64,
+}
+
 /// A file as readers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenFile {
@@ -77,6 +88,7 @@ pub(in crate::disk) struct Shared {
     is_off: AtomicBool,
     changes_count: AtomicU64,
     crash_after: AtomicU64,
+    aim: Mutex<Option<Aim>>,
     wall_offset_ms: AtomicI64,
     /// Time outside a simulation: each look takes a microsecond.
     idle_ns: AtomicU64,
@@ -104,6 +116,7 @@ impl SimDisk {
                 is_off: AtomicBool::new(false),
                 changes_count: AtomicU64::new(0),
                 crash_after: AtomicU64::new(u64::MAX),
+                aim: Mutex::new(None),
                 wall_offset_ms: AtomicI64::new(0),
                 idle_ns: AtomicU64::new(0),
             }),
@@ -163,6 +176,13 @@ impl SimDisk {
     pub fn power_off_after(&self, changes_count: u64) {
         let now = self.shared.changes_count.load(Ordering::Relaxed);
         self.shared.crash_after.store(now.saturating_add(changes_count), Ordering::Relaxed);
+        *self.shared.aim.lock() = None;
+    }
+
+    /// Turns the power off a few changes behind an operation of one kind, as `aim` says.
+    pub fn power_off_at(&self, aim: Aim) {
+        assert!(aim.op.is_change(), "only a change can be the last one");
+        *self.shared.aim.lock() = Some(aim);
     }
 
     /// Turns the power off now.
@@ -315,6 +335,7 @@ impl Shared {
         }
         if event.op.is_change() {
             let count = self.changes_count.fetch_add(1, Ordering::Relaxed) + 1;
+            self.take_aim(event.op, count);
             if count >= self.crash_after.load(Ordering::Relaxed) && !self.is_off.swap(true, Ordering::SeqCst)
             {
                 self.count("power off in an operation", 1);
@@ -322,6 +343,18 @@ impl Shared {
         }
         self.check_power(event.op, event.path)?;
         result
+    }
+
+    /// Sets the last change once the operation that was aimed at is there.
+    fn take_aim(&self, op: DiskOp, changes_count: u64) {
+        let mut slot = self.aim.lock();
+        let Some(aim) = slot.as_mut().filter(|aim| aim.op == op) else { return };
+        if aim.skipped > 0 {
+            aim.skipped -= 1;
+            return;
+        }
+        self.crash_after.store(changes_count + aim.changes_behind, Ordering::Relaxed);
+        *slot = None;
     }
 
     /// Draws whether a fault happens now.

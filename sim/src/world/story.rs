@@ -5,10 +5,10 @@
 //! of power is a change of the disk drawn beforehand, so it hits inside operations, jobs and recoveries alike. After
 //! the last life all faults are healed and the database must work, be idle within bounds, and leave no file behind.
 
-use crate::disk::{FaultPlan, LatencyPlan, Profile, READ_OF_REMOVED, SimDisk};
+use crate::disk::{Aim, DiskOp, FaultPlan, LatencyPlan, Profile, READ_OF_REMOVED, SimDisk};
 use crate::tape::{Label, Tape};
 use crate::world::client::{Client, Judge, Violation, is_full_log};
-use crate::world::model::{Contents, Model, Pairs};
+use crate::world::model::{CommitId, Contents, Model, Pairs};
 use crate::world::oracle;
 use crate::world::swarm::Swarm;
 use parking_lot::Mutex;
@@ -38,8 +38,8 @@ pub struct Tale {
     pub deeds_count: u64,
     /// How often each rare event happened.
     pub events: BTreeMap<&'static str, u64>,
-    /// What was decided before it began, as text.
-    pub character: String,
+    /// What was decided before it began.
+    pub character: Option<Arc<Swarm>>,
 }
 
 /// How a life ends.
@@ -76,7 +76,7 @@ pub fn tell(tape: &Tape, profile: Profile, dress: impl Fn(&SimDisk)) -> Tale {
         deeds_count: 0,
         resumed_count: 0,
     };
-    let tale = Tale { character: format!("{swarm:#?}"), ..Tale::default() };
+    let tale = Tale { character: Some(Arc::clone(&swarm)), ..Tale::default() };
     let judge = Arc::new(Mutex::new(judge));
     let mut story = Story { tape: tape.clone(), swarm, disk, failures_before: 0, profile, judge, tale };
     dress(&story.disk);
@@ -115,7 +115,7 @@ impl Story {
                 continue;
             };
             if ending == Ending::PowerLoss {
-                self.disk.power_off_after(1 + self.tape.magnitude(Label::Crash, 10));
+                self.aim_power_loss();
             }
             self.let_clients_loose(&db, &keyspaces)?;
             drop(keyspaces);
@@ -125,6 +125,36 @@ impl Story {
             self.end(db, ending, dress)?;
         }
         self.come_to_rest(is_first, dress)
+    }
+
+    /// Decides when the power goes: after any number of changes, or at an operation between whose effect and whose
+    /// durability engines go wrong. Those are rare among appends and syncs, so a plain count would seldom hit them.
+    fn aim_power_loss(&self) {
+        let below = |bound| self.tape.below(Label::Crash, bound);
+        if below(2) == 0 {
+            self.disk.power_off_after(1 + self.tape.magnitude(Label::Crash, 10));
+            return;
+        }
+        let ops = [
+            DiskOp::Rename,
+            DiskOp::Create,
+            DiskOp::Remove,
+            DiskOp::SyncDirBegin,
+            DiskOp::SyncDir,
+            DiskOp::SyncBegin,
+        ];
+        let op = *self.tape.pick(Label::Crash, &ops);
+        self.disk.power_off_at(Aim { op, skipped: below(4), changes_behind: below(3) });
+    }
+
+    /// Decides when the power goes in a recovery.
+    fn aim_into_recovery(&self) {
+        let below = |bound| self.tape.below(Label::Crash, bound);
+        if below(3) == 0 {
+            self.disk.power_off_at(Aim { op: DiskOp::Rename, skipped: 0, changes_behind: below(2) });
+        } else {
+            self.disk.power_off_after(1 + below(30));
+        }
     }
 
     /// Sets latencies and faults for a life.
@@ -192,7 +222,7 @@ impl Story {
         for attempt in 0..5 {
             let has_accident = attempt < 3 && self.tape.chance(Label::Crash, 1, 4);
             if has_accident {
-                self.disk.power_off_after(1 + self.tape.below(Label::Crash, 30));
+                self.aim_into_recovery();
             }
             self.failures_before = self.disk.failures_count();
             let opened = self.builder(&self.disk, self.swarm.background).open();
@@ -243,8 +273,10 @@ impl Story {
 
     /// Goes on with what the crash left.
     fn next_disk(&mut self, dress: &impl Fn(&SimDisk)) {
+        let next = self.disk.image();
+        // After the image, which counts what it loses on the disk that it is made of.
         self.note_disk();
-        self.disk = self.disk.image();
+        self.disk = next;
         dress(&self.disk);
         self.prepare_disk();
     }
@@ -384,7 +416,7 @@ impl Story {
         self.disk.sleep(Duration::from_secs(60));
         let is_cut = || self.disk.is_off();
         let broken = |what: String| violation("resume", format!("on a mended disk {what}"));
-        let was_full = db.background_error().as_ref().is_some_and(is_full_log);
+        let was_full = db.background_error().is_some_and(|error| is_full_log(&error));
         if let Err(error) = db.resume() {
             let cause = db.background_error();
             if is_cut() {
@@ -404,10 +436,7 @@ impl Story {
             Err(_) if is_cut() => return Ok(()),
             Err(error) => return Err(broken(format!("a put after resume gives {error:?}"))),
         };
-        let model = &mut self.judge.lock().model;
-        model.commit(id, seq).map_err(|message| violation("sequence numbers", message))?;
-        model.durable_floor = model.durable_floor.max(seq);
-        model.process_floor = model.process_floor.max(seq);
+        self.note_durable_commit(id, seq)?;
         match db.flush().and_then(|()| db.wait_idle()) {
             Err(error) if !is_cut() => return Err(broken(format!("work after resume gives {error:?}"))),
             _ => {}
@@ -415,6 +444,15 @@ impl Story {
         self.failures_before = self.disk.failures_count();
         self.tale.count("resumed on a mended disk");
         self.judge.lock().resumed_count += u64::from(was_full);
+        Ok(())
+    }
+
+    fn note_durable_commit(&self, id: CommitId, seq: u64) -> Result<(), Violation> {
+        let mut judge = self.judge.lock();
+        let model = &mut judge.model;
+        model.commit(id, seq).map_err(|message| violation("sequence numbers", message))?;
+        model.durable_floor = model.durable_floor.max(seq);
+        model.process_floor = model.process_floor.max(seq);
         Ok(())
     }
 
@@ -616,13 +654,7 @@ impl Story {
         self.judge_recovery(&db)?;
         let id = self.judge.lock().model.begin(vec![((0, b"rest".to_vec()), Some(b"at last".to_vec()))]);
         let seq = db.put("rest", "at last").map_err(|e| sound("put", e))?;
-        self.judge
-            .lock()
-            .model
-            .commit(id, seq.get())
-            .map_err(|message| violation("sequence numbers", message))?;
-        self.judge.lock().model.process_floor = seq.get();
-        self.judge.lock().model.durable_floor = seq.get();
+        self.note_durable_commit(id, seq.get())?;
         db.flush().map_err(|e| sound("flush", e))?;
         db.compact_range(db.default_keyspace(), ..).map_err(|e| sound("compact_range", e))?;
         db.wait_idle().map_err(|e| sound("wait_idle", e))?;
