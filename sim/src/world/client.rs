@@ -5,6 +5,7 @@
 //! observation is judged when the life is over, since only then the model knows every commit.
 
 use crate::disk::SimDisk;
+use crate::schedule;
 use crate::tape::{Label, Tape};
 use crate::world::model::{Change, Model};
 use crate::world::reads::{HeldIter, HeldSnapshot};
@@ -94,6 +95,7 @@ impl Client {
             }
             self.judge.lock().deeds_count += 1;
             let deed = self.swarm.next_deed(&self.tape);
+            schedule::note(|| format!("the client begins: {deed:?}"));
             if self.act(deed).is_err() {
                 return;
             }
@@ -267,9 +269,11 @@ impl Client {
                 changes.push(((id, key), Some(value)));
             }
         }
+        schedule::note(|| format!("it writes, for {durability:?}: {}", show_changes(&changes)));
         let id = self.judge.lock().model.begin(changes);
         let options = WriteOptions { durability: Some(durability) };
         let result = self.db.write(&batch, &options);
+        schedule::note(|| format!("the write gives {result:?}"));
         let mut judge = self.judge.lock();
         match &result {
             Ok(seq) => {
@@ -296,6 +300,14 @@ impl Client {
         drop(judge);
         self.allow(result).map(drop)
     }
+}
+
+fn show_changes(changes: &[Change]) -> String {
+    let show = |((keyspace, key), value): &Change| {
+        let value = value.as_ref().map_or_else(|| "deleted".to_owned(), |v| v.escape_ascii().to_string());
+        format!("{keyspace}:{}={value:.24} ", key.escape_ascii())
+    };
+    changes.iter().map(show).collect()
 }
 
 /// Tells whether an error is an append to the log that met a full disk, the one failure that `resume` mends.

@@ -5,6 +5,7 @@ pub mod model;
 pub mod oracle;
 mod reads;
 pub mod run;
+pub mod scene;
 pub mod sight;
 pub mod story;
 pub mod swarm;

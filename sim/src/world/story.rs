@@ -10,6 +10,7 @@ use crate::tape::{Label, Tape};
 use crate::world::client::{Client, Judge, Violation, is_full_log};
 use crate::world::model::{CommitId, Contents, Model, Pairs};
 use crate::world::oracle;
+use crate::world::scene::Album;
 use crate::world::swarm::Swarm;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -62,10 +63,11 @@ struct Story {
     profile: Profile,
     judge: Arc<Mutex<Judge>>,
     tale: Tale,
+    album: Album,
 }
 
 /// Tells the story of a tape; call inside a world of `schedule`.
-pub fn tell(tape: &Tape, profile: Profile, dress: impl Fn(&SimDisk)) -> Tale {
+pub fn tell(tape: &Tape, profile: Profile, album: Album, dress: impl Fn(&SimDisk)) -> Tale {
     let swarm = Arc::new(Swarm::draw(tape));
     let disk = SimDisk::new(profile, tape.clone());
     let judge = Judge {
@@ -78,11 +80,13 @@ pub fn tell(tape: &Tape, profile: Profile, dress: impl Fn(&SimDisk)) -> Tale {
     };
     let tale = Tale { character: Some(Arc::clone(&swarm)), ..Tale::default() };
     let judge = Arc::new(Mutex::new(judge));
-    let mut story = Story { tape: tape.clone(), swarm, disk, failures_before: 0, profile, judge, tale };
+    let mut story =
+        Story { tape: tape.clone(), swarm, disk, failures_before: 0, profile, judge, tale, album };
     dress(&story.disk);
     if let Err(violation) = story.live_all(&dress) {
         story.tale.violation = Some(violation);
     }
+    story.album.add(&story.disk, || "the end".to_owned());
     let (deeds_count, resumed_count) = {
         let judge = story.judge.lock();
         (judge.deeds_count, judge.resumed_count)
@@ -236,7 +240,10 @@ impl Story {
                         continue;
                     }
                     match self.judge_recovery(&db) {
-                        Ok(()) => return Ok(Some(db)),
+                        Ok(()) => {
+                            self.album.add(&self.disk, || format!("recovered to number {}", db.last_seq()));
+                            return Ok(Some(db));
+                        }
                         Err(_) if self.disk.is_off() => {
                             drop(db);
                             self.lose_power("power lost behind recovery", dress);
@@ -265,6 +272,7 @@ impl Story {
         self.tale.crashes_count += 1;
         let is_owed = self.profile == Profile::Kill && self.disk.failures_count() == 0;
         self.next_disk(dress);
+        self.album.add_crash(&self.disk, || event.to_owned());
         if !is_owed {
             let model = &mut self.judge.lock().model;
             model.process_floor = model.durable_floor;
@@ -466,6 +474,7 @@ impl Story {
         };
         self.tale.recoveries_count += 1;
         self.tale.count("crash image recovered on the side");
+        self.album.add_crash(&image, || "a crash image, recovered on the side".to_owned());
         let read_only =
             if self.tape.chance(Label::Check, 1, 3) { Some(self.read_only(&image)?) } else { None };
         let db = self
