@@ -211,7 +211,8 @@ impl Model {
             // No number is left to be given to a commit in doubt.
             self.agrees(seq, contents)
         } else {
-            self.clone().fill_gaps(seq, contents, &mut placed, &mut PLACEMENTS_MAX.clone())
+            let mut budget = PLACEMENTS_MAX;
+            self.clone().fill_gaps(seq, contents, &mut placed, &mut budget)
         };
         if is_explained { Ok(placed) } else { Err(self.describe(seq, contents)) }
     }
