@@ -2,7 +2,7 @@
 //!
 //! A job is claimed under the book's lock, runs without any lock, and installs its result through the manifest.
 //! Production threads merely loop over [`Core::run_due_job`]; a manual host calls it itself. Flushes go first,
-//! then merges, then removals. A job that fails has changed nothing: its source stands, its files are removable,
+//! then the log's write-back, then merges, then removals. A job that fails has changed nothing: its source stands, its files are removable,
 //! and it is tried again under new file numbers after a pause.
 
 use crate::base::error::{Error, Result};
@@ -16,6 +16,7 @@ use crate::format::names::FileName;
 use crate::read::tree::Tables;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
+use crate::wal::segment::Segment;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,8 +30,17 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 /// One job, claimed: nobody else will do it.
 pub(crate) enum Job {
     Flush(Arc<Generation>),
+    WriteBack(Arc<Segment>),
     Compact(KeyspaceTree, Plan),
     Purge(BTreeSet<FileName>),
+}
+
+/// What a job that ended was.
+enum End {
+    Flush,
+    WriteBack,
+    Compact(KeyspaceId),
+    Purge,
 }
 
 impl Core {
@@ -97,6 +107,17 @@ impl Core {
                 book.is_flushing = true;
                 return Some(Job::Flush(generation));
             }
+            if !book.is_writing_back {
+                // Whoever asked is heard here; a commit that crosses the mark later asks again.
+                self.is_write_back_due.store(false, Ordering::Relaxed);
+                if let Some(segment) =
+                    book.active_wal.as_ref().filter(|segment| segment.unsynced_len() >= self.write_back_len())
+                {
+                    let segment = Arc::clone(segment);
+                    book.is_writing_back = true;
+                    return Some(Job::WriteBack(segment));
+                }
+            }
             if book.compacting.len() < self.threads_count.saturating_sub(1).max(1)
                 && let Some((keyspace, plan)) = self.pick_compaction(book)
             {
@@ -128,27 +149,34 @@ impl Core {
     }
 
     fn run_claimed(&self, job: Job) -> Result<()> {
-        let (result, compacted, is_purge) = match &job {
-            Job::Flush(generation) => (self.run_flush(generation), None, false),
-            Job::Compact(keyspace, plan) => {
-                (self.run_compaction(keyspace, plan), Some(keyspace.info.id), false)
-            }
+        let result = match &job {
+            Job::Flush(generation) => self.run_flush(generation),
+            Job::WriteBack(segment) => self.run_write_back(segment),
+            Job::Compact(keyspace, plan) => self.run_compaction(keyspace, plan),
             Job::Purge(names) => {
                 self.run_purge(names);
-                (Ok(()), None, true)
+                Ok(())
             }
+        };
+        let end = match &job {
+            Job::Flush(_) => End::Flush,
+            Job::WriteBack(_) => End::WriteBack,
+            Job::Compact(keyspace, _) => End::Compact(keyspace.info.id),
+            Job::Purge(_) => End::Purge,
         };
         // The job's own hold on its inputs must be gone before it counts as done, or they would outlive the wait
         // for idleness.
         drop(job);
         let mut book = self.book.lock();
-        match compacted {
-            Some(id) => assert!(book.compacting.remove(&id), "claimed until now"),
-            None if is_purge => book.is_purging = false,
-            None => book.is_flushing = false,
+        match end {
+            End::Flush => book.is_flushing = false,
+            End::WriteBack => book.is_writing_back = false,
+            End::Compact(id) => assert!(book.compacting.remove(&id), "claimed until now"),
+            End::Purge => book.is_purging = false,
         }
         match &result {
-            Ok(()) if !is_purge => {
+            // Only jobs that may fail and be tried again prove that the trouble is over.
+            Ok(()) if matches!(end, End::Flush | End::Compact(_)) => {
                 book.job_error = None;
                 book.job_failures_count = 0;
                 book.retry_at = 0;
@@ -199,6 +227,11 @@ impl Core {
         }
     }
 
+    /// Makes durable what writers left to the system. A failure is final, like that of any sync of the log.
+    fn run_write_back(&self, segment: &Segment) -> Result<()> {
+        segment.write_back(self.vfs.as_ref()).map_err(|error| self.poison(&error))
+    }
+
     fn run_flush(&self, generation: &Arc<Generation>) -> Result<()> {
         let state = self.state.load_full();
         let snapshots = self.snapshots.live();
@@ -225,7 +258,8 @@ impl Core {
             let book = self.book.lock();
             let (_, oldest) = book.sealed.front().expect("the flushed generation is there");
             assert!(Arc::ptr_eq(oldest, generation), "generations are flushed oldest first");
-            book.sealed.get(1).map_or(book.active_wal, |(wal, _)| *wal)
+            let active = || book.active_wal.as_ref().expect("a writable database has an open segment").number;
+            book.sealed.get(1).map_or_else(active, |(wal, _)| *wal)
         };
         let mut changes: Vec<Change> = added
             .iter()
@@ -331,6 +365,7 @@ impl Core {
         self.wait_for_jobs(|book| {
             book.sealed.is_empty()
                 && !book.is_flushing
+                && !book.is_writing_back
                 && book.compacting.is_empty()
                 && !book.is_purging
                 && self.pick_compaction(book).is_none()

@@ -7,6 +7,8 @@
 //! 2. `manifest`: one edit at a time. Held over manifest I/O.
 //! 3. `book`: what is sealed, running, obsolete or failed. Short, never over I/O; `State` is swapped under it.
 //! 4. the list of snapshots. Short.
+//!
+//! Syncs of the directory and of the open segment have locks of their own ([`crate::vfs::final_sync`]), taken last.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
@@ -17,6 +19,7 @@ use crate::db::directory::FinalDirSync;
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
+use crate::memtable::arena::Arena;
 use crate::mvcc::snapshots::Snapshots;
 use crate::mvcc::visible::Horizon;
 use crate::read::tree::Tree;
@@ -26,6 +29,7 @@ use crate::version::edit::Change;
 use crate::version::levels::Live;
 use crate::version::manifest::ManifestWriter;
 use crate::vfs::{DirLock, Vfs};
+use crate::wal::segment::Segment;
 use crate::wal::writer::WalWriter;
 use crate::write::commit::Request;
 use crate::write::queue::Queue;
@@ -74,6 +78,8 @@ impl State {
 pub(crate) struct Leader {
     /// None in a database opened read-only.
     pub wal: Option<WalWriter>,
+    /// Holds the entries of the active memtables.
+    pub arena: Arena,
     pub last_seq: SeqNum,
 }
 
@@ -88,12 +94,13 @@ pub(crate) struct Generation {
 pub(crate) struct Book {
     /// Oldest first, each with the WAL segment that holds it.
     pub sealed: VecDeque<(FileNumber, Arc<Generation>)>,
-    /// The segment that takes commits now.
-    pub active_wal: FileNumber,
+    /// The segment that takes commits now; none in a database opened read-only.
+    pub active_wal: Option<Arc<Segment>>,
     /// Every segment whose file may be needed.
     pub wals: BTreeSet<FileNumber>,
     pub is_flushing: bool,
     pub is_purging: bool,
+    pub is_writing_back: bool,
     pub compacting: BTreeSet<KeyspaceId>,
     /// Tables in no current version, perhaps still read.
     pub obsolete: Vec<LiveTable>,
@@ -113,7 +120,7 @@ pub(crate) struct Book {
 impl Book {
     /// Tells whether a job is running.
     pub(crate) fn is_working(&self) -> bool {
-        self.is_flushing || self.is_purging || !self.compacting.is_empty()
+        self.is_flushing || self.is_purging || self.is_writing_back || !self.compacting.is_empty()
     }
 }
 
@@ -139,6 +146,8 @@ pub(crate) struct Core {
     /// Something in the book changed.
     pub changed: Condvar,
     pub sealed_count: AtomicUsize,
+    /// The open segment has so much unsynced that a job was asked for; cleared when somebody looks for one.
+    pub is_write_back_due: AtomicBool,
     pub is_poisoned: AtomicBool,
     pub is_closing: AtomicBool,
     pub directory_lock: Mutex<Option<Box<dyn DirLock>>>,
@@ -189,8 +198,12 @@ impl Core {
     /// Returns the time by which expiry is decided: the wall clock, but never before what was decided by.
     pub(crate) fn expiry_time(&self) -> UnixMillis {
         let wall = self.vfs.wall().0;
-        let before = self.time_high_water.fetch_max(wall, Ordering::Relaxed);
-        UnixMillis(before.max(wall))
+        let before = self.time_high_water.load(Ordering::Relaxed);
+        if wall <= before {
+            return UnixMillis(before);
+        }
+        // Only here, once a millisecond, do readers change what other threads read.
+        UnixMillis(self.time_high_water.fetch_max(wall, Ordering::Relaxed).max(wall))
     }
 
     /// Returns what a reader that starts now sees of the pinned number.

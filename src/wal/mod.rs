@@ -14,6 +14,7 @@
 //! other one ends exactly where its successor says. Knows nothing of memtables or tables.
 
 pub mod reader;
+pub mod segment;
 pub mod writer;
 
 use crate::base::ids::FileNumber;
