@@ -3,6 +3,10 @@
 //! Leveled compaction after LevelDB: level 0 is due by its number of tables, a deeper level by its bytes against
 //! a target that grows by a factor from level to level; the most overdue goes first. From a deeper level goes the
 //! table that overlaps the least of the next level for its size, which wastes the least rewriting.
+//!
+//! Level 0 is due as well when reading it has cost as much as merging it would: each seek reads a block of every one
+//! of its tables that it would not need if they were merged. LevelDB compacts after so many seeks, Pebble after so many
+//! bytes; here the two sides are counted in the same unit.
 
 use crate::base::comparator::KeyOrder;
 use crate::base::limits::LEVELS_COUNT;
@@ -39,14 +43,20 @@ impl Plan {
         self.level + 1
     }
 
+    /// Returns how many bytes the inputs have.
+    pub fn len_bytes(&self) -> u64 {
+        self.upper.iter().chain(&self.lower).map(|live| live.meta.len_bytes).sum()
+    }
+
     /// Tells whether moving the only table down does the job.
     pub fn is_trivial_move(&self) -> bool {
         self.upper.len() == 1 && self.lower.is_empty()
     }
 }
 
-/// Returns the most overdue merge, if any level is due.
-pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder) -> Option<Plan> {
+/// Returns the most overdue merge, if any level is due. `wasted_bytes` is what reading level 0 has cost since it was
+/// last merged.
+pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder, wasted_bytes: u64) -> Option<Plan> {
     // Scores are in thousandths of what makes a level due, in whole numbers, so that every machine agrees.
     let mut best: Option<(u64, usize)> = None;
     let level0 = tables.level(0).len() as u64 * 1000 / limits.level0_trigger.max(1) as u64;
@@ -60,9 +70,11 @@ pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder) -> Option<Pl
             best = Some((score, level));
         }
     }
-    let (_, level) = best?;
+    let Some((_, level)) = best else {
+        return plan_level0(tables, order).filter(|plan| wasted_bytes >= plan.len_bytes());
+    };
     if level == 0 {
-        return plan_for(tables, 0, tables.level(0).to_vec(), order);
+        return plan_level0(tables, order);
     }
     let cheapest = tables.level(level).iter().min_by_key(|live| {
         let overlap: u64 = tables
@@ -72,6 +84,11 @@ pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder) -> Option<Pl
         (overlap.saturating_mul(1000) / live.meta.len_bytes.max(1), live.meta.number)
     })?;
     plan_for(tables, level, vec![Arc::clone(cheapest)], order)
+}
+
+/// Plans to merge all of level 0 into level 1; `None` if there is nothing in it.
+pub fn plan_level0(tables: &Tables, order: &KeyOrder) -> Option<Plan> {
+    plan_for(tables, 0, tables.level(0).to_vec(), order)
 }
 
 /// Returns the target of a sorted level in bytes.

@@ -141,7 +141,10 @@ impl Core {
         let idle = state.keyspaces.iter().filter(|keyspace| !book.compacting.contains(&keyspace.info.id));
         for keyspace in idle {
             let limits = keyspace.info.options.level_limits();
-            if let Some(plan) = picker::pick(&keyspace.tree.tables, limits, &keyspace.tree.order) {
+            let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
+            let merge_bytes = picker::plan_level0(tables, order).map(|plan| plan.len_bytes());
+            let wasted_bytes = keyspace.waste.weigh(merge_bytes);
+            if let Some(plan) = picker::pick(tables, limits, order, wasted_bytes) {
                 return Some((keyspace.clone(), plan));
             }
         }
@@ -330,6 +333,9 @@ impl Core {
         }));
         let mut manifest = self.manifest.lock();
         self.install(&mut manifest, changes)?;
+        if plan.level == 0 {
+            keyspace.waste.forget();
+        }
         let mut book = self.book.lock();
         if !plan.is_trivial_move() {
             book.obsolete.extend(plan.upper.iter().chain(&plan.lower).cloned());

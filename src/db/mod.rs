@@ -200,6 +200,7 @@ impl Db {
         let info = Arc::new(KeyspaceInfo { id, name: name.to_owned(), options });
         let keyspace = KeyspaceTree {
             info: Arc::clone(&info),
+            waste: Arc::default(),
             tree: Tree::new(order, core.options.memtable_bytes / (count + 1)),
         };
         let mut book = core.book.lock();

@@ -165,6 +165,7 @@ fn create(request: &OpenRequest, names: &BTreeSet<FileName>) -> Result<Recovered
     let state = State {
         keyspaces: vec![KeyspaceTree {
             info: Arc::new(info),
+            waste: Arc::default(),
             tree: Tree::new(order, request.options.memtable_bytes),
         }],
     };
@@ -206,7 +207,7 @@ fn recover(request: &OpenRequest, pointer: pointer::Pointer, cache: &Arc<BlockCa
             tables: Arc::new(version),
             ..Tree::new(order, request.options.memtable_bytes / catalog.keyspaces.len())
         };
-        state.keyspaces.push(KeyspaceTree { info: Arc::new(info), tree });
+        state.keyspaces.push(KeyspaceTree { info: Arc::new(info), waste: Arc::default(), tree });
     }
     if state.keyspaces.is_empty() {
         return Err(Error::corruption(&manifest_path, 0, "the manifest names no keyspace"));

@@ -51,10 +51,46 @@ pub(crate) struct KeyspaceInfo {
     pub options: KeyspaceOptions,
 }
 
+/// What reading level 0 of a keyspace has cost since it was last merged; shared by all its moments.
+#[derive(Debug)]
+pub(crate) struct ReadWaste {
+    /// Bytes of blocks that seeks would not have read from a merged tree.
+    wasted_bytes: AtomicU64,
+    /// From how many on a merge is worth its cost.
+    due_at_bytes: AtomicU64,
+}
+
+impl Default for ReadWaste {
+    fn default() -> ReadWaste {
+        ReadWaste { wasted_bytes: AtomicU64::new(0), due_at_bytes: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl ReadWaste {
+    /// Counts a seek; tells whether it was the one that makes a merge due.
+    fn count(&self, bytes: u64) -> bool {
+        let before = self.wasted_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let due_at = self.due_at_bytes.load(Ordering::Relaxed);
+        before < due_at && before + bytes >= due_at
+    }
+
+    /// Returns what was wasted so far, and learns what a merge would cost now.
+    pub(crate) fn weigh(&self, merge_bytes: Option<u64>) -> u64 {
+        self.due_at_bytes.store(merge_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.wasted_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Begins anew: level 0 was merged.
+    pub(crate) fn forget(&self) {
+        self.wasted_bytes.store(0, Ordering::Relaxed);
+    }
+}
+
 /// A keyspace at one moment.
 #[derive(Clone)]
 pub(crate) struct KeyspaceTree {
     pub info: Arc<KeyspaceInfo>,
+    pub waste: Arc<ReadWaste>,
     pub tree: Tree,
 }
 
@@ -209,6 +245,22 @@ impl Core {
     /// Returns what a reader that starts now sees of the pinned number.
     pub(crate) fn horizon(&self, seq: SeqNum) -> Horizon {
         Horizon { seq, now: self.expiry_time() }
+    }
+
+    /// Counts what a seek in a keyspace wastes on level 0, and wakes the background when a merge has become due by it.
+    pub(crate) fn count_seek(&self, keyspace: &KeyspaceTree) {
+        let level0_count = keyspace.tree.tables.level(0).len() as u64;
+        let block_bytes = keyspace.info.options.block_bytes as u64;
+        if level0_count > 0 && keyspace.waste.count(level0_count * block_bytes) {
+            self.wake_background();
+        }
+    }
+
+    /// Makes idle background threads look for work.
+    pub(crate) fn wake_background(&self) {
+        // A thread that looked before is waiting by the time the lock is free.
+        drop(self.book.lock());
+        self.changed.notify_all();
     }
 
     /// Gives out a file number that was never used.

@@ -86,9 +86,7 @@ impl Core {
     /// Wakes the background, once until the job begins.
     fn ask_for_write_back(&self) {
         if !self.is_write_back_due.swap(true, Ordering::Relaxed) {
-            // A thread that looked before is waiting by the time the lock is free.
-            drop(self.book.lock());
-            self.changed.notify_all();
+            self.wake_background();
         }
     }
 
