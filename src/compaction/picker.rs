@@ -9,6 +9,7 @@
 //! bytes; here the two sides are counted in the same unit.
 
 use crate::base::comparator::KeyOrder;
+use crate::base::ids::FileNumber;
 use crate::base::limits::LEVELS_COUNT;
 use crate::read::tree::Tables;
 use crate::table::reader::Table;
@@ -31,18 +32,15 @@ pub struct LevelLimits {
 pub struct Plan {
     /// Where the upper inputs are.
     pub level: usize,
-    /// Tables of that level.
+    /// Where the outputs go: the next level, or the same one if it is only rewritten.
+    pub target: usize,
+    /// Tables of `level`.
     pub upper: Vec<Arc<Live<Arc<Table>>>>,
     /// Tables of the next level that share keys with them.
     pub lower: Vec<Arc<Live<Arc<Table>>>>,
 }
 
 impl Plan {
-    /// Returns the level that takes the outputs.
-    pub fn target(&self) -> usize {
-        self.level + 1
-    }
-
     /// Returns how many bytes the inputs have.
     pub fn len_bytes(&self) -> u64 {
         self.upper.iter().chain(&self.lower).map(|live| live.meta.len_bytes).sum()
@@ -50,7 +48,7 @@ impl Plan {
 
     /// Tells whether moving the only table down does the job.
     pub fn is_trivial_move(&self) -> bool {
-        self.upper.len() == 1 && self.lower.is_empty()
+        self.upper.len() == 1 && self.lower.is_empty() && self.target != self.level
     }
 }
 
@@ -104,17 +102,46 @@ pub fn pick_range(
     range: (&[u8], Option<&[u8]>),
     order: &KeyOrder,
 ) -> Option<Plan> {
-    let is_touched = |live: &&Arc<Live<Arc<Table>>>| {
-        order.compare(&live.meta.largest, range.0).is_ge()
-            && range.1.is_none_or(|end| order.compare(&live.meta.smallest, end).is_le())
-    };
-    let touched: Vec<_> = tables.level(level).iter().filter(is_touched).cloned().collect();
-    if touched.is_empty() || level + 1 >= LEVELS_COUNT {
+    let mut touched = touched(tables, level, range, order).peekable();
+    if touched.peek().is_none() || level + 1 >= LEVELS_COUNT {
         return None;
     }
     // Tables of level 0 overlap, so an older one left behind could sink below a newer one: take them all.
-    let upper = if level == 0 { tables.level(0).to_vec() } else { touched };
+    let upper = if level == 0 { tables.level(0).to_vec() } else { touched.collect() };
     plan_for(tables, level, upper, order)
+}
+
+/// Plans to rewrite in place what a sorted level holds of a range, is older than file number `before` and can shrink;
+/// `None` if it holds no such table.
+///
+/// For the deepest level: what lies there is in no later merge's way, so deletes and old versions that a snapshot kept
+/// there would stay for ever.
+pub fn pick_rewrite(
+    tables: &Tables,
+    level: usize,
+    range: (&[u8], Option<&[u8]>),
+    order: &KeyOrder,
+    before: FileNumber,
+) -> Option<Plan> {
+    assert!(level > 0, "the tables of level 0 overlap");
+    let can_shrink =
+        |live: &Arc<Live<Arc<Table>>>| live.meta.number < before && live.table.properties().may_shrink();
+    let upper: Vec<_> = touched(tables, level, range, order).filter(can_shrink).collect();
+    (!upper.is_empty()).then(|| Plan { level, target: level, upper, lower: Vec::new() })
+}
+
+/// Returns the tables of a level that hold something of a range.
+fn touched(
+    tables: &Tables,
+    level: usize,
+    range: (&[u8], Option<&[u8]>),
+    order: &KeyOrder,
+) -> impl Iterator<Item = Arc<Live<Arc<Table>>>> {
+    let is_touched = move |live: &&Arc<Live<Arc<Table>>>| {
+        order.compare(&live.meta.largest, range.0).is_ge()
+            && range.1.is_none_or(|end| order.compare(&live.meta.smallest, end).is_le())
+    };
+    tables.level(level).iter().filter(is_touched).cloned()
 }
 
 fn plan_for(
@@ -126,5 +153,5 @@ fn plan_for(
     let smallest = upper.iter().map(|live| &live.meta.smallest).min_by(|a, b| order.compare(a, b))?;
     let largest = upper.iter().map(|live| &live.meta.largest).max_by(|a, b| order.compare(a, b))?;
     let lower = tables.overlapping(level + 1, smallest, largest, order).cloned().collect();
-    Some(Plan { level, upper, lower })
+    Some(Plan { level, target: level + 1, upper, lower })
 }

@@ -320,7 +320,7 @@ impl Core {
     ) -> Result<()> {
         let id = keyspace.info.id;
         let upper = plan.upper.iter().map(|live| (plan.level, live.meta.number));
-        let lower = plan.lower.iter().map(|live| (plan.target(), live.meta.number));
+        let lower = plan.lower.iter().map(|live| (plan.target, live.meta.number));
         let removed: Vec<(usize, FileNumber)> = upper.chain(lower).collect();
         let mut changes: Vec<Change> = removed
             .iter()
@@ -328,7 +328,7 @@ impl Core {
             .collect();
         changes.extend(outputs.iter().map(|live| Change::AddTable {
             keyspace: id,
-            level: plan.target(),
+            level: plan.target,
             meta: (*live.meta).clone(),
         }));
         let mut manifest = self.manifest.lock();
@@ -342,7 +342,7 @@ impl Core {
         }
         self.change_state(&mut book, |state| {
             let tree = &mut state.keyspaces[id.0 as usize].tree;
-            let added = outputs.into_iter().map(|live| (plan.target(), live)).collect();
+            let added = outputs.into_iter().map(|live| (plan.target, live)).collect();
             tree.tables = Arc::new(tree.tables.with(&removed, added, &tree.order));
         });
         Ok(())
@@ -421,10 +421,13 @@ impl Core {
         }
     }
 
-    /// Merges what lies in a range down to the deepest level that holds any of it.
+    /// Merges what lies in a range down to the deepest level that holds any of it, and rewrites what lies there already
+    /// if that can drop anything.
     pub(crate) fn compact_range(&self, id: KeyspaceId, range: (&[u8], Option<&[u8]>)) -> Result<()> {
         self.rotate_now()?;
         self.wait_for_jobs(|book| book.sealed.is_empty())?;
+        // What this call itself writes has dropped all it can.
+        let before = FileNumber(self.next_file.load(Ordering::Relaxed));
         let mut level = 0;
         loop {
             self.check_writable()?;
@@ -435,16 +438,22 @@ impl Core {
                 continue;
             }
             let keyspace = self.state.load().keyspace(id).clone();
-            let deepest = keyspace.tree.tables.deepest().unwrap_or(0);
-            if level > 0 && level >= deepest {
+            let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
+            let is_deepest = level > 0 && level >= tables.deepest().unwrap_or(0);
+            let plan = if is_deepest {
+                picker::pick_rewrite(tables, level, range, order, before)
+            } else {
+                picker::pick_range(tables, level, range, order)
+            };
+            if let Some(plan) = plan {
+                book.compacting.insert(id);
+                drop(book);
+                self.run_claimed(Job::Compact(keyspace, plan))?;
+            }
+            if is_deepest {
                 return Ok(());
             }
-            let plan = picker::pick_range(&keyspace.tree.tables, level, range, &keyspace.tree.order);
             level += 1;
-            let Some(plan) = plan else { continue };
-            book.compacting.insert(id);
-            drop(book);
-            self.run_claimed(Job::Compact(keyspace, plan))?;
         }
     }
 }

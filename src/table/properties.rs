@@ -58,6 +58,8 @@ pub struct Properties {
     pub compression: Compression,
     /// Entries.
     pub entries_count: u64,
+    /// Different user keys; fewer than entries where a key has several versions.
+    pub keys_count: u64,
     /// Entries that delete a key.
     pub deletes_count: u64,
     /// Entries that delete a range; none yet.
@@ -99,6 +101,7 @@ impl Properties {
             created_at: UnixMillis::default(),
             compression: Compression::None,
             entries_count: 0,
+            keys_count: 0,
             deletes_count: 0,
             range_deletes_count: 0,
             expiring_count: 0,
@@ -117,10 +120,12 @@ impl Properties {
         }
     }
 
-    /// Adds one entry to all counts and ranges but the largest key.
+    /// Adds one entry to all counts and ranges but the largest key; `is_new_key` says that its user key differs from
+    /// the one before.
     #[inline]
-    pub(crate) fn count(&mut self, key: InternalKey<'_>, value: &[u8]) {
+    pub(crate) fn count(&mut self, key: InternalKey<'_>, value: &[u8], is_new_key: bool) {
         self.entries_count += 1;
+        self.keys_count += u64::from(is_new_key);
         self.keys_len_bytes += key.user_key.len() as u64;
         self.values_len_bytes += value.len() as u64;
         let seq = key.tag.seq();
@@ -139,6 +144,11 @@ impl Properties {
             }
             Some(Kind::Put | Kind::Merge | Kind::ValueReference) | None => {}
         }
+    }
+
+    /// Tells whether a merge could drop something, were no snapshot in the way: deletes or older versions.
+    pub fn may_shrink(&self) -> bool {
+        self.deletes_count > 0 || self.keys_count < self.entries_count
     }
 
     /// Encodes the properties block.
@@ -167,6 +177,7 @@ impl Properties {
             (name::EXPIRES_LATEST, time(self.expires_latest)),
             (name::EXPIRING, number(self.expiring_count)),
             (name::FEATURES, number(self.features)),
+            (name::KEYS, number(self.keys_count)),
             (name::KEYS_LEN, number(self.keys_len_bytes)),
             (name::KEYSPACE, number(u64::from(self.keyspace.0))),
             (name::LARGEST, key(&self.largest)),
@@ -198,6 +209,7 @@ impl Properties {
                 _ => Compression::None,
             },
             entries_count: fields.number(name::ENTRIES)?,
+            keys_count: fields.number(name::KEYS)?,
             deletes_count: fields.number(name::DELETES)?,
             range_deletes_count: fields.number(name::RANGE_DELETES)?,
             expiring_count: fields.number(name::EXPIRING)?,
@@ -234,6 +246,7 @@ mod name {
     pub(super) const EXPIRES_LATEST: &str = "expires_latest";
     pub(super) const EXPIRING: &str = "expiring";
     pub(super) const FEATURES: &str = "features";
+    pub(super) const KEYS: &str = "keys";
     pub(super) const KEYSPACE: &str = "keyspace";
     pub(super) const KEYS_LEN: &str = "keys_len";
     pub(super) const LARGEST: &str = "largest";
@@ -296,7 +309,7 @@ mod tests {
     fn sample() -> Properties {
         let key = InternalKey::new(b"a", Tag::new(SeqNum::new(9), Kind::PutWithExpiry));
         let mut properties = Properties::starting_with(key);
-        properties.count(key, &1234i64.to_le_bytes());
+        properties.count(key, &1234i64.to_le_bytes(), true);
         properties.comparator = "some.order".to_owned();
         properties.compression = Compression::Lz4;
         properties

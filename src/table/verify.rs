@@ -67,7 +67,8 @@ fn verify_entries(table: &Arc<Table>) -> Result<()> {
         if table.index().find(key) != cursor.block_index() {
             return Err(corrupt("the index does not lead to a key that is there"));
         }
-        counted.count(key, cursor.value());
+        let is_new_key = counted.entries_count == 0 || last_key != key.user_key;
+        counted.count(key, cursor.value(), is_new_key);
         last_key.clear();
         last_key.extend_from_slice(key.user_key);
         last_tag = key.tag;
