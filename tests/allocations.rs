@@ -21,7 +21,7 @@ enum Place {
 
 const PLACES: [Place; 3] = [Place::Memtable, Place::Level0, Place::LastLevel];
 
-/// A key of `len_bytes`; up to 22 lie inline in a slice.
+/// A key of `len_bytes`; up to 38 lie inline in a slice.
 fn key(i: usize, len_bytes: usize) -> String {
     format!("key{i:0digits_count$}", digits_count = len_bytes - 3)
 }

@@ -12,7 +12,7 @@ const CHUNK_LEN_BYTES_MIN: usize = 256;
 /// A memtable has at least so many chunks, so that the unused end of the last one is a small part of it.
 const CHUNKS_COUNT_MIN: usize = 16;
 /// An entry longer than this part of a chunk gets memory of its own, so that no chunk wastes more than that.
-const CHUNK_PART_MAX: usize = 8;
+const CHUNK_PART_MAX: usize = 16;
 
 /// Takes the bytes of entries; belongs to the one writer.
 pub struct Arena {

@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What one entry costs besides its bytes: a node of 64 bytes, with a tower of two on average, as the allocator rounds
 /// it up.
-const NODE_LEN_BYTES: u64 = 104;
+const NODE_LEN_BYTES: u64 = 112;
 
 /// Sorted entries in memory.
 pub struct Memtable {

@@ -58,8 +58,8 @@ pub struct Properties {
     pub compression: Compression,
     /// Entries.
     pub entries_count: u64,
-    /// Different user keys; fewer than entries where a key has several versions.
-    pub keys_count: u64,
+    /// Different user keys; fewer than entries where a key has several versions. The first tables did not state it.
+    pub keys_count: Option<u64>,
     /// Entries that delete a key.
     pub deletes_count: u64,
     /// Entries that delete a range; none yet.
@@ -101,7 +101,7 @@ impl Properties {
             created_at: UnixMillis::default(),
             compression: Compression::None,
             entries_count: 0,
-            keys_count: 0,
+            keys_count: Some(0),
             deletes_count: 0,
             range_deletes_count: 0,
             expiring_count: 0,
@@ -125,7 +125,9 @@ impl Properties {
     #[inline]
     pub(crate) fn count(&mut self, key: InternalKey<'_>, value: &[u8], is_new_key: bool) {
         self.entries_count += 1;
-        self.keys_count += u64::from(is_new_key);
+        if is_new_key && let Some(count) = &mut self.keys_count {
+            *count += 1;
+        }
         self.keys_len_bytes += key.user_key.len() as u64;
         self.values_len_bytes += value.len() as u64;
         let seq = key.tag.seq();
@@ -148,7 +150,7 @@ impl Properties {
 
     /// Tells whether a merge could drop something, were no snapshot in the way: deletes or older versions.
     pub fn may_shrink(&self) -> bool {
-        self.deletes_count > 0 || self.keys_count < self.entries_count
+        self.deletes_count > 0 || self.keys_count.is_none_or(|count| count < self.entries_count)
     }
 
     /// Encodes the properties block.
@@ -164,7 +166,7 @@ impl Properties {
             Compression::None => "none",
             Compression::Lz4 => "lz4",
         };
-        let fields: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
+        let mut fields: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
             (name::COMPARATOR, self.comparator.as_bytes().to_vec()),
             (name::COMPRESSION, compression.as_bytes().to_vec()),
             (name::CREATED_AT, time(self.created_at)),
@@ -177,7 +179,6 @@ impl Properties {
             (name::EXPIRES_LATEST, time(self.expires_latest)),
             (name::EXPIRING, number(self.expiring_count)),
             (name::FEATURES, number(self.features)),
-            (name::KEYS, number(self.keys_count)),
             (name::KEYS_LEN, number(self.keys_len_bytes)),
             (name::KEYSPACE, number(u64::from(self.keyspace.0))),
             (name::LARGEST, key(&self.largest)),
@@ -187,6 +188,9 @@ impl Properties {
             (name::SMALLEST, key(&self.smallest)),
             (name::VALUES_LEN, number(self.values_len_bytes)),
         ]);
+        if let Some(count) = self.keys_count {
+            fields.insert(name::KEYS, number(count));
+        }
         let mut block = Vec::new();
         for (name, value) in fields {
             varint::write_bytes(&mut block, name.as_bytes());
@@ -209,7 +213,7 @@ impl Properties {
                 _ => Compression::None,
             },
             entries_count: fields.number(name::ENTRIES)?,
-            keys_count: fields.number(name::KEYS)?,
+            keys_count: if fields.has(name::KEYS) { Some(fields.number(name::KEYS)?) } else { None },
             deletes_count: fields.number(name::DELETES)?,
             range_deletes_count: fields.number(name::RANGE_DELETES)?,
             expiring_count: fields.number(name::EXPIRING)?,
@@ -278,6 +282,10 @@ impl<'a> Fields<'a> {
 
     fn bytes(&self, name: &str) -> Result<&'a [u8], Damaged> {
         self.0.get(name.as_bytes()).copied().ok_or(UNREADABLE)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name.as_bytes())
     }
 
     fn number(&self, name: &str) -> Result<u64, Damaged> {

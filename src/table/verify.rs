@@ -82,6 +82,7 @@ fn verify_entries(table: &Arc<Table>) -> Result<()> {
         comparator: told.comparator.clone(),
         created_at: told.created_at,
         compression: told.compression,
+        keys_count: told.keys_count.and(counted.keys_count),
         data_blocks_count: table.index().blocks_count() as u64,
         data_len_bytes: table.footer().data_end(),
         data_raw_len_bytes: told.data_raw_len_bytes,

@@ -20,7 +20,7 @@ fn expiring_record(first_seq: SeqNum) -> Vec<u8> {
     let mut batch = Batch::new();
     let stored = [&1_800_000_000_000i64.to_le_bytes()[..], b"tea"].concat();
     batch.put(KeyspaceId::DEFAULT, b"avocado", &stored);
-    let mut frame = batch.into_frame(COMMITTED_AT, first_seq);
+    let mut frame = batch.stamp(COMMITTED_AT, first_seq).to_vec();
     let (_, mut operations) = open_record(&frame).expect("just encoded");
     let put = operations.next_operation().expect("just encoded").expect("there is one");
     // In front of the key: the kind, the keyspace, the length; one byte each.
@@ -38,9 +38,10 @@ fn sample() -> Vec<u8> {
     batch.put(KeyspaceId::DEFAULT, b"apple", b"red");
     batch.put(KeyspaceId(200), b"pear", b"");
     batch.delete(KeyspaceId::DEFAULT, b"plum");
-    wal.add(batch.into_frame(COMMITTED_AT, SeqNum::new(301)), SeqNum::new(301), SeqNum::new(303));
+    let [first, last, next] = [301, 303, 304].map(SeqNum::new);
+    wal.add(batch.stamp(COMMITTED_AT, first), first, last).expect("memory does not fail");
     wal.sync().expect("memory does not fail");
-    wal.add(expiring_record(SeqNum::new(304)), SeqNum::new(304), SeqNum::new(304));
+    wal.add(&mut expiring_record(next), next, next).expect("memory does not fail");
     wal.finish().expect("memory does not fail");
     disk.read(&FileName::Wal(number).path(Path::new("db"))).expect("just written")
 }
