@@ -2,6 +2,7 @@
 
 pub mod mutants;
 pub mod replay;
+pub mod report;
 pub mod sweep;
 
 use tinylsm_sim::disk::Profile;

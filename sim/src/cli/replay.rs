@@ -1,6 +1,7 @@
 //! `cargo sim replay SEED`: one world, told.
 
 use crate::cli::profile;
+use crate::cli::report::tell_broken;
 use clap::Args;
 use std::io::Write;
 use std::process::ExitCode;
@@ -52,11 +53,20 @@ impl Replay {
 }
 
 fn tell(ended: &Ended, out: &mut dyn Write) -> std::io::Result<()> {
+    let mut scenes = ended.scenes.iter().peekable();
     for entry in &ended.entries {
+        while let Some(scene) = scenes.next_if(|scene| scene.event <= entry.number) {
+            write!(out, "{scene}")?;
+        }
         writeln!(out, "{entry}")?;
     }
+    for scene in scenes {
+        write!(out, "{scene}")?;
+    }
     let tale = &ended.tale;
-    writeln!(out, "{}", tale.character)?;
+    if let Some(character) = &tale.character {
+        writeln!(out, "{character:#?}")?;
+    }
     writeln!(out, "seed {} on {}", ended.seed, ended.profile.name())?;
     writeln!(
         out,
@@ -71,7 +81,7 @@ fn tell(ended: &Ended, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "  {count:>6}  {event}")?;
     }
     match &ended.violation {
-        Some(violation) => writeln!(out, "BROKEN: {}: {}", violation.oracle, violation.message)?,
+        Some(_) => tell_broken(ended, out)?,
         None => writeln!(out, "every law held")?,
     }
     writeln!(out, "trace hash: {:016x}", ended.hash)

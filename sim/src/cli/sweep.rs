@@ -1,6 +1,7 @@
 //! `cargo sim sweep --seeds A..B`: many worlds, until a law is broken.
 
 use crate::cli::profile;
+use crate::cli::report::tell_broken;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
@@ -142,12 +143,7 @@ fn report(profile: Profile, seeds: &Range<u64>, sum: &Sum, elapsed: f64, jobs: u
     for (event, count) in &sum.events {
         println!("  {count:>9}  {event}");
     }
-    if let Some(broken) = &sum.broken
-        && let Some(violation) = &broken.violation
-    {
-        println!("BROKEN at seed {} on {}", broken.seed, profile.name());
-        println!("oracle: {}", violation.oracle);
-        println!("{}", violation.message);
-        println!("replay: cargo sim replay {} --profile {} --trace", broken.seed, profile.name());
+    if let Some(broken) = &sum.broken {
+        tell_broken(broken, &mut std::io::stdout().lock()).expect("the terminal takes text");
     }
 }

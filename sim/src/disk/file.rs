@@ -45,7 +45,7 @@ impl WriteFile for SimWriteFile {
             return Err(volume::failed("append", path, "an earlier append failed"));
         }
         let total: u64 = parts.iter().map(|part| part.len() as u64).sum();
-        let is_failing = shared.strikes(|plan| plan.append, "append failed");
+        let is_failing = shared.fails(|plan| plan.append, "append failed");
         let offset = self.len;
         let write = || -> Result<u64> {
             let mut volume = shared.volume.lock();
@@ -129,7 +129,7 @@ impl ReadFile for SimReadFile {
         let path = self.path.as_path();
         shared.begin(DiskOp::Read, path)?;
         let mut read = || -> Result<usize> {
-            if shared.strikes(|plan| plan.read, "read failed") {
+            if shared.fails(|plan| plan.read, "read failed") {
                 return Err(volume::failed("read", path, "simulated read error").with_offset(offset));
             }
             let mut wanted = buffer.len();

@@ -51,6 +51,28 @@ pub struct SimDisk {
     shared: Arc<Shared>,
 }
 
+/// Which operation the power goes at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aim {
+    /// Its kind; it must be a change.
+    pub op: DiskOp,
+    /// How many of the kind pass before.
+    pub skipped: u64,
+    /// How many changes follow it that still have their effect.
+    pub changes_behind: u64,
+}
+
+/// A file as readers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenFile {
+    /// Its name within its directory.
+    pub name: String,
+    /// Its length.
+    pub len: u64,
+    /// Its bytes up to the last that was written; zeros follow up to its length.
+    pub bytes: Arc<Vec<u8>>,
+}
+
 pub(in crate::disk) struct Shared {
     pub(in crate::disk) profile: Profile,
     pub(in crate::disk) tape: Tape,
@@ -62,9 +84,11 @@ pub(in crate::disk) struct Shared {
     space_bytes: Mutex<Option<u64>>,
     counters: Mutex<BTreeMap<&'static str, u64>>,
     observer: Mutex<Option<Observer>>,
+    failures_count: AtomicU64,
     is_off: AtomicBool,
     changes_count: AtomicU64,
     crash_after: AtomicU64,
+    aim: Mutex<Option<Aim>>,
     wall_offset_ms: AtomicI64,
     /// Time outside a simulation: each look takes a microsecond.
     idle_ns: AtomicU64,
@@ -88,9 +112,11 @@ impl SimDisk {
                 space_bytes: Mutex::new(None),
                 counters: Mutex::default(),
                 observer: Mutex::new(None),
+                failures_count: AtomicU64::new(0),
                 is_off: AtomicBool::new(false),
                 changes_count: AtomicU64::new(0),
                 crash_after: AtomicU64::new(u64::MAX),
+                aim: Mutex::new(None),
                 wall_offset_ms: AtomicI64::new(0),
                 idle_ns: AtomicU64::new(0),
             }),
@@ -112,6 +138,29 @@ impl SimDisk {
         *self.shared.space_bytes.lock() = bytes;
     }
 
+    /// Makes room for so many more bytes, where room is short.
+    pub fn add_space(&self, bytes: u64) {
+        if let Some(space) = self.shared.space_bytes.lock().as_mut() {
+            *space += bytes;
+        }
+    }
+
+    /// Returns every file with its length and the bytes that readers see, by name within its directory. Nothing is
+    /// drawn, no time passes and nobody is told.
+    pub fn files(&self) -> Vec<SeenFile> {
+        let volume = self.shared.volume.lock();
+        let names = volume.dirs.values().flat_map(|dir| &dir.live);
+        names
+            .filter_map(|(name, node)| match node {
+                Node::File(id) => {
+                    let inode = volume.inode(*id);
+                    Some(SeenFile { name: name.to_string(), len: inode.len, bytes: inode.bytes.clone() })
+                }
+                Node::Dir(_) => None,
+            })
+            .collect()
+    }
+
     /// Ends all faults, and makes room.
     pub fn heal(&self) {
         self.set_faults(FaultPlan::default());
@@ -127,6 +176,13 @@ impl SimDisk {
     pub fn power_off_after(&self, changes_count: u64) {
         let now = self.shared.changes_count.load(Ordering::Relaxed);
         self.shared.crash_after.store(now.saturating_add(changes_count), Ordering::Relaxed);
+        *self.shared.aim.lock() = None;
+    }
+
+    /// Turns the power off a few changes behind an operation of one kind, as `aim` says.
+    pub fn power_off_at(&self, aim: Aim) {
+        assert!(aim.op.is_change(), "only a change can be the last one");
+        *self.shared.aim.lock() = Some(aim);
     }
 
     /// Turns the power off now.
@@ -137,6 +193,12 @@ impl SimDisk {
     /// Tells whether the power is off.
     pub fn is_off(&self) -> bool {
         self.shared.is_off.load(Ordering::SeqCst)
+    }
+
+    /// Returns how many operations failed by a fault or for want of space since this disk was made. Faults that an
+    /// engine must bear without an error (short reads, stalls, jumps of the clock) do not count.
+    pub fn failures_count(&self) -> u64 {
+        self.shared.failures_count.load(Ordering::Relaxed)
     }
 
     /// Returns how many changes were made.
@@ -273,6 +335,7 @@ impl Shared {
         }
         if event.op.is_change() {
             let count = self.changes_count.fetch_add(1, Ordering::Relaxed) + 1;
+            self.take_aim(event.op, count);
             if count >= self.crash_after.load(Ordering::Relaxed) && !self.is_off.swap(true, Ordering::SeqCst)
             {
                 self.count("power off in an operation", 1);
@@ -280,6 +343,18 @@ impl Shared {
         }
         self.check_power(event.op, event.path)?;
         result
+    }
+
+    /// Sets the last change once the operation that was aimed at is there.
+    fn take_aim(&self, op: DiskOp, changes_count: u64) {
+        let mut slot = self.aim.lock();
+        let Some(aim) = slot.as_mut().filter(|aim| aim.op == op) else { return };
+        if aim.skipped > 0 {
+            aim.skipped -= 1;
+            return;
+        }
+        self.crash_after.store(changes_count + aim.changes_behind, Ordering::Relaxed);
+        *slot = None;
     }
 
     /// Draws whether a fault happens now.
@@ -294,6 +369,17 @@ impl Shared {
         }
         self.count(name, 1);
         true
+    }
+
+    /// Draws whether this operation fails.
+    pub(in crate::disk) fn fails(
+        &self,
+        rate: impl FnOnce(&FaultPlan) -> PerMillion,
+        name: &'static str,
+    ) -> bool {
+        let is_failing = self.strikes(rate, name);
+        self.failures_count.fetch_add(u64::from(is_failing), Ordering::Relaxed);
+        is_failing
     }
 
     pub(in crate::disk) fn refuses_allocation(&self) -> bool {
@@ -316,6 +402,7 @@ impl Shared {
         match *self.space_bytes.lock() {
             Some(space) if volume.charged_bytes + more > space => {
                 self.count("disk full", 1);
+                self.failures_count.fetch_add(1, Ordering::Relaxed);
                 let error = Error::new(ErrorKind::NoSpace, "no space left on the simulated disk");
                 Err(error.with_file(path).with_operation(op.name()))
             }
@@ -334,7 +421,7 @@ impl Shared {
         self.end(event, Ok(()))?;
         self.pass_sync(waiting);
         self.check_power(DiskOp::Sync, path)?;
-        let is_failing = self.strikes(|plan| plan.sync, "sync failed");
+        let is_failing = self.fails(|plan| plan.sync, "sync failed");
         let mut volume = self.volume.lock();
         let result = if is_failing {
             let model = *self.tape.pick(Label::Fault, self.profile.rules().failed_sync);
@@ -373,7 +460,7 @@ impl Vfs for SimDisk {
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
         let shared = &self.shared;
         shared.begin(DiskOp::Create, path)?;
-        let is_failing = shared.strikes(|plan| plan.create, "create failed");
+        let is_failing = shared.fails(|plan| plan.create, "create failed");
         let happens = !is_failing || shared.tape.below(Label::Fault, 2) == 1;
         let create = || -> Result<u64> {
             let mut volume = shared.volume.lock();
@@ -402,7 +489,7 @@ impl Vfs for SimDisk {
         let shared = &self.shared;
         shared.begin(DiskOp::Open, path)?;
         let open = || -> Result<u64> {
-            if shared.strikes(|plan| plan.open, "open failed") {
+            if shared.fails(|plan| plan.open, "open failed") {
                 return Err(failed("open", path, "simulated error"));
             }
             let mut volume = shared.volume.lock();
@@ -432,7 +519,7 @@ impl Vfs for SimDisk {
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         let shared = &self.shared;
         shared.begin(DiskOp::Rename, from)?;
-        let is_failing = shared.strikes(|plan| plan.rename, "rename failed");
+        let is_failing = shared.fails(|plan| plan.rename, "rename failed");
         let rename = || -> Result<()> {
             let (old, new) = (volume::names_of(from)?, volume::names_of(to)?);
             if old.split_last().map(|(_, above)| above) != new.split_last().map(|(_, above)| above) {
@@ -461,7 +548,7 @@ impl Vfs for SimDisk {
     fn remove_file(&self, path: &Path) -> Result<()> {
         let shared = &self.shared;
         shared.begin(DiskOp::Remove, path)?;
-        let is_failing = shared.strikes(|plan| plan.remove, "remove failed");
+        let is_failing = shared.fails(|plan| plan.remove, "remove failed");
         let remove = || -> Result<()> {
             let mut volume = shared.volume.lock();
             volume.find_file("remove", path)?;
@@ -479,7 +566,7 @@ impl Vfs for SimDisk {
         shared.begin(DiskOp::Link, from)?;
         let refuses_links = shared.faults.lock().refuses_links;
         let link = || -> Result<Copied> {
-            if shared.strikes(|plan| plan.link, "link failed") {
+            if shared.fails(|plan| plan.link, "link failed") {
                 return Err(failed("link", from, "simulated error"));
             }
             let mut volume = shared.volume.lock();
@@ -538,7 +625,7 @@ impl Vfs for SimDisk {
         let shared = &self.shared;
         shared.begin(DiskOp::ReadDir, path)?;
         let list = || -> Result<Vec<DirEntry>> {
-            if shared.strikes(|plan| plan.read_dir, "read_dir failed") {
+            if shared.fails(|plan| plan.read_dir, "read_dir failed") {
                 return Err(failed("read_dir", path, "simulated error"));
             }
             let volume = shared.volume.lock();
@@ -566,7 +653,7 @@ impl Vfs for SimDisk {
         shared.end(DiskEvent { len: waiting, ..event(DiskOp::SyncDirBegin, path) }, Ok(()))?;
         shared.pass_sync(0);
         shared.check_power(DiskOp::SyncDir, path)?;
-        let is_failing = shared.strikes(|plan| plan.sync_dir, "sync_dir failed");
+        let is_failing = shared.fails(|plan| plan.sync_dir, "sync_dir failed");
         let rules = shared.profile.rules();
         let settle = |volume: &mut Volume| match rules.has_journal {
             true => crash::settle_journal(volume, rules, upto),

@@ -252,8 +252,20 @@ pub fn yield_point(site: &'static str) {
 /// `values` must not hold what differs between two runs of one tape: addresses, real time, process ids.
 pub fn event(kind: u32, values: &[u64]) {
     if let Some(scheduler) = current() {
-        scheduler.event(kind, values);
+        scheduler.event(kind, values, || format!("event {kind} {values:?}"));
     }
+}
+
+/// Adds an event like [`event`], under words of its own where the trace is kept; these do not change the hash.
+pub fn event_in_words(kind: u32, values: &[u64], text: impl FnOnce() -> String) {
+    if let Some(scheduler) = current() {
+        scheduler.event(kind, values, text);
+    }
+}
+
+/// Returns how many events the world's trace has, if it keeps the last one in readable form.
+pub fn events_kept() -> Option<u64> {
+    current()?.with_state(|state| state.trace.keeps().then(|| state.trace.events()))
 }
 
 /// Keeps a remark beside the last event, if the trace keeps that; the hash does not change. Never suspends.

@@ -180,7 +180,7 @@ impl Scheduler {
     }
 
     /// Adds a user's event to the trace.
-    pub(crate) fn event(&self, kind: u32, values: &[u64]) {
+    pub(crate) fn event(&self, kind: u32, values: &[u64], text: impl FnOnce() -> String) {
         let mut state = self.state.borrow_mut();
         if state.tearing_down {
             return;
@@ -188,7 +188,7 @@ impl Scheduler {
         state.trace.event(EVENT_USER | u64::from(kind), values);
         if state.trace.keeps() {
             let (now_ns, thread) = (state.now_ns, state.current);
-            state.trace.keep(now_ns, thread, format!("event {kind} {values:?}"));
+            state.trace.keep(now_ns, thread, text());
         }
     }
 

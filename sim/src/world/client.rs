@@ -1,16 +1,20 @@
-//! What clients do, and what they note of it.
+//! What clients do, and what they note of it. How they read is told in `reads.rs`.
 //!
 //! A client is a simulated thread with a handle to the database. It notes every write in the model before and after,
 //! and everything it reads as an observation: the numbers between which the reader stood, and what it saw. An
 //! observation is judged when the life is over, since only then the model knows every commit.
 
+use crate::disk::SimDisk;
+use crate::schedule;
 use crate::tape::{Label, Tape};
-use crate::world::model::{Change, Content, Model};
+use crate::world::model::{Change, Model};
+use crate::world::reads::{HeldIter, HeldSnapshot};
+use crate::world::sight::Observation;
 use crate::world::swarm::{Deed, Swarm, value_for};
 use parking_lot::Mutex;
-use std::ops::Bound;
 use std::sync::Arc;
-use tinylsm::{Db, Durability, Error, ErrorKind, Iter, Keyspace, Snapshot, WriteBatch, WriteOptions};
+use tinylsm::base::limits::{KEY_LEN_BYTES_MAX, VALUE_LEN_BYTES_MAX};
+use tinylsm::{Db, Durability, Error, ErrorKind, Keyspace, WriteBatch, WriteOptions};
 
 /// A law that was broken.
 #[derive(Clone, Debug)]
@@ -19,42 +23,6 @@ pub struct Violation {
     pub oracle: &'static str,
     /// What is wrong.
     pub message: String,
-}
-
-/// Bounds of a scan.
-pub type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
-
-/// What a reader saw while it stood somewhere between two numbers.
-#[derive(Clone, Debug)]
-pub struct Observation {
-    /// Commits up to here had returned before the read began.
-    pub low: u64,
-    /// Nothing above this was visible when it ended.
-    pub high: u64,
-    /// Which keyspace.
-    pub keyspace: u32,
-    /// What it saw.
-    pub sight: Sight,
-}
-
-/// What was seen.
-#[derive(Clone, Debug)]
-pub enum Sight {
-    /// One key's value.
-    Value(Vec<u8>, Option<Vec<u8>>),
-    /// Several keys' values at one moment.
-    Values(Vec<(Vec<u8>, Option<Vec<u8>>)>),
-    /// The first so many pairs of a range from one end.
-    Pairs {
-        /// The range.
-        bounds: Bounds,
-        /// Whether they came from the back.
-        is_reverse: bool,
-        /// Whether these are all there are.
-        is_complete: bool,
-        /// The pairs.
-        pairs: Vec<(Vec<u8>, Vec<u8>)>,
-    },
 }
 
 /// What all clients of a world share.
@@ -69,6 +37,8 @@ pub struct Judge {
     pub writes_count: u64,
     /// Deeds done.
     pub deeds_count: u64,
+    /// Times that writing was taken up again after a full disk.
+    pub resumed_count: u64,
 }
 
 /// What a client has at hand.
@@ -83,24 +53,16 @@ pub struct Client {
     pub db: Db,
     /// Its keyspaces, by number.
     pub keyspaces: Vec<Keyspace>,
-    /// Whether the power is off.
-    pub is_off: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// Whether faults may have happened.
-    pub may_fail: bool,
-    snapshots: Vec<(Snapshot, Vec<(u32, Content)>)>,
-    iterators: Vec<(Iter, Held)>,
-}
-
-/// An iterator in use: where it stands and what it has shown.
-struct Held {
-    low: u64,
-    high: u64,
-    keyspace: u32,
-    pairs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The disk that it lies on.
+    pub disk: SimDisk,
+    /// Operations of the disk that had failed when the database was opened; only later ones excuse an error.
+    pub failures_before: u64,
+    pub(in crate::world) snapshots: Vec<HeldSnapshot>,
+    pub(in crate::world) iterators: Vec<HeldIter>,
 }
 
 /// The client goes home: the power is off, or a law is broken.
-struct Stop;
+pub(in crate::world) struct Stop;
 
 impl Client {
     /// Makes a client without snapshots or iterators.
@@ -110,17 +72,16 @@ impl Client {
         judge: Arc<Mutex<Judge>>,
         db: Db,
         keyspaces: Vec<Keyspace>,
-        is_off: Arc<dyn Fn() -> bool + Send + Sync>,
+        (disk, failures_before): (SimDisk, u64),
     ) -> Client {
-        let may_fail = swarm.has_faults;
         Client {
             tape,
             swarm,
             judge,
             db,
             keyspaces,
-            is_off,
-            may_fail,
+            disk,
+            failures_before,
             snapshots: Vec::new(),
             iterators: Vec::new(),
         }
@@ -129,11 +90,12 @@ impl Client {
     /// Does its deeds until they are done, the power is off or a law is broken.
     pub fn run(mut self) {
         for _ in 0..self.swarm.deeds_count {
-            if self.judge.lock().violation.is_some() || (self.is_off)() {
+            if self.judge.lock().violation.is_some() || self.disk.is_off() {
                 return;
             }
             self.judge.lock().deeds_count += 1;
             let deed = self.swarm.next_deed(&self.tape);
+            schedule::note(|| format!("the client begins: {deed:?}"));
             if self.act(deed).is_err() {
                 return;
             }
@@ -148,11 +110,17 @@ impl Client {
                 let count = 1 + self.below(6);
                 self.write(count, false)
             }
-            Deed::Get => self.get(),
-            Deed::MultiGet => self.multi_get(),
-            Deed::Scan => self.scan(),
+            Deed::EmptyBatch => self.write_nothing(),
+            Deed::RefusedWrite => self.write_refused(),
+            Deed::Get => self.get(None),
+            Deed::MultiGet => self.multi_get(None),
+            Deed::Scan => self.scan(None),
+            Deed::Prefix => self.scan_prefix(None),
             Deed::HoldIterator => self.hold_iterator(),
-            Deed::TakeSnapshot => self.take_snapshot(),
+            Deed::TakeSnapshot => {
+                self.take_snapshot();
+                Ok(())
+            }
             Deed::ReadSnapshot => self.read_snapshot(),
             Deed::DropSnapshot => {
                 self.snapshots.pop();
@@ -183,25 +151,38 @@ impl Client {
                 let result = self.db.verify();
                 self.allow(result).map(drop)
             }
+            Deed::Step => {
+                let result = self.db.background_step();
+                self.allow(result).map(drop)
+            }
+            Deed::Resume => {
+                self.disk.add_space(self.tape.magnitude(Label::Workload, 17));
+                let was_full = self.db.background_error().is_some_and(|error| is_full_log(&error));
+                let result = self.db.resume();
+                let is_resumed = self.allow(result)?.is_some() && was_full;
+                self.judge.lock().resumed_count += u64::from(is_resumed);
+                Ok(())
+            }
         }
     }
 
-    fn below(&self, bound: u64) -> u64 {
+    pub(in crate::world) fn below(&self, bound: u64) -> u64 {
         self.tape.below(Label::Workload, bound)
     }
 
-    fn pick_keyspace(&self) -> usize {
+    pub(in crate::world) fn pick_keyspace(&self) -> usize {
         usize::try_from(self.below(self.keyspaces.len() as u64)).expect("a few")
     }
 
     /// Takes a result apart: `None` for an error that may be.
-    fn allow<T>(&self, result: Result<T, Error>) -> Result<Option<T>, Stop> {
+    pub(in crate::world) fn allow<T>(&self, result: Result<T, Error>) -> Result<Option<T>, Stop> {
         match result {
             Ok(value) => Ok(Some(value)),
-            Err(_) if (self.is_off)() => Err(Stop),
+            Err(_) if self.disk.is_off() => Err(Stop),
             Err(error) => {
                 let kinds = [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::Busy, ErrorKind::ReadOnly];
-                if self.may_fail && kinds.contains(&error.kind()) {
+                let has_cause = self.disk.failures_count() > self.failures_before;
+                if has_cause && kinds.contains(&error.kind()) {
                     return Ok(None);
                 }
                 Err(self.violate("error honesty", format!("an error without a cause: {error:?}")))
@@ -209,9 +190,50 @@ impl Client {
         }
     }
 
-    fn violate(&self, oracle: &'static str, message: String) -> Stop {
+    pub(in crate::world) fn violate(&self, oracle: &'static str, message: String) -> Stop {
         self.judge.lock().violation.get_or_insert(Violation { oracle, message });
         Stop
+    }
+
+    /// Writes a batch of no operations: it has no number of its own, but makes what came before durable.
+    fn write_nothing(&self) -> Result<(), Stop> {
+        let durability = self.swarm.next_durability(&self.tape);
+        let before = self.db.last_seq().get();
+        let result = self.db.write(&WriteBatch::new(), &WriteOptions { durability: Some(durability) });
+        if let Ok(seq) = result
+            && !(before..=self.db.last_seq().get()).contains(&seq.get())
+        {
+            let message = format!("an empty batch after number {before} got number {seq}");
+            return Err(self.violate("sequence numbers", message));
+        }
+        if durability == Durability::Disk {
+            return self.note_durable(result.map(drop), before);
+        }
+        self.allow(result).map(drop)
+    }
+
+    /// Writes what must be refused, alone or behind something that would be fine, and leaves nothing: what the
+    /// model does not know shows in a later read.
+    fn write_refused(&self) -> Result<(), Stop> {
+        let keyspace = &self.keyspaces[self.pick_keyspace()];
+        let key = self.swarm.next_key(&self.tape);
+        let (bad_key, bad_value) = match self.below(4) {
+            0 | 1 => (Vec::new(), Vec::new()),
+            2 => (vec![b'k'; KEY_LEN_BYTES_MAX + 1], Vec::new()),
+            _ => (key.clone(), vec![0; VALUE_LEN_BYTES_MAX + 1]),
+        };
+        let result = if self.below(2) == 0 {
+            keyspace.put(&bad_key, &bad_value)
+        } else {
+            let mut batch = WriteBatch::new();
+            batch.put(keyspace, &key, "never written");
+            batch.put(keyspace, &bad_key, &bad_value);
+            self.db.write(&batch, &WriteOptions::default())
+        };
+        match result {
+            Err(error) if error.kind() == ErrorKind::InvalidArgument => Ok(()),
+            other => Err(self.violate("error honesty", format!("a write to be refused gives {other:?}"))),
+        }
     }
 
     fn note_durable(&self, result: Result<(), Error>, before: u64) -> Result<(), Stop> {
@@ -247,9 +269,11 @@ impl Client {
                 changes.push(((id, key), Some(value)));
             }
         }
+        schedule::note(|| format!("it writes, for {durability:?}: {}", show_changes(&changes)));
         let id = self.judge.lock().model.begin(changes);
         let options = WriteOptions { durability: Some(durability) };
         let result = self.db.write(&batch, &options);
+        schedule::note(|| format!("the write gives {result:?}"));
         let mut judge = self.judge.lock();
         match &result {
             Ok(seq) => {
@@ -266,7 +290,7 @@ impl Client {
                 }
             }
             Err(error)
-                if matches!(error.kind(), ErrorKind::ReadOnly | ErrorKind::Busy) && !(self.is_off)() =>
+                if matches!(error.kind(), ErrorKind::ReadOnly | ErrorKind::Busy) && !self.disk.is_off() =>
             {
                 judge.model.cancel(id);
             }
@@ -276,218 +300,19 @@ impl Client {
         drop(judge);
         self.allow(result).map(drop)
     }
-
-    fn observe(&self, low: u64, keyspace: usize, sight: Sight) {
-        let high = self.db.last_seq().get();
-        let keyspace = u32::try_from(keyspace).expect("a few");
-        self.judge.lock().observations.push(Observation { low, high, keyspace, sight });
-    }
-
-    fn get(&mut self) -> Result<(), Stop> {
-        let (keyspace, key) = (self.pick_keyspace(), self.swarm.next_key(&self.tape));
-        let low = self.db.last_seq().get();
-        let result = self.keyspaces[keyspace].get(&key);
-        if let Some(value) = self.allow(result)? {
-            self.observe(low, keyspace, Sight::Value(key, value.map(|value| value.to_vec())));
-        }
-        Ok(())
-    }
-
-    fn multi_get(&mut self) -> Result<(), Stop> {
-        let keyspace = self.pick_keyspace();
-        let keys: Vec<Vec<u8>> = (0..2 + self.below(4)).map(|_| self.swarm.next_key(&self.tape)).collect();
-        let low = self.db.last_seq().get();
-        let result = self.keyspaces[keyspace].multi_get(&keys);
-        if let Some(values) = self.allow(result)? {
-            let values = values.into_iter().map(|value| value.map(|value| value.to_vec()));
-            self.observe(low, keyspace, Sight::Values(keys.into_iter().zip(values).collect()));
-        }
-        Ok(())
-    }
-
-    fn bounds(&self) -> Bounds {
-        let bound = || {
-            let key = self.swarm.next_key(&self.tape);
-            match self.below(3) {
-                0 => Bound::Unbounded,
-                1 => Bound::Included(key),
-                _ => Bound::Excluded(key),
-            }
-        };
-        (bound(), bound())
-    }
-
-    fn scan(&mut self) -> Result<(), Stop> {
-        let keyspace = self.pick_keyspace();
-        let mut bounds = self.bounds();
-        let low = self.db.last_seq().get();
-        let result = self.keyspaces[keyspace].range(bounds.clone());
-        let Some(mut iter) = self.allow(result)? else { return Ok(()) };
-        if self.below(4) == 0 {
-            // The front at a key of our own choice: from there on it is a scan with another lower bound.
-            let key = self.swarm.next_key(&self.tape);
-            if self.allow(iter.seek(&key))?.is_none() {
-                return Ok(());
-            }
-            if !is_before(&self.keyspaces[keyspace], &key, &bounds.0) {
-                bounds.0 = Bound::Included(key);
-            }
-        }
-        let limit = if self.below(2) == 0 { u64::MAX } else { 1 + self.below(10) };
-        match self.below(3) {
-            0 => self.walk(&mut iter, (low, keyspace, bounds), limit, false),
-            1 => self.walk(&mut iter, (low, keyspace, bounds), limit, true),
-            _ => self.walk_both_ends(iter, low, keyspace, bounds),
-        }
-    }
-
-    fn walk(
-        &self,
-        iter: &mut Iter,
-        (low, keyspace, bounds): (u64, usize, Bounds),
-        limit: u64,
-        is_reverse: bool,
-    ) -> Result<(), Stop> {
-        let mut pairs = Vec::new();
-        let mut is_complete = false;
-        while (pairs.len() as u64) < limit {
-            let item = if is_reverse { iter.next_back() } else { iter.next() };
-            let Some(item) = item else {
-                is_complete = true;
-                break;
-            };
-            let Some((key, value)) = self.allow(item)? else { return Ok(()) };
-            pairs.push((key.to_vec(), value.to_vec()));
-        }
-        self.observe(low, keyspace, Sight::Pairs { bounds, is_reverse, is_complete, pairs });
-        Ok(())
-    }
-
-    /// Takes from both ends in turn: together they must be the whole range, once.
-    fn walk_both_ends(&self, mut iter: Iter, low: u64, keyspace: usize, bounds: Bounds) -> Result<(), Stop> {
-        let (mut front, mut back) = (Vec::new(), Vec::new());
-        loop {
-            let from_back = self.below(2) == 0;
-            let item = if from_back { iter.next_back() } else { iter.next() };
-            let Some(item) = item else { break };
-            let Some((key, value)) = self.allow(item)? else { return Ok(()) };
-            if from_back { &mut back } else { &mut front }.push((key.to_vec(), value.to_vec()));
-        }
-        back.reverse();
-        front.append(&mut back);
-        self.observe(
-            low,
-            keyspace,
-            Sight::Pairs { bounds, is_reverse: false, is_complete: true, pairs: front },
-        );
-        Ok(())
-    }
-
-    fn hold_iterator(&mut self) -> Result<(), Stop> {
-        if self.iterators.len() < 2 {
-            let keyspace = self.pick_keyspace();
-            let low = self.db.last_seq().get();
-            let result = self.keyspaces[keyspace].iter();
-            let Some(iter) = self.allow(result)? else { return Ok(()) };
-            let held = Held {
-                low,
-                high: self.db.last_seq().get(),
-                keyspace: u32::try_from(keyspace).expect("a few"),
-                pairs: Vec::new(),
-            };
-            self.iterators.push((iter, held));
-            return Ok(());
-        }
-        let (mut iter, mut held) = self.iterators.remove(0);
-        let limit = 1 + self.below(12);
-        let mut is_complete = false;
-        for _ in 0..limit {
-            let Some(item) = iter.next() else {
-                is_complete = true;
-                break;
-            };
-            let Some((key, value)) = self.allow(item)? else { return Ok(()) };
-            held.pairs.push((key.to_vec(), value.to_vec()));
-        }
-        let sight = Sight::Pairs {
-            bounds: (Bound::Unbounded, Bound::Unbounded),
-            is_reverse: false,
-            is_complete,
-            pairs: held.pairs.clone(),
-        };
-        let (low, high, keyspace) = (held.low, held.high, held.keyspace);
-        self.judge.lock().observations.push(Observation { low, high, keyspace, sight });
-        if !is_complete {
-            self.iterators.push((iter, held));
-        }
-        Ok(())
-    }
-
-    fn take_snapshot(&mut self) -> Result<(), Stop> {
-        if self.snapshots.len() < 3 {
-            self.snapshots.push((self.db.snapshot(), Vec::new()));
-        }
-        Ok(())
-    }
-
-    fn read_snapshot(&mut self) -> Result<(), Stop> {
-        if self.snapshots.is_empty() {
-            return Ok(());
-        }
-        let at = usize::try_from(self.below(self.snapshots.len() as u64)).expect("a few");
-        let (snapshot, keyspace) = (self.snapshots[at].0.clone(), self.pick_keyspace());
-        let seq = snapshot.seq().get();
-        if self.below(3) == 0 {
-            let key = self.swarm.next_key(&self.tape);
-            let result = snapshot.get(&self.keyspaces[keyspace], &key);
-            let Some(value) = self.allow(result)? else { return Ok(()) };
-            self.observe_snapshot(seq, keyspace, Sight::Value(key, value.map(|value| value.to_vec())));
-            return Ok(());
-        }
-        let result = snapshot.iter(&self.keyspaces[keyspace]);
-        let Some(iter) = self.allow(result)? else { return Ok(()) };
-        let mut content = Content::new();
-        let mut pairs = Vec::new();
-        for item in iter {
-            let Some((key, value)) = self.allow(item)? else { return Ok(()) };
-            content.insert(key.to_vec(), value.to_vec());
-            pairs.push((key.to_vec(), value.to_vec()));
-        }
-        let id = u32::try_from(keyspace).expect("a few");
-        let seen = &mut self.snapshots[at].1;
-        match seen.iter().find(|(keyspace, _)| *keyspace == id) {
-            Some((_, before)) if *before != content => {
-                let message = format!("the snapshot at {seq} of keyspace {id} changed under its reader");
-                return Err(self.violate("frozen snapshot", message));
-            }
-            Some(_) => {}
-            None => seen.push((id, content)),
-        }
-        let bounds = (Bound::Unbounded, Bound::Unbounded);
-        self.observe_snapshot(
-            seq,
-            keyspace,
-            Sight::Pairs { bounds, is_reverse: false, is_complete: true, pairs },
-        );
-        Ok(())
-    }
-
-    fn observe_snapshot(&self, seq: u64, keyspace: usize, sight: Sight) {
-        let keyspace = u32::try_from(keyspace).expect("a few");
-        self.judge.lock().observations.push(Observation { low: seq, high: seq, keyspace, sight });
-    }
 }
 
-fn is_reverse_order(keyspace: &Keyspace) -> bool {
-    keyspace.options().comparator != tinylsm::base::comparator::BYTEWISE_NAME
+fn show_changes(changes: &[Change]) -> String {
+    let show = |((keyspace, key), value): &Change| {
+        let value = value.as_ref().map_or_else(|| "deleted".to_owned(), |v| v.escape_ascii().to_string());
+        format!("{keyspace}:{}={value:.24} ", key.escape_ascii())
+    };
+    changes.iter().map(show).collect()
 }
 
-/// Tells whether a key lies before a lower bound in its keyspace's order.
-fn is_before(keyspace: &Keyspace, key: &[u8], lower: &Bound<Vec<u8>>) -> bool {
-    let is_less = |bound: &[u8]| if is_reverse_order(keyspace) { key > bound } else { key < bound };
-    match lower {
-        Bound::Unbounded => false,
-        Bound::Included(bound) => is_less(bound),
-        Bound::Excluded(bound) => is_less(bound) || key == bound.as_slice(),
-    }
+/// Tells whether an error is an append to the log that met a full disk, the one failure that `resume` mends.
+pub(in crate::world) fn is_full_log(error: &Error) -> bool {
+    error.kind() == ErrorKind::NoSpace
+        && error.operation() == Some("append")
+        && error.file().is_some_and(|file| file.extension().is_some_and(|extension| extension == "wal"))
 }

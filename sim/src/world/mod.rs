@@ -3,6 +3,9 @@
 pub mod client;
 pub mod model;
 pub mod oracle;
+mod reads;
 pub mod run;
+pub mod scene;
+pub mod sight;
 pub mod story;
 pub mod swarm;

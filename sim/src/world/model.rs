@@ -2,9 +2,12 @@
 //!
 //! A commit whose write returned is *known*: its number is. One that failed in a way that leaves it open, or that a
 //! crash cut short, is *open*: at a recovery it is entirely in or entirely out, and what was recovered decides
-//! which ([`Model::settle`]). Everything above the recovered number is then forgotten, and must never come back.
+//! which ([`Model::settle`]). Everything above the recovered number is then forgotten, and must never come back;
+//! what lies below is one content, since nobody reads the past of an earlier life.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tinylsm::Slice;
 
 /// A key in a keyspace.
 pub type Place = (u32, Vec<u8>);
@@ -13,23 +16,38 @@ pub type Place = (u32, Vec<u8>);
 pub type Change = (Place, Option<Vec<u8>>);
 
 /// A key's value from a number on.
-type Version = (u64, Option<Vec<u8>>);
+#[derive(Clone, Debug)]
+struct Version {
+    seq: u64,
+    value: Option<Arc<[u8]>>,
+}
 
-/// Everything a keyspace holds, in bytewise order.
-pub type Content = BTreeMap<Vec<u8>, Vec<u8>>;
+/// Every version of each key of a keyspace, oldest first.
+type Versions = BTreeMap<Vec<u8>, Vec<Version>>;
+
+/// A row of keys and values as they were read.
+pub type Pairs = Vec<(Slice, Slice)>;
+
+/// What keyspaces hold: each in bytewise order.
+pub type Contents = BTreeMap<u32, Pairs>;
 
 /// Names a commit from its beginning on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CommitId(u64);
 
+/// Placements of open commits that [`Model::settle`] tries before it gives up; far more than worlds need.
+const PLACEMENTS_MAX: u32 = 20_000;
+
 /// The database as it must be.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// Known commits by their last number.
-    known: BTreeMap<u64, Vec<Change>>,
-    open: BTreeMap<CommitId, Vec<Change>>,
-    versions: BTreeMap<Place, Vec<Version>>,
+    /// Where known commits end, with how many operations each has.
+    known: BTreeMap<u64, u64>,
+    open: BTreeMap<CommitId, Arc<Vec<Change>>>,
+    keyspaces: Vec<Versions>,
     next_id: u64,
+    /// Every number up to here belongs to a known commit.
+    covered: u64,
     /// Numbers up to here must survive a loss of power.
     pub durable_floor: u64,
     /// Numbers up to here must survive the end of the process.
@@ -41,7 +59,7 @@ impl Model {
     pub fn begin(&mut self, changes: Vec<Change>) -> CommitId {
         let id = CommitId(self.next_id);
         self.next_id += 1;
-        self.open.insert(id, changes);
+        self.open.insert(id, Arc::new(changes));
         id
     }
 
@@ -51,7 +69,7 @@ impl Model {
     /// A sentence, if the number cannot be right.
     pub fn commit(&mut self, id: CommitId, last_seq: u64) -> Result<(), String> {
         let changes = self.open.remove(&id).expect("a commit ends once");
-        self.place(changes, last_seq)
+        self.place(&changes, last_seq)
     }
 
     /// Notes that a commit certainly did not happen.
@@ -59,43 +77,83 @@ impl Model {
         self.open.remove(&id).expect("a commit ends once");
     }
 
-    fn place(&mut self, changes: Vec<Change>, last_seq: u64) -> Result<(), String> {
+    fn place(&mut self, changes: &[Change], last_seq: u64) -> Result<(), String> {
         let count = changes.len() as u64;
         let first = (last_seq + 1).checked_sub(count).filter(|&first| first > 0);
         let first =
             first.ok_or_else(|| format!("a commit of {count} operations ends with number {last_seq}"))?;
         let before = self.known.range(..last_seq).next_back().map_or(0, |(&seq, _)| seq);
-        let after = self.known.range(last_seq..).next().map(|(&seq, changes)| seq + 1 - changes.len() as u64);
-        if before >= first || after.is_some_and(|after| after <= last_seq) {
+        let after = self.known.range(last_seq..).next().map(|(&seq, count)| seq + 1 - count);
+        let is_taken = first <= self.covered || before >= first;
+        if is_taken || after.is_some_and(|after| after <= last_seq) {
             return Err(format!("numbers {first}..={last_seq} were given out twice"));
         }
-        for (at, (place, value)) in changes.iter().enumerate() {
-            let versions = self.versions.entry(place.clone()).or_default();
+        for (at, ((keyspace, key), value)) in changes.iter().enumerate() {
             let seq = first + at as u64;
-            let index = versions.partition_point(|version| version.0 < seq);
-            versions.insert(index, (seq, value.clone()));
+            let versions = self.versions_of(*keyspace, key);
+            let index = versions.partition_point(|version| version.seq < seq);
+            versions.insert(index, Version { seq, value: value.as_deref().map(Arc::from) });
         }
-        self.known.insert(last_seq, changes);
+        self.known.insert(last_seq, count);
+        self.cover();
         Ok(())
+    }
+
+    /// Takes back what [`Model::place`] did, given what was covered before.
+    fn take_back(&mut self, changes: &[Change], last_seq: u64, covered: u64) {
+        let first = last_seq + 1 - changes.len() as u64;
+        for ((keyspace, key), _) in changes {
+            self.versions_of(*keyspace, key).retain(|version| !(first..=last_seq).contains(&version.seq));
+        }
+        self.known.remove(&last_seq);
+        self.covered = covered;
+    }
+
+    fn versions_of(&mut self, keyspace: u32, key: &[u8]) -> &mut Vec<Version> {
+        let index = keyspace as usize;
+        if self.keyspaces.len() <= index {
+            self.keyspaces.resize_with(index + 1, Versions::new);
+        }
+        let keyspace = &mut self.keyspaces[index];
+        if !keyspace.contains_key(key) {
+            keyspace.insert(key.to_vec(), Vec::new());
+        }
+        keyspace.get_mut(key).expect("made above")
+    }
+
+    /// Follows the known commits to the first number that none of them has.
+    fn cover(&mut self) {
+        for (&last, count) in self.known.range(self.covered + 1..) {
+            if last - count != self.covered {
+                break;
+            }
+            self.covered = last;
+        }
+    }
+
+    /// Returns the number up to which every commit is known: nobody who stands there can have seen an open one.
+    pub fn covered(&self) -> u64 {
+        self.covered
     }
 
     /// Returns the last number that is known to be given out.
     pub fn last_known(&self) -> u64 {
-        self.known.keys().next_back().copied().unwrap_or(0)
+        self.known.keys().next_back().map_or(self.covered, |&last| last.max(self.covered))
     }
 
     /// Returns the value of a key as of a number.
-    pub fn get_at(&self, place: &Place, seq: u64) -> Option<&Vec<u8>> {
-        let versions = self.versions.get(place)?;
-        let index = versions.partition_point(|version| version.0 <= seq);
-        versions[..index].last()?.1.as_ref()
+    pub fn get_at(&self, keyspace: u32, key: &[u8], seq: u64) -> Option<&[u8]> {
+        value_at(self.keyspaces.get(keyspace as usize)?.get(key)?, seq)
     }
 
-    /// Returns a keyspace's whole content as of a number.
-    pub fn content_at(&self, keyspace: u32, seq: u64) -> Content {
-        let range = (keyspace, Vec::new())..(keyspace + 1, Vec::new());
-        let values = self.versions.range(range).map(|(place, _)| (place, self.get_at(place, seq)));
-        values.filter_map(|((_, key), value)| Some((key.clone(), value?.clone()))).collect()
+    /// Walks over a keyspace's whole content as of a number, in bytewise order.
+    pub fn content_at(
+        &self,
+        keyspace: u32,
+        seq: u64,
+    ) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> + Clone {
+        let keys = self.keyspaces.get(keyspace as usize).into_iter().flatten();
+        keys.filter_map(move |(key, versions)| Some((key.as_slice(), value_at(versions, seq)?)))
     }
 
     /// Returns the numbers at which a reader between `low` and `high` may stand: where commits end.
@@ -106,123 +164,133 @@ impl Model {
         stands
     }
 
-    /// Tells whether an open commit changes a key: then a reader may have seen what has no known number.
-    pub fn is_open(&self, place: &Place) -> bool {
-        self.open.values().flatten().any(|change| change.0 == *place)
+    /// Checks that a database that was recovered up to `seq` with `contents` is what it may be.
+    ///
+    /// # Errors
+    /// As [`Model::settle`].
+    pub fn check(&self, seq: u64, contents: &Contents) -> Result<(), String> {
+        self.explain(seq, contents).map(drop)
     }
 
-    /// Tells whether any commit is open.
-    pub fn has_open(&self) -> bool {
-        !self.open.is_empty()
-    }
-
-    /// Finds which open commits are in a database that was recovered up to `seq` with `contents` by keyspace, and
-    /// returns the model of exactly that.
+    /// Finds which open commits are in a database that was recovered up to `seq` with `contents`, and goes on from
+    /// exactly that.
     ///
     /// # Errors
     /// A sentence, if no choice of open commits explains it: something acknowledged is missing, half of a batch
     /// is there, or something is there that never was.
-    pub fn settle(&self, seq: u64, contents: &BTreeMap<u32, Content>) -> Result<Model, String> {
-        let last = self.known.range(seq + 1..).next();
-        if let Some((&last, changes)) = last
-            && last + 1 - changes.len() as u64 <= seq
+    pub fn settle(&mut self, seq: u64, contents: &Contents) -> Result<(), String> {
+        for (id, last) in self.explain(seq, contents)? {
+            self.commit(id, last)?;
+        }
+        self.open.clear();
+        self.known.clear();
+        self.covered = seq;
+        for keyspace in &mut self.keyspaces {
+            keyspace.retain(|_, versions| {
+                versions.truncate(versions.partition_point(|version| version.seq <= seq));
+                let last = versions.pop().filter(|version| version.value.is_some());
+                versions.clear();
+                versions.extend(last);
+                !versions.is_empty()
+            });
+        }
+        self.durable_floor = self.durable_floor.min(seq);
+        self.process_floor = self.process_floor.min(seq);
+        Ok(())
+    }
+
+    /// Finds the open commits, with their last numbers, that explain what was recovered.
+    fn explain(&self, seq: u64, contents: &Contents) -> Result<Vec<(CommitId, u64)>, String> {
+        if let Some((&last, &count)) = self.known.range(seq + 1..).next()
+            && last + 1 - count <= seq
         {
             return Err(format!("recovery to number {seq} cuts the batch that ends with {last}"));
         }
-        let mut cut = self.clone();
-        cut.forget_above(seq);
-        let candidates: Vec<(CommitId, Vec<Change>)> =
-            self.open.iter().map(|(&id, changes)| (id, changes.clone())).collect();
-        cut.open.clear();
-        let mut budget = 20_000u32;
-        match cut.fill_gaps(1, seq, &candidates, &mut Vec::new(), contents, &mut budget) {
-            Some(mut settled) => {
-                settled.durable_floor = settled.durable_floor.min(seq);
-                settled.process_floor = settled.process_floor.min(seq);
-                Ok(settled)
-            }
-            None => Err(self.explain(seq, contents)),
-        }
+        let mut placed = Vec::new();
+        let is_explained = if self.covered >= seq {
+            // No number is left to be given to a commit in doubt.
+            self.agrees(seq, contents)
+        } else {
+            self.clone().fill_gaps(seq, contents, &mut placed, &mut PLACEMENTS_MAX.clone())
+        };
+        if is_explained { Ok(placed) } else { Err(self.describe(seq, contents)) }
     }
 
-    /// Forgets everything above a number.
-    fn forget_above(&mut self, seq: u64) {
-        self.known.retain(|&last, _| last <= seq);
-        for versions in self.versions.values_mut() {
-            versions.retain(|version| version.0 <= seq);
-        }
-        self.versions.retain(|_, versions| !versions.is_empty());
-    }
-
-    /// Places open commits into the numbers that no known commit has, until the contents agree.
+    /// Places open commits into the numbers up to `seq` that no known commit has, until the contents agree.
     fn fill_gaps(
-        &self,
-        from: u64,
+        &mut self,
         seq: u64,
-        candidates: &[(CommitId, Vec<Change>)],
-        used: &mut Vec<CommitId>,
-        contents: &BTreeMap<u32, Content>,
+        contents: &Contents,
+        placed: &mut Vec<(CommitId, u64)>,
         budget: &mut u32,
-    ) -> Option<Model> {
-        *budget = budget.checked_sub(1)?;
-        let mut gap = from;
-        for (&last, changes) in self.known.range(from..) {
-            let first = last + 1 - changes.len() as u64;
-            if gap < first {
-                break;
-            }
-            gap = last + 1;
+    ) -> bool {
+        if *budget == 0 {
+            return false;
         }
-        if gap > seq {
-            return self.agrees(seq, contents).then(|| self.clone());
+        *budget -= 1;
+        let covered = self.covered;
+        if covered >= seq {
+            return self.agrees(seq, contents);
         }
+        let candidates: Vec<(CommitId, Arc<Vec<Change>>)> =
+            self.open.iter().map(|(id, changes)| (*id, Arc::clone(changes))).collect();
         for (id, changes) in candidates {
-            let last = gap + changes.len() as u64 - 1;
-            if used.contains(id) || last > seq {
+            let last = covered + changes.len() as u64;
+            if last > seq || placed.iter().any(|(used, _)| *used == id) || self.place(&changes, last).is_err()
+            {
                 continue;
             }
-            let mut with = self.clone();
-            if with.place(changes.clone(), last).is_err() {
-                continue;
+            placed.push((id, last));
+            if self.fill_gaps(seq, contents, placed, budget) {
+                return true;
             }
-            used.push(*id);
-            if let Some(settled) = with.fill_gaps(last + 1, seq, candidates, used, contents, budget) {
-                return Some(settled);
-            }
-            used.pop();
+            placed.pop();
+            self.take_back(&changes, last, covered);
         }
-        None
+        false
     }
 
-    fn agrees(&self, seq: u64, contents: &BTreeMap<u32, Content>) -> bool {
-        contents.iter().all(|(&keyspace, content)| self.content_at(keyspace, seq) == *content)
+    fn agrees(&self, seq: u64, contents: &Contents) -> bool {
+        contents.iter().all(|(&keyspace, pairs)| {
+            let pairs = pairs.iter().map(|(key, value)| (&**key, &**value));
+            self.content_at(keyspace, seq).eq(pairs)
+        })
     }
 
-    fn explain(&self, seq: u64, contents: &BTreeMap<u32, Content>) -> String {
+    /// Says what was recovered and what the known commits give instead.
+    fn describe(&self, seq: u64, contents: &Contents) -> String {
         let mut text = format!(
-            "no prefix explains the content recovered to number {seq} ({} known to {}, {} open)",
-            self.known.len(),
+            "no prefix explains the content recovered to number {seq} (known to {} without a gap and to {} in all, \
+             {} in doubt)",
+            self.covered,
             self.last_known(),
             self.open.len()
         );
-        for (&keyspace, content) in contents {
-            let expected = self.content_at(keyspace, seq);
-            let keys: std::collections::BTreeSet<_> = expected.keys().chain(content.keys()).collect();
-            let differing = keys.into_iter().filter(|key| expected.get(*key) != content.get(*key));
+        let show = |value: Option<&&[u8]>| {
+            value.map_or_else(|| "nothing".to_owned(), |value| value.escape_ascii().to_string())
+        };
+        for (&keyspace, pairs) in contents {
+            let expected: BTreeMap<&[u8], &[u8]> = self.content_at(keyspace, seq).collect();
+            let recovered: BTreeMap<&[u8], &[u8]> =
+                pairs.iter().map(|(key, value)| (&**key, &**value)).collect();
+            let keys: BTreeSet<&&[u8]> = expected.keys().chain(recovered.keys()).collect();
+            let differing = keys.into_iter().filter(|key| expected.get(*key) != recovered.get(*key));
             for key in differing.take(3) {
-                let show = |value: Option<&Vec<u8>>| {
-                    value.map_or("nothing".into(), |v| v.escape_ascii().to_string())
-                };
                 text += &format!(
                     "\n  keyspace {keyspace} key {}: known commits give {:.60}, recovered {:.60}",
                     key.escape_ascii(),
                     show(expected.get(key)),
-                    show(content.get(key))
+                    show(recovered.get(key))
                 );
             }
         }
         text
     }
+}
+
+fn value_at(versions: &[Version], seq: u64) -> Option<&[u8]> {
+    let index = versions.partition_point(|version| version.seq <= seq);
+    versions[..index].last()?.value.as_deref()
 }
 
 #[cfg(test)]
@@ -233,9 +301,9 @@ mod tests {
         ((0, key.into()), Some(value.into()))
     }
 
-    fn content(pairs: &[(&str, &str)]) -> BTreeMap<u32, Content> {
-        let pairs = pairs.iter().map(|(key, value)| (key.as_bytes().to_vec(), value.as_bytes().to_vec()));
-        BTreeMap::from([(0, pairs.collect())])
+    fn contents(pairs: &[(&str, &str)]) -> Contents {
+        let slice = |text: &str| Slice::from(text.as_bytes());
+        BTreeMap::from([(0, pairs.iter().map(|(key, value)| (slice(key), slice(value))).collect())])
     }
 
     #[test]
@@ -244,10 +312,10 @@ mod tests {
         let first = model.begin(vec![put("a", "1")]);
         model.commit(first, 1).expect("fits");
         model.begin(vec![put("b", "2"), put("c", "3")]);
-        assert!(model.settle(1, &content(&[("a", "1")])).is_ok());
-        assert!(model.settle(3, &content(&[("a", "1"), ("b", "2"), ("c", "3")])).is_ok());
-        assert!(model.settle(2, &content(&[("a", "1"), ("b", "2")])).is_err());
-        assert!(model.settle(3, &content(&[("a", "1"), ("b", "2")])).is_err());
+        assert!(model.check(1, &contents(&[("a", "1")])).is_ok());
+        assert!(model.check(3, &contents(&[("a", "1"), ("b", "2"), ("c", "3")])).is_ok());
+        assert!(model.check(2, &contents(&[("a", "1"), ("b", "2")])).is_err());
+        assert!(model.check(3, &contents(&[("a", "1"), ("b", "2")])).is_err());
     }
 
     #[test]
@@ -256,9 +324,46 @@ mod tests {
         model.begin(vec![put("a", "1")]);
         let second = model.begin(vec![put("a", "2")]);
         model.commit(second, 2).expect("fits");
-        let settled = model.settle(2, &content(&[("a", "2")])).expect("explained");
-        assert_eq!(settled.get_at(&(0, b"a".to_vec()), 1), Some(&b"1".to_vec()));
-        assert!(model.settle(2, &content(&[("a", "1")])).is_err());
+        assert!(model.check(2, &contents(&[("a", "1")])).is_err());
+        model.settle(2, &contents(&[("a", "2")])).expect("explained");
+        assert_eq!(model.get_at(0, b"a", 2), Some(&b"2"[..]));
+    }
+
+    #[test]
+    fn commits_in_doubt_are_tried_in_every_order() {
+        let mut model = Model::default();
+        for value in ["1", "2", "3"] {
+            model.begin(vec![put("a", value)]);
+        }
+        assert!(model.check(2, &contents(&[("a", "1")])).is_ok());
+        assert!(model.check(3, &contents(&[("a", "2")])).is_ok());
+        assert!(model.check(4, &contents(&[("a", "2")])).is_err());
+    }
+
+    #[test]
+    fn what_a_recovery_cut_is_forgotten() {
+        let mut model = Model::default();
+        for (key, seq) in [("a", 1), ("b", 2)] {
+            let id = model.begin(vec![put(key, "old")]);
+            model.commit(id, seq).expect("fits");
+        }
+        model.settle(1, &contents(&[("a", "old")])).expect("a prefix");
+        assert_eq!((model.covered(), model.last_known()), (1, 1));
+        let again = model.begin(vec![put("c", "new")]);
+        model.commit(again, 2).expect("the number is free again");
+        assert!(model.check(2, &contents(&[("a", "old"), ("c", "new")])).is_ok());
+    }
+
+    #[test]
+    fn numbers_are_covered_up_to_the_first_gap() {
+        let mut model = Model::default();
+        let commits: Vec<CommitId> =
+            ["a", "b", "c"].map(|key| model.begin(vec![put(key, "1"), put(key, "2")])).into();
+        model.commit(commits[0], 2).expect("fits");
+        model.commit(commits[2], 6).expect("fits");
+        assert_eq!(model.covered(), 2);
+        model.commit(commits[1], 4).expect("fits");
+        assert_eq!(model.covered(), 6);
     }
 
     #[test]

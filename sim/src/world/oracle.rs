@@ -1,7 +1,8 @@
 //! Judging what was seen against what must be.
 
-use crate::world::client::{Bounds, Observation, Sight, Violation};
-use crate::world::model::Model;
+use crate::world::client::Violation;
+use crate::world::model::{Model, Pairs};
+use crate::world::sight::{Bounds, Observation, Sight};
 use std::ops::Bound;
 
 /// Judges an observation; `is_reverse_order` tells which way its keyspace is sorted.
@@ -9,44 +10,71 @@ use std::ops::Bound;
 /// # Errors
 /// The broken law.
 pub fn judge(model: &Model, observation: &Observation, is_reverse_order: bool) -> Result<(), Violation> {
-    let Observation { low, high, keyspace, sight } = observation;
-    let stands = model.stands(*low, *high);
-    let oracle = if low == high { "frozen view" } else { "reads see commits" };
-    let is_explained = |stand: u64| match sight {
-        Sight::Value(key, value) => model.get_at(&(*keyspace, key.clone()), stand) == value.as_ref(),
-        Sight::Values(values) => {
-            values.iter().all(|(key, value)| model.get_at(&(*keyspace, key.clone()), stand) == value.as_ref())
-        }
-        Sight::Pairs { bounds, is_reverse, is_complete, pairs } => {
-            let content = model.content_at(*keyspace, stand);
-            let mut expected: Vec<_> =
-                content.into_iter().filter(|(key, _)| is_inside(key, bounds, is_reverse_order)).collect();
-            if is_reverse_order != *is_reverse {
-                expected.reverse();
-            }
-            let is_right_length =
-                if *is_complete { pairs.len() == expected.len() } else { pairs.len() <= expected.len() };
-            is_right_length && pairs.iter().zip(&expected).all(|(pair, wanted)| pair == wanted)
-        }
-    };
-    if stands.iter().any(|&stand| is_explained(stand)) {
+    let (low, high) = (observation.low, observation.high);
+    let stands = model.stands(low, high);
+    if stands.iter().any(|&stand| is_explained(model, observation, is_reverse_order, stand)) {
         return Ok(());
     }
-    let expected = match sight {
-        Sight::Value(key, _) => {
-            format!("{:?}", model.get_at(&(*keyspace, key.clone()), *high).map(|v| show(v)))
-        }
-        Sight::Values(_) => String::new(),
-        Sight::Pairs { .. } => {
-            let content = model.content_at(*keyspace, *high);
-            content.iter().map(|(key, value)| format!("{}={:.30} ", show(key), show(value))).collect()
-        }
-    };
+    let oracle = if low == high { "frozen view" } else { "reads see commits" };
     let message = format!(
-        "between {low} and {high} (commits end at {stands:?}), keyspace {keyspace}: saw {}; at {high} it was {expected}",
-        show_sight(sight)
+        "between {low} and {high} (commits end at {stands:?}), keyspace {}\n  saw {}\n  but at {high} it was {}",
+        observation.keyspace,
+        observation.sight,
+        show_expected(model, observation)
     );
     Err(Violation { oracle, message })
+}
+
+/// Tells whether a reader that stands at one number sees this.
+fn is_explained(model: &Model, observation: &Observation, is_reverse_order: bool, stand: u64) -> bool {
+    let keyspace = observation.keyspace;
+    let is_right = |(key, value): &(Vec<u8>, Option<tinylsm::Slice>)| {
+        model.get_at(keyspace, key, stand) == value.as_deref()
+    };
+    match &observation.sight {
+        Sight::Values(values) => values.iter().all(is_right),
+        Sight::Scan { bounds, front, back, is_complete } => {
+            let content = model.content_at(keyspace, stand);
+            let inside = content.filter(|(key, _)| is_inside(key, bounds, is_reverse_order));
+            if is_reverse_order {
+                are_ends(inside.rev(), front, back, *is_complete)
+            } else {
+                are_ends(inside, front, back, *is_complete)
+            }
+        }
+    }
+}
+
+/// Tells whether `expected` begins with `front` and ends with `back` turned round, without an overlap, and whether
+/// nothing is missing between them if they are complete.
+fn are_ends<'m>(
+    expected: impl DoubleEndedIterator<Item = (&'m [u8], &'m [u8])>,
+    front: &Pairs,
+    back: &Pairs,
+    is_complete: bool,
+) -> bool {
+    let mut expected = expected;
+    let is_next = |next: Option<(&[u8], &[u8])>, (key, value): &(tinylsm::Slice, tinylsm::Slice)| {
+        next == Some((&**key, &**value))
+    };
+    front.iter().all(|pair| is_next(expected.next(), pair))
+        && back.iter().all(|pair| is_next(expected.next_back(), pair))
+        && (!is_complete || expected.next().is_none())
+}
+
+fn show_expected(model: &Model, observation: &Observation) -> String {
+    let (keyspace, high) = (observation.keyspace, observation.high);
+    match &observation.sight {
+        Sight::Values(values) => values
+            .iter()
+            .map(|(key, _)| (key, model.get_at(keyspace, key, high)))
+            .map(|(key, value)| format!("{} = {:?} ", show(key), value.map(show)))
+            .collect(),
+        Sight::Scan { .. } => model
+            .content_at(keyspace, high)
+            .map(|(key, value)| format!("{}={:.30} ", show(key), show(value)))
+            .collect(),
+    }
 }
 
 fn is_inside(key: &[u8], bounds: &Bounds, is_reverse_order: bool) -> bool {
@@ -66,19 +94,4 @@ fn is_inside(key: &[u8], bounds: &Bounds, is_reverse_order: bool) -> bool {
 
 fn show(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
-}
-
-fn show_sight(sight: &Sight) -> String {
-    match sight {
-        Sight::Value(key, value) => format!("{} = {:?}", show(key), value.as_ref().map(|v| show(v))),
-        Sight::Values(values) => values
-            .iter()
-            .map(|(key, value)| format!("{} = {:?} ", show(key), value.as_ref().map(|v| show(v))))
-            .collect(),
-        Sight::Pairs { bounds, is_reverse, is_complete, pairs } => {
-            let pairs: String =
-                pairs.iter().map(|(key, value)| format!("{}={:.30} ", show(key), show(value))).collect();
-            format!("range {bounds:?} reverse {is_reverse} complete {is_complete}: {pairs}")
-        }
-    }
 }

@@ -5,6 +5,7 @@ use crate::schedule::{self, Options, World};
 use crate::tape::Tape;
 use crate::trace::{Entry, Keep};
 use crate::world::client::Violation;
+use crate::world::scene::{Album, Scene};
 use crate::world::story::{self, Tale};
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub struct Ended {
     pub now_ns: u64,
     /// The readable trace, if it was kept.
     pub entries: Vec<Entry>,
+    /// Pictures of the disk, if the trace was kept.
+    pub scenes: Vec<Scene>,
 }
 
 /// Runs the world of a seed.
@@ -37,8 +40,9 @@ pub fn run(seed: u64, profile: Profile, keep: Keep) -> Ended {
 /// Runs the world of a tape; `seed` only names it.
 pub fn run_tape(seed: u64, tape: Tape, profile: Profile, keep: Keep) -> Ended {
     let options = Options { keep, ..Options::default() };
-    let choices = tape.clone();
-    let outcome = World::run(tape, options, move || story::tell(&choices, profile, watch));
+    let (choices, album) = (tape.clone(), Album::default());
+    let pictures = album.clone();
+    let outcome = World::run(tape, options, move || story::tell(&choices, profile, pictures, watch));
     let tale = outcome.value.unwrap_or_default();
     let violation = match (&outcome.failure, &tale.violation) {
         (Some(failure), _) => Some(Violation { oracle: oracle_of(failure), message: failure.to_string() }),
@@ -53,6 +57,7 @@ pub fn run_tape(seed: u64, tape: Tape, profile: Profile, keep: Keep) -> Ended {
         steps: outcome.steps,
         now_ns: outcome.now_ns,
         entries: outcome.trace.entries().to_vec(),
+        scenes: album.scenes(),
     }
 }
 
@@ -68,8 +73,8 @@ fn watch(disk: &SimDisk) {
     disk.observe(Arc::new(|event: &DiskEvent<'_>| {
         let name = event.path.file_name().map_or(0, |name| hash_of(name.as_encoded_bytes()));
         let failed = u64::from(event.error.is_some());
-        schedule::event(0xD15C, &[event.op as u64, name, event.offset, event.len, failed]);
-        schedule::note(|| {
+        let values = [event.op as u64, name, event.offset, event.len, failed];
+        schedule::event_in_words(0xD15C, &values, || {
             let mut text = format!("{} {}", event.op.name(), event.path.display());
             if let Some(to) = event.to {
                 text += &format!(" -> {}", to.display());

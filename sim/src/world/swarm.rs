@@ -16,12 +16,18 @@ pub enum Deed {
     Delete,
     /// Several operations at once, over any keyspaces.
     Batch,
+    /// A batch of no operations.
+    EmptyBatch,
+    /// A write that breaks a limit.
+    RefusedWrite,
     /// One get.
     Get,
     /// Several gets at one moment.
     MultiGet,
-    /// A scan of a range or prefix, from either end or both.
+    /// A scan of a range, from either end or both.
     Scan,
+    /// A scan of the keys with a common beginning.
+    Prefix,
     /// An iterator kept while other things happen.
     HoldIterator,
     /// A snapshot taken and kept.
@@ -38,15 +44,22 @@ pub enum Deed {
     Compact,
     /// Every table checked.
     Verify,
+    /// One due job run; only where nobody else runs them.
+    Step,
+    /// Room made on the disk, and writing taken up again; only where the disk may fail.
+    Resume,
 }
 
-const DEEDS: [(Deed, u32); 14] = [
+const DEEDS: [(Deed, u32); 19] = [
     (Deed::Put, 40),
     (Deed::Delete, 12),
     (Deed::Batch, 14),
+    (Deed::EmptyBatch, 2),
+    (Deed::RefusedWrite, 1),
     (Deed::Get, 16),
     (Deed::MultiGet, 4),
     (Deed::Scan, 8),
+    (Deed::Prefix, 4),
     (Deed::HoldIterator, 3),
     (Deed::TakeSnapshot, 4),
     (Deed::ReadSnapshot, 6),
@@ -55,6 +68,8 @@ const DEEDS: [(Deed, u32); 14] = [
     (Deed::Flush, 3),
     (Deed::Compact, 2),
     (Deed::Verify, 1),
+    (Deed::Step, 6),
+    (Deed::Resume, 3),
 ];
 
 /// One world's character.
@@ -107,8 +122,14 @@ impl Swarm {
             level0_stop: 12 + usize::try_from(below(8)).expect("small"),
             default_keyspace: keyspaces[0].clone(),
         };
-        let deeds =
-            DEEDS.into_iter().filter(|(deed, _)| matches!(deed, Deed::Put | Deed::Get) || flip()).collect();
+        let has_faults = tape.chance(Label::Options, 1, 3);
+        let is_done = |deed: Deed| match deed {
+            Deed::Put | Deed::Get => true,
+            Deed::Step => is_manual && flip(),
+            Deed::Resume => has_faults && flip(),
+            _ => flip(),
+        };
+        let deeds = DEEDS.into_iter().filter(|(deed, _)| is_done(*deed)).collect();
         Swarm {
             options,
             background: if is_manual {
@@ -118,14 +139,14 @@ impl Swarm {
             },
             keyspaces,
             clients_count,
-            deeds_count: (20 + below(180)) / clients_count,
+            deeds_count: (30 + below(340)) / clients_count,
             lives_count: 1 + below(4),
             deeds,
             durabilities: *tape
                 .pick(Label::Options, &[[0, 0, 1], [1, 2, 3], [0, 1, 1], [1, 0, 1], [3, 3, 1], [6, 0, 1]]),
             keys_count: *tape.pick(Label::Options, &[20, 8, 60, 200]),
             value_len_max: *tape.pick(Label::Options, &[100, 20, 400, 1500]),
-            has_faults: tape.chance(Label::Options, 1, 3),
+            has_faults,
             images_count: below(3),
         }
     }

@@ -1,0 +1,28 @@
+//! How a broken world is told: seed, profile and law, the two answers, the last events, the last crash and the tree.
+
+use std::io::{Result, Write};
+use tinylsm_sim::trace::Keep;
+use tinylsm_sim::world::run::{Ended, run};
+
+/// Events shown before the end: enough to see the operation that broke the law and who ran beside it.
+const LAST_EVENTS: usize = 20;
+
+/// Tells how a world broke, which is run once more for it with everything kept; nothing if every law held.
+pub fn tell_broken(ended: &Ended, out: &mut dyn Write) -> Result<()> {
+    let Some(violation) = &ended.violation else { return Ok(()) };
+    let told = run(ended.seed, ended.profile, Keep::Everything);
+    writeln!(out, "BROKEN at seed {} on {}", ended.seed, ended.profile.name())?;
+    writeln!(out, "oracle: {}", violation.oracle)?;
+    writeln!(out, "{}", violation.message)?;
+    writeln!(out, "the last events:")?;
+    for entry in &told.entries[told.entries.len().saturating_sub(LAST_EVENTS)..] {
+        writeln!(out, "{entry}")?;
+    }
+    if let Some(crash) = told.scenes.iter().rfind(|scene| scene.crash.is_some()) {
+        writeln!(out, "the last crash, before event {}:\n{crash}", crash.event)?;
+    }
+    if let Some(last) = told.scenes.last().filter(|scene| scene.crash.is_none()) {
+        write!(out, "{last}")?;
+    }
+    writeln!(out, "replay: cargo sim replay {} --profile {} --trace", ended.seed, ended.profile.name())
+}
