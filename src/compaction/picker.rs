@@ -111,8 +111,8 @@ pub fn pick_range(
     plan_for(tables, level, upper, order)
 }
 
-/// Plans to rewrite in place what a sorted level holds of a range, is older than file number `before` and can shrink;
-/// `None` if it holds no such table.
+/// Plans to rewrite in place one table of a sorted level that holds some of a range, is older than file number `before`
+/// and can shrink; `None` if there is none. One at a time, since a table between two of them may not be rewritten.
 ///
 /// For the deepest level: what lies there is in no later merge's way, so deletes and old versions that a snapshot kept
 /// there would stay for ever.
@@ -126,8 +126,8 @@ pub fn pick_rewrite(
     assert!(level > 0, "the tables of level 0 overlap");
     let can_shrink =
         |live: &Arc<Live<Arc<Table>>>| live.meta.number < before && live.table.properties().may_shrink();
-    let upper: Vec<_> = touched(tables, level, range, order).filter(can_shrink).collect();
-    (!upper.is_empty()).then(|| Plan { level, target: level, upper, lower: Vec::new() })
+    let upper = vec![touched(tables, level, range, order).find(can_shrink)?];
+    Some(Plan { level, target: level, upper, lower: Vec::new() })
 }
 
 /// Returns the tables of a level that hold something of a range.

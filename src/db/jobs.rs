@@ -445,15 +445,17 @@ impl Core {
             } else {
                 picker::pick_range(tables, level, range, order)
             };
-            if let Some(plan) = plan {
-                book.compacting.insert(id);
-                drop(book);
-                self.run_claimed(Job::Compact(keyspace, plan))?;
-            }
-            if is_deepest {
-                return Ok(());
-            }
-            level += 1;
+            let Some(plan) = plan else {
+                if is_deepest {
+                    return Ok(());
+                }
+                level += 1;
+                continue;
+            };
+            book.compacting.insert(id);
+            drop(book);
+            self.run_claimed(Job::Compact(keyspace, plan))?;
+            level += usize::from(!is_deepest);
         }
     }
 }

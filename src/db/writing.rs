@@ -250,6 +250,16 @@ impl Core {
             return Err(self.check_writable().expect_err("writing is off"));
         }
         let predecessor = wal.abandon().map_err(|error| self.poison(&error))?;
+        if predecessor.last_seq < leader.last_seq {
+            // A log that went on behind them would have a hole where recovery finds an exact prefix.
+            let message = format!(
+                "commits {} to {} waited in memory for a stronger write when the disk was full, and the log has lost them",
+                predecessor.last_seq.plus(1),
+                leader.last_seq
+            );
+            drop(self.poison(&Error::new(ErrorKind::NoSpace, message)));
+            return self.check_writable();
+        }
         self.is_poisoned.store(false, Ordering::Release);
         let next = self
             .open_segment(predecessor)

@@ -189,8 +189,8 @@ impl Story {
             faults.create = rate(8_000);
             faults.rename = rate(20_000);
             faults.remove = rate(30_000);
-            if self.tape.chance(Label::Options, 1, 3) {
-                space = Some(20_000 + self.tape.below(Label::Options, 200_000));
+            if self.tape.chance(Label::Options, 1, 2) {
+                space = Some(15_000 + self.tape.below(Label::Options, 120_000));
             }
         }
         self.disk.set_faults(faults);
