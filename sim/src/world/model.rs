@@ -238,7 +238,8 @@ impl Model {
             self.open.iter().map(|(id, changes)| (*id, Arc::clone(changes))).collect();
         candidates.retain(|(id, _)| placed.iter().all(|(used, _)| used != id));
         // Commits that wrote what was recovered have to be somewhere; the others need not.
-        candidates.sort_by_key(|(_, changes)| !changes.iter().any(|change| is_recovered_put(change, contents)));
+        candidates
+            .sort_by_key(|(_, changes)| !changes.iter().any(|change| is_recovered_put(change, contents)));
         for (id, changes) in candidates {
             if self.place(&changes, last).is_err() {
                 continue;
