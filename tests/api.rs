@@ -82,6 +82,21 @@ fn a_snapshot_stays_frozen_through_flush_and_compaction() {
 }
 
 #[test]
+fn what_a_snapshot_kept_on_the_deepest_level_goes_when_asked_after_it() {
+    let db = numbered(100);
+    let snapshot = db.snapshot();
+    for i in 0..100 {
+        db.delete(format!("key{i:03}")).expect("deletes");
+    }
+    db.compact_range(db.default_keyspace(), ..).expect("merges");
+    let entries = |db: &Db| db.stats().keyspaces[0].levels.iter().map(|level| level.entries).sum::<u64>();
+    assert_eq!(entries(&db), 200, "the snapshot needs the values, and they need the deletes");
+    drop(snapshot);
+    db.compact_range(db.default_keyspace(), ..).expect("merges");
+    assert_eq!(entries(&db), 0);
+}
+
+#[test]
 fn an_iterator_goes_from_both_ends_and_seeks() {
     let db = numbered(60);
     db.flush().expect("flushes");

@@ -16,7 +16,8 @@ use tinylsm::format::frame::{FRAME_HEADER_LEN_BYTES, FrameKind, FramePlace, seal
 use tinylsm::vfs::mem::MemVfs;
 use tinylsm::vfs::{LockMode, Vfs};
 use tinylsm::{
-    Background, Comparator, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, WriteBatch, WriteOptions,
+    Background, Comparator, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Options, WriteBatch,
+    WriteOptions,
 };
 
 fn builder(disk: &(impl Vfs + Clone)) -> DbBuilder {
@@ -27,22 +28,61 @@ fn refusal(builder: DbBuilder) -> Error {
     builder.open().map(drop).expect_err("refused")
 }
 
+/// Lists every file with its bytes.
+fn files_of(disk: &MemVfs) -> Vec<(PathBuf, Vec<u8>)> {
+    let with_bytes = |path: PathBuf| {
+        let bytes = disk.read(&path).expect("listed");
+        (path, bytes)
+    };
+    disk.files().into_iter().map(with_bytes).collect()
+}
+
+/// Opens the database for writing and for reading, which must both be refused with the same words and change nothing.
+fn both_refusals(disk: &MemVfs, builder: impl Fn() -> DbBuilder) -> Error {
+    let before = files_of(disk);
+    let error = refusal(builder());
+    let readers = builder().open_read_only().map(drop).expect_err("refused");
+    assert_eq!((error.kind(), error.to_string()), (readers.kind(), readers.to_string()));
+    assert!(files_of(disk) == before, "a refused opener changes no file");
+    error
+}
+
+/// Checks the kind of an error and that its text has all these parts.
+#[track_caller]
+fn check_error<T>(result: tinylsm::Result<T>, kind: ErrorKind, parts: &[&str]) {
+    let error = result.map(drop).expect_err("refused");
+    assert_eq!(error.kind(), kind, "{error}");
+    for part in parts {
+        assert!(error.to_string().contains(part), "{part:?} is not named: {error}");
+    }
+}
+
 #[test]
 fn keys_and_values_out_of_range_are_refused_and_nothing_is_written() {
-    let db = Db::open_in_memory().expect("opens");
-    let kind = |result: tinylsm::Result<tinylsm::SeqNum>| result.expect_err("refused").kind();
-    assert_eq!(kind(db.put("", "v")), ErrorKind::InvalidArgument);
-    assert_eq!(kind(db.delete("")), ErrorKind::InvalidArgument);
+    let disk = MemVfs::new();
+    let db = builder(&disk).open().expect("opens");
+    let before = files_of(&disk);
+    let invalid = ErrorKind::InvalidArgument;
+    check_error(db.put("", "v"), invalid, &["a key has at least one byte"]);
+    check_error(db.delete(""), invalid, &["a key has at least one byte"]);
     let long_key = vec![b'k'; KEY_LEN_BYTES_MAX + 1];
-    assert_eq!(kind(db.put(&long_key, "v")), ErrorKind::InvalidArgument);
-    let error = db.put("k", vec![0; VALUE_LEN_BYTES_MAX + 1]).expect_err("refused");
-    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-    assert!(error.to_string().contains(&VALUE_LEN_BYTES_MAX.to_string()), "the limit is named: {error}");
+    let (limit, len) = (KEY_LEN_BYTES_MAX.to_string(), (KEY_LEN_BYTES_MAX + 1).to_string());
+    check_error(db.put(&long_key, "v"), invalid, &["the key", &len, &limit]);
+    check_error(db.delete(&long_key), invalid, &["the key", &len, &limit]);
+    let long_value = vec![0; VALUE_LEN_BYTES_MAX + 1];
+    let (limit, len) = (VALUE_LEN_BYTES_MAX.to_string(), (VALUE_LEN_BYTES_MAX + 1).to_string());
+    check_error(db.put("k", &long_value), invalid, &["the value", &len, &limit]);
     let mut batch = WriteBatch::new();
     batch.put(db.default_keyspace(), "good", "v");
     batch.put(db.default_keyspace(), "", "v");
-    assert_eq!(kind(db.write(&batch, &WriteOptions::none())), ErrorKind::InvalidArgument);
+    check_error(db.write(&batch, &WriteOptions::none()), invalid, &["a key has at least one byte"]);
+    batch.clear();
+    for key in ["a", "b"] {
+        batch.put(db.default_keyspace(), key, &long_value[1..]);
+    }
+    check_error(db.write(&batch, &WriteOptions::none()), invalid, &["a batch", "134217728"]);
     assert_eq!(contents(db.default_keyspace()), Model::new());
+    assert!(files_of(&disk) == before, "a refused write changes no file");
     db.put(&long_key[1..], "v").expect("the longest key is a key");
     assert_eq!(db.get(&long_key[1..]).expect("reads").as_deref(), Some(&b"v"[..]));
     assert_eq!(db.get(&long_key).expect("no such key can be there"), None);
@@ -99,11 +139,8 @@ fn a_comparator_that_is_not_given_is_named_with_its_keyspace() {
     db.flush().expect("flushes");
     sorted.put("dddd", "").expect("puts");
     drop((db, sorted));
-    for error in [refusal(builder(&disk)), builder(&disk).open_read_only().map(drop).expect_err("refused")] {
-        assert_eq!(error.kind(), ErrorKind::Incompatible);
-        let text = error.to_string();
-        assert!(text.contains("sorted") && text.contains("test.by-length"), "{text}");
-    }
+    let error = both_refusals(&disk, || builder(&disk));
+    check_error::<()>(Err(error), ErrorKind::Incompatible, &["sorted", "test.by-length"]);
     let db = with_order().open().expect("opens");
     let sorted = db.keyspace("sorted").expect("there");
     let keys: Vec<_> = sorted.iter().expect("open").map(|item| item.expect("readable").0).collect();
@@ -114,8 +151,9 @@ fn a_comparator_that_is_not_given_is_named_with_its_keyspace() {
 fn a_second_opener_is_locked_out_until_the_first_is_gone() {
     let disk = MemVfs::new();
     let db = builder(&disk).open().expect("opens");
-    assert_eq!(refusal(builder(&disk)).kind(), ErrorKind::Locked);
-    assert_eq!(builder(&disk).open_read_only().map(drop).expect_err("locked").kind(), ErrorKind::Locked);
+    let error = both_refusals(&disk, || builder(&disk));
+    check_error::<()>(Err(error), ErrorKind::Locked, &["/db/LOCK"]);
+    db.put("k", "v").expect("the first goes on");
     drop(db);
     let readers = [(); 2].map(|()| builder(&disk).open_read_only().expect("readers share"));
     assert_eq!(refusal(builder(&disk)).kind(), ErrorKind::Locked);
@@ -128,11 +166,57 @@ fn a_directory_of_something_else_is_left_as_it_is() {
     let disk = MemVfs::new();
     disk.create_dir_all(Path::new("/db")).expect("creates");
     disk.write(Path::new("/db/notes.txt"), b"mine").expect("writes");
-    let error = refusal(builder(&disk));
-    assert_eq!(error.kind(), ErrorKind::Incompatible);
-    assert!(error.to_string().contains("notes.txt"), "{error}");
-    assert_eq!(disk.files(), [PathBuf::from("db/notes.txt")]);
-    assert_eq!(disk.read(Path::new("/db/notes.txt")).expect("reads"), b"mine");
+    let error = both_refusals(&disk, || builder(&disk));
+    check_error::<()>(Err(error), ErrorKind::Incompatible, &["/db", "notes.txt", "not a TinyLSM database"]);
+    assert_eq!(files_of(&disk), [(PathBuf::from("db/notes.txt"), b"mine".to_vec())]);
+}
+
+#[test]
+fn a_file_in_the_place_of_the_directory_is_left_as_it_is() {
+    let disk = MemVfs::new();
+    disk.write(Path::new("/db"), b"mine").expect("writes");
+    let before = files_of(&disk);
+    for result in [builder(&disk).open().map(drop), builder(&disk).open_read_only().map(drop)] {
+        let error = result.expect_err("refused");
+        assert!(error.to_string().contains("/db"), "{error}");
+    }
+    assert!(files_of(&disk) == before);
+}
+
+#[test]
+fn a_lost_lock_file_hinders_nobody() {
+    let (disk, _) = closed_database("LOCK");
+    disk.remove_file(Path::new("/db/LOCK")).expect("removes");
+    let before = files_of(&disk);
+    let reader = builder(&disk).open_read_only().expect("opens");
+    assert_eq!(reader.get("a").expect("reads").as_deref(), Some(&b"1"[..]));
+    drop(reader);
+    assert!(files_of(&disk) == before, "a reader makes none");
+    let db = builder(&disk).open().expect("opens");
+    assert_eq!(refusal(builder(&disk)).kind(), ErrorKind::Locked);
+    assert_eq!(db.get("b").expect("reads").as_deref(), Some(&b"2"[..]));
+}
+
+#[test]
+fn options_out_of_range_are_named_and_nothing_is_made() {
+    let disk = MemVfs::new();
+    let refuse = |change: fn(&mut Options)| {
+        let mut options = tiny();
+        change(&mut options);
+        builder(&disk).options(options).open()
+    };
+    let invalid = ErrorKind::InvalidArgument;
+    check_error(refuse(|options| options.memtable_bytes = 0), invalid, &["memtable_bytes", "1024"]);
+    check_error(refuse(|options| options.level0_stop = 1), invalid, &["level0_s"]);
+    let no_block = |options: &mut Options| options.default_keyspace.block_bytes = 0;
+    check_error(refuse(no_block), invalid, &["block_bytes", "64"]);
+    check_error(builder(&disk).background(Background::Threads(0)).open(), invalid, &["Threads", "1 to 64"]);
+    assert!(disk.files().is_empty());
+    let db = builder(&disk).open().expect("opens");
+    check_error(db.create_keyspace("", KeyspaceOptions::default()), invalid, &["name", "1 to 255"]);
+    let exists = ErrorKind::AlreadyExists;
+    check_error(db.create_keyspace("default", KeyspaceOptions::default()), exists, &["\"default\""]);
+    assert_eq!(db.keyspaces(), ["default"]);
 }
 
 #[test]
@@ -164,7 +248,7 @@ fn number_of(path: &Path) -> FileNumber {
 }
 
 fn check_newer_version(disk: &MemVfs, path: &Path) {
-    let error = refusal(builder(disk));
+    let error = both_refusals(disk, || builder(disk));
     assert_eq!(error.kind(), ErrorKind::Incompatible, "{error}");
     assert_eq!(error.file(), Some(Path::new("/").join(path).as_path()));
     let text = error.to_string();
@@ -245,7 +329,7 @@ fn a_disk_too_full_to_reserve_log_space_refuses_writes_until_there_is_room() {
 /// A database without preallocation, on which an append to the log has met a full disk.
 fn full_log() -> (FaultyVfs, Db, Model) {
     let disk = FaultyVfs::new();
-    let options = tinylsm::Options { wal_preallocate_bytes: 0, ..tiny() };
+    let options = Options { wal_preallocate_bytes: 0, ..tiny() };
     let db = builder(&disk).options(options).open().expect("opens");
     disk.set_free(2000);
     let (acknowledged, error) = put_until_refused(&db);
@@ -305,6 +389,55 @@ fn a_log_cut_off_by_a_full_disk_is_reported_by_close_and_reopened() {
     let db = builder(&disk).open().expect("opens");
     check_acknowledged(&db, &acknowledged);
     db.put("more", "").expect("puts");
+}
+
+#[test]
+fn a_disk_too_full_for_a_table_keeps_everything_in_memory_and_log() {
+    let disk = FaultyVfs::new();
+    let db = builder(&disk).options(Options { memtable_bytes: 1 << 20, ..tiny() }).open().expect("opens");
+    for i in 0..100 {
+        db.put(format!("key{i:03}"), "x".repeat(50)).expect("puts");
+    }
+    let everything = contents(db.default_keyspace());
+    // Room for the next segment and its edit, not for the table.
+    disk.set_free(2500);
+    let error = db.flush().expect_err("the disk is full");
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    assert!(error.file().is_some_and(|file| file.extension().is_some_and(|it| it == "sst")), "{error}");
+    assert_eq!(db.background_error().map(|error| error.kind()), Some(ErrorKind::NoSpace));
+    assert_eq!(contents(db.default_keyspace()), everything, "reads go on");
+    disk.set_free(1 << 20);
+    db.resume().expect("there is room");
+    db.flush().expect("flushes");
+    db.wait_idle().expect("idle");
+    assert!(db.background_error().is_none());
+    let names = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let found: Vec<String> = disk.disk.files().iter().filter_map(names).collect();
+    assert_eq!(found, db.stats().live_files, "the half table is gone");
+    assert_eq!(contents(db.default_keyspace()), everything);
+}
+
+#[test]
+fn a_disk_too_full_to_open_changes_nothing_that_counts() {
+    let disk = FaultyVfs::new();
+    let db = builder(&disk).open().expect("opens");
+    db.put("a", "1").expect("puts");
+    drop(db);
+    let before = files_of(&disk.disk);
+    for free in 0..1500 {
+        disk.set_free(free);
+        let Err(error) = builder(&disk).open() else { continue };
+        assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+        assert!(error.file().is_some(), "{error}");
+        let reader = builder(&disk).open_read_only().expect("a reader needs no room");
+        assert_eq!(reader.get("a").expect("reads").as_deref(), Some(&b"1"[..]));
+        if free == 0 {
+            assert!(files_of(&disk.disk) == before, "nothing could be written");
+        }
+    }
+    disk.set_free(1 << 20);
+    let db = builder(&disk).open().expect("there is room");
+    assert_eq!(db.get("a").expect("reads").as_deref(), Some(&b"1"[..]));
 }
 
 #[test]

@@ -188,6 +188,8 @@ fn keyspaces_are_apart() {
     assert_eq!(tinylsm(&["get", "--db", &db, "k"]).out, "here\n");
     assert_eq!(tinylsm(&["get", "--db", &db, "--keyspace", "other", "k"]).out, "there\n");
     fails(&tinylsm(&["get", "--db", &db, "--keyspace", "third", "k"]), 1, &["\"third\"", "default, other"]);
+    let stats = tinylsm(&["stats", "--db", &db]).out;
+    assert!(stats.contains("keyspace \"other\"") && stats.contains("no tables"), "{stats}");
 }
 
 #[test]
@@ -347,18 +349,115 @@ fn a_reader_that_goes_away_ends_a_scan_quietly() {
 }
 
 #[test]
-fn stats_tell_levels_and_files() {
+fn stats_tell_levels_and_every_file() {
     let ground = Ground::new();
     let db = ground.database(3_000);
     let text = tinylsm(&["stats", "--db", &db]);
     all_right(&text);
-    assert!(text.out.contains(".sst") && text.out.contains("keyspace \"default\""), "{}", text.out);
+    for part in ["keyspace \"default\"", "last sequence    3,001", "1 segment"] {
+        assert!(text.out.contains(part), "no {part:?} in {}", text.out);
+    }
     let json: serde_json::Value =
         serde_json::from_str(&tinylsm(&["stats", "--db", &db, "--json"]).out).expect("it is JSON");
     assert_eq!(json["last_seq"], 3_001);
     let levels = json["keyspaces"][0]["levels"].as_array().expect("a keyspace has levels");
     let entries: u64 = levels.iter().filter_map(|level| level["entries"].as_u64()).sum();
     assert_eq!(entries, 3_000);
+    let listed = json["files"].as_array().expect("files are listed");
+    assert_eq!(listed.len(), bytes_of(&db).len());
+    for (name, bytes) in bytes_of(&db) {
+        assert!(text.out.contains(&name), "no {name} in {}", text.out);
+        let file = listed.iter().find(|file| file["name"] == name.as_str()).expect("every file is listed");
+        assert_eq!(file["bytes"], bytes.len());
+    }
+}
+
+#[test]
+fn a_dump_says_what_a_table_holds_and_where_a_log_ends() {
+    let ground = Ground::new();
+    let db = ground.database(10);
+    let table = tinylsm(&["dump", &file_ending(&db, ".sst").display().to_string()]);
+    all_right(&table);
+    for part in [
+        "comparator        tinylsm.bytewise\n",
+        "entries           10\n",
+        "smallest          \"key000000\"\n",
+    ] {
+        assert!(table.out.contains(part), "no {part:?} in {}", table.out);
+    }
+    let log = file_ending(&db, ".wal");
+    let dump = || tinylsm(&["dump", &log.display().to_string()]);
+    let whole = dump();
+    all_right(&whole);
+    assert!(whole.out.ends_with("zeros from here on, allocated ahead\n"), "{}", whole.out);
+    let end =
+        whole.out.lines().last().and_then(|line| line.strip_prefix('@')?.split(' ').next()?.parse().ok());
+    let end: usize = end.expect("the last line begins with a place");
+    let mut bytes = fs::read(&log).expect("the log can be read");
+    bytes[end] = 1;
+    fs::write(&log, &bytes).expect("the log can be written");
+    assert!(dump().out.contains("a torn tail, or damage"), "{}", dump().out);
+}
+
+#[test]
+fn a_damaged_log_and_a_damaged_pointer_are_named_with_the_place() {
+    let ground = Ground::new();
+    let db = ground.database(10);
+    let damage = |file: &Path, at: usize| {
+        let whole = fs::read(file).expect("the file can be read");
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        fs::write(file, &bytes).expect("the file can be written");
+        let name = file.file_name().expect("it has a name").to_string_lossy().into_owned();
+        for command in [&["verify", "--db", &db][..], &["scan", "--db", &db], &["get", "--db", &db, "zebra"]]
+        {
+            fails(&tinylsm(command), 1, &[&name, "at byte"]);
+        }
+        fs::write(file, &whole).expect("the file can be written");
+    };
+    damage(&file_ending(&db, ".wal"), 70);
+    damage(&file_ending(&db, "CURRENT"), 3);
+    all_right(&tinylsm(&["verify", "--db", &db]));
+}
+
+#[test]
+fn a_database_that_is_not_there_is_named_and_not_made() {
+    let ground = Ground::new();
+    let db = ground.text("nowhere");
+    for command in ["scan", "stats", "verify", "compact"] {
+        fails(&tinylsm(&[command, "--db", &db]), 1, &[&db, "no such directory"]);
+    }
+    fails(&tinylsm(&["get", "--db", &db, "k"]), 1, &[&db]);
+    fails(&tinylsm(&["delete", "--db", &db, "k"]), 1, &[&db]);
+    assert!(!Path::new(&db).exists());
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let ground = Ground::new();
+    let db = ground.database(10);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has one");
+    let run = Command::new(env!("CARGO_BIN_EXE_tinylsm"))
+        .args(["scan", "--db", &db])
+        .stdout(full)
+        .output()
+        .expect("the program ends");
+    assert_eq!(run.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&run.stderr).contains("cannot write the output"), "{run:?}");
+}
+
+#[test]
+fn compact_merges_a_range_or_everything_and_verify_counts() {
+    let ground = Ground::new();
+    let db = ground.database(100);
+    all_right(&tinylsm(&["compact", "--db", &db, "--from", "key000010", "--to", "key000020"]));
+    let run = tinylsm(&["compact", "--db", &db]);
+    all_right(&run);
+    // Two that do not overlap need not become one.
+    assert!(run.out.starts_with("compacted 2 tables of ") && run.out.contains(" into "), "{}", run.out);
+    let run = tinylsm(&["verify", "--db", &db]);
+    all_right(&run);
+    assert!(run.out.starts_with("all right: 2 tables, 2 blocks, 101 entries, "), "{}", run.out);
 }
 
 #[test]

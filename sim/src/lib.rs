@@ -13,3 +13,8 @@ pub mod schedule;
 pub mod tape;
 pub mod trace;
 pub mod world;
+
+/// The example of the simulator's page, compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/simulation.md")]
+pub struct SimulatorsPage;

@@ -19,6 +19,10 @@ pub const KEYSPACES_COUNT_MAX: usize = 4096;
 /// Records of weak durability held back in memory before they are handed to the system in one append.
 pub const WAL_HELD_BACK_LEN_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes of the log that only the system has, from which on the background makes them durable: few milliseconds of
+/// a disk's time, which is what a seal then waits at most.
+pub const WAL_WRITE_BACK_LEN_BYTES: u64 = 4 << 20;
+
 const _: () = assert!(BATCH_LEN_BYTES_MAX > VALUE_LEN_BYTES_MAX + KEY_LEN_BYTES_MAX + 1024);
 const _: () = assert!(FRAME_PAYLOAD_LEN_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(BLOCK_LEN_BYTES_MAX < u32::MAX as usize);

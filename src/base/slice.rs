@@ -1,5 +1,6 @@
 //! Bytes handed to callers: cheap to clone, without a copy of the block they lie in.
 
+use bytes::Bytes;
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
@@ -7,21 +8,22 @@ use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
 
-const INLINE_LEN_BYTES_MAX: usize = 22;
+const INLINE_LEN_BYTES_MAX: usize = 38;
 
-/// Immutable bytes: up to 22 lie inline, longer ones share the block or buffer they were read from.
+/// Immutable bytes: up to 38 lie inline, longer ones share the block or chunk of a memtable they were read from.
 ///
-/// A slice keeps its whole block in memory. Call [`Slice::detach`] before keeping a small value for long.
+/// A slice keeps its whole block or chunk in memory. Call [`Slice::detach`] before keeping a small value for long.
 #[derive(Clone)]
 pub struct Slice(Repr);
 
 #[derive(Clone)]
 enum Repr {
     Inline { len: u8, bytes: [u8; INLINE_LEN_BYTES_MAX] },
-    Shared { owner: Arc<Vec<u8>>, start: u32, len: u32 },
+    Block { owner: Arc<Vec<u8>>, start: u32, len: u32 },
+    Chunk(Bytes),
 }
 
-const _: () = assert!(size_of::<Slice>() <= 24);
+const _: () = assert!(size_of::<Slice>() <= 40);
 
 impl Slice {
     /// Copies `bytes`.
@@ -44,7 +46,7 @@ impl Slice {
         }
         let start = u32::try_from(start).expect("blocks and buffers are far below 4 GiB (limits.rs)");
         let len = u32::try_from(len).expect("blocks and buffers are far below 4 GiB (limits.rs)");
-        Slice(Repr::Shared { owner, start, len })
+        Slice(Repr::Block { owner, start, len })
     }
 
     /// Shares like [`Slice::shared`], cloning the owner only when the bytes are too many to lie inline.
@@ -56,11 +58,24 @@ impl Slice {
         Slice::shared(Arc::clone(owner), start, len)
     }
 
+    /// Shares the part of `chunk` from byte `start` on; copies it if it is short enough to lie inline.
+    ///
+    /// # Panics
+    /// If `chunk` is shorter than `start`.
+    #[inline]
+    pub fn of_chunk(chunk: &Bytes, start: usize) -> Slice {
+        let bytes = &chunk[start..];
+        if bytes.len() <= INLINE_LEN_BYTES_MAX {
+            return Slice::inline(bytes);
+        }
+        Slice(Repr::Chunk(chunk.slice(start..)))
+    }
+
     #[inline]
     fn inline(bytes: &[u8]) -> Slice {
         let mut inline = [0u8; INLINE_LEN_BYTES_MAX];
         inline[..bytes.len()].copy_from_slice(bytes);
-        #[expect(clippy::cast_possible_truncation, reason = "at most 22, checked by the callers")]
+        #[expect(clippy::cast_possible_truncation, reason = "at most 38, checked by the callers")]
         Slice(Repr::Inline { len: bytes.len() as u8, bytes: inline })
     }
 
@@ -78,7 +93,8 @@ impl Deref for Slice {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Repr::Inline { len, bytes } => &bytes[..usize::from(*len)],
-            Repr::Shared { owner, start, len } => &owner[*start as usize..*start as usize + *len as usize],
+            Repr::Block { owner, start, len } => &owner[*start as usize..*start as usize + *len as usize],
+            Repr::Chunk(bytes) => bytes,
         }
     }
 }
@@ -166,15 +182,22 @@ mod tests {
     #[test]
     fn short_bytes_lie_inline_and_long_ones_share() {
         let owner = Arc::new(vec![7u8; 100]);
-        let short = Slice::of(&owner, 3, 22);
+        let short = Slice::of(&owner, 3, 38);
         assert_eq!(Arc::strong_count(&owner), 1);
-        let long = Slice::of(&owner, 3, 23);
+        let long = Slice::of(&owner, 3, 39);
         assert_eq!(Arc::strong_count(&owner), 2);
-        assert_eq!(&*short, &[7u8; 22]);
-        assert_eq!(&*long, &[7u8; 23]);
+        assert_eq!(&*short, &[7u8; 38]);
+        assert_eq!(&*long, &[7u8; 39]);
         let kept = long.detach();
         drop(long);
         assert_eq!(Arc::strong_count(&owner), 1);
-        assert_eq!(kept.len(), 23);
+        assert_eq!(kept.len(), 39);
+        let chunk = Bytes::from(vec![8u8; 50]);
+        assert!(chunk.is_unique());
+        let (short, long) = (Slice::of_chunk(&chunk, 12), Slice::of_chunk(&chunk, 11));
+        assert_eq!((&*short, &*long), (&[8u8; 38][..], &[8u8; 39][..]));
+        assert!(!chunk.is_unique());
+        drop(long);
+        assert!(chunk.is_unique());
     }
 }

@@ -38,7 +38,7 @@ pub fn merge(
         .map(|live| Box::new(TableCursor::new(Arc::clone(&live.table), CacheUse::Peek)) as Box<dyn Cursor>);
     let order = settings.order.clone();
     let cursor = MergeCursor::new(cursors.collect(), order.clone());
-    let target = plan.target();
+    let target = plan.target;
     let is_bottom = |key: &[u8]| !lies_below(tables, target, key, &order);
     write_merged(
         Box::new(cursor),

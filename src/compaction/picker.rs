@@ -3,8 +3,13 @@
 //! Leveled compaction after LevelDB: level 0 is due by its number of tables, a deeper level by its bytes against
 //! a target that grows by a factor from level to level; the most overdue goes first. From a deeper level goes the
 //! table that overlaps the least of the next level for its size, which wastes the least rewriting.
+//!
+//! Level 0 is due as well when reading it has cost as much as merging it would: each seek reads a block of every one
+//! of its tables that it would not need if they were merged. LevelDB compacts after so many seeks, Pebble after so many
+//! bytes; here the two sides are counted in the same unit.
 
 use crate::base::comparator::KeyOrder;
+use crate::base::ids::FileNumber;
 use crate::base::limits::LEVELS_COUNT;
 use crate::read::tree::Tables;
 use crate::table::reader::Table;
@@ -27,26 +32,29 @@ pub struct LevelLimits {
 pub struct Plan {
     /// Where the upper inputs are.
     pub level: usize,
-    /// Tables of that level.
+    /// Where the outputs go: the next level, or the same one if it is only rewritten.
+    pub target: usize,
+    /// Tables of `level`.
     pub upper: Vec<Arc<Live<Arc<Table>>>>,
     /// Tables of the next level that share keys with them.
     pub lower: Vec<Arc<Live<Arc<Table>>>>,
 }
 
 impl Plan {
-    /// Returns the level that takes the outputs.
-    pub fn target(&self) -> usize {
-        self.level + 1
+    /// Returns how many bytes the inputs have.
+    pub fn len_bytes(&self) -> u64 {
+        self.upper.iter().chain(&self.lower).map(|live| live.meta.len_bytes).sum()
     }
 
     /// Tells whether moving the only table down does the job.
     pub fn is_trivial_move(&self) -> bool {
-        self.upper.len() == 1 && self.lower.is_empty()
+        self.upper.len() == 1 && self.lower.is_empty() && self.target != self.level
     }
 }
 
-/// Returns the most overdue merge, if any level is due.
-pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder) -> Option<Plan> {
+/// Returns the most overdue merge, if any level is due. `wasted_bytes` is what reading level 0 has cost since it was
+/// last merged.
+pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder, wasted_bytes: u64) -> Option<Plan> {
     // Scores are in thousandths of what makes a level due, in whole numbers, so that every machine agrees.
     let mut best: Option<(u64, usize)> = None;
     let level0 = tables.level(0).len() as u64 * 1000 / limits.level0_trigger.max(1) as u64;
@@ -60,9 +68,11 @@ pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder) -> Option<Pl
             best = Some((score, level));
         }
     }
-    let (_, level) = best?;
+    let Some((_, level)) = best else {
+        return plan_level0(tables, order).filter(|plan| wasted_bytes >= plan.len_bytes());
+    };
     if level == 0 {
-        return plan_for(tables, 0, tables.level(0).to_vec(), order);
+        return plan_level0(tables, order);
     }
     let cheapest = tables.level(level).iter().min_by_key(|live| {
         let overlap: u64 = tables
@@ -72,6 +82,11 @@ pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder) -> Option<Pl
         (overlap.saturating_mul(1000) / live.meta.len_bytes.max(1), live.meta.number)
     })?;
     plan_for(tables, level, vec![Arc::clone(cheapest)], order)
+}
+
+/// Plans to merge all of level 0 into level 1; `None` if there is nothing in it.
+pub fn plan_level0(tables: &Tables, order: &KeyOrder) -> Option<Plan> {
+    plan_for(tables, 0, tables.level(0).to_vec(), order)
 }
 
 /// Returns the target of a sorted level in bytes.
@@ -87,17 +102,46 @@ pub fn pick_range(
     range: (&[u8], Option<&[u8]>),
     order: &KeyOrder,
 ) -> Option<Plan> {
-    let is_touched = |live: &&Arc<Live<Arc<Table>>>| {
-        order.compare(&live.meta.largest, range.0).is_ge()
-            && range.1.is_none_or(|end| order.compare(&live.meta.smallest, end).is_le())
-    };
-    let touched: Vec<_> = tables.level(level).iter().filter(is_touched).cloned().collect();
-    if touched.is_empty() || level + 1 >= LEVELS_COUNT {
+    let mut touched = touched(tables, level, range, order).peekable();
+    if touched.peek().is_none() || level + 1 >= LEVELS_COUNT {
         return None;
     }
     // Tables of level 0 overlap, so an older one left behind could sink below a newer one: take them all.
-    let upper = if level == 0 { tables.level(0).to_vec() } else { touched };
+    let upper = if level == 0 { tables.level(0).to_vec() } else { touched.collect() };
     plan_for(tables, level, upper, order)
+}
+
+/// Plans to rewrite in place one table of a sorted level that holds some of a range, is older than file number `before`
+/// and can shrink; `None` if there is none. One at a time, since a table between two of them may not be rewritten.
+///
+/// For the deepest level: what lies there is in no later merge's way, so deletes and old versions that a snapshot kept
+/// there would stay for ever.
+pub fn pick_rewrite(
+    tables: &Tables,
+    level: usize,
+    range: (&[u8], Option<&[u8]>),
+    order: &KeyOrder,
+    before: FileNumber,
+) -> Option<Plan> {
+    assert!(level > 0, "the tables of level 0 overlap");
+    let can_shrink =
+        |live: &Arc<Live<Arc<Table>>>| live.meta.number < before && live.table.properties().may_shrink();
+    let upper = vec![touched(tables, level, range, order).find(can_shrink)?];
+    Some(Plan { level, target: level, upper, lower: Vec::new() })
+}
+
+/// Returns the tables of a level that hold something of a range.
+fn touched(
+    tables: &Tables,
+    level: usize,
+    range: (&[u8], Option<&[u8]>),
+    order: &KeyOrder,
+) -> impl Iterator<Item = Arc<Live<Arc<Table>>>> {
+    let is_touched = move |live: &&Arc<Live<Arc<Table>>>| {
+        order.compare(&live.meta.largest, range.0).is_ge()
+            && range.1.is_none_or(|end| order.compare(&live.meta.smallest, end).is_le())
+    };
+    tables.level(level).iter().filter(is_touched).cloned()
 }
 
 fn plan_for(
@@ -109,5 +153,5 @@ fn plan_for(
     let smallest = upper.iter().map(|live| &live.meta.smallest).min_by(|a, b| order.compare(a, b))?;
     let largest = upper.iter().map(|live| &live.meta.largest).max_by(|a, b| order.compare(a, b))?;
     let lower = tables.overlapping(level + 1, smallest, largest, order).cloned().collect();
-    Some(Plan { level, upper, lower })
+    Some(Plan { level, target: level + 1, upper, lower })
 }

@@ -1,15 +1,11 @@
 //! The database's directory, where a failed sync is final for everybody.
 //!
-//! Several threads give names to files in one directory and sync it, each for its own file. When one of these syncs
-//! fails, the system may have dropped the names of *all* of them, and tell only the one that asked: the next sync
-//! returns `Ok` and means nothing (`vfs`, "a failed sync"). So syncs of the directory go one at a time, and after one
-//! has failed every later one fails with the same error, until the database is opened again. The simulator found
-//! this (`sim/seeds/0005-…`); docs/decisions/0006-directory-sync.md tells more.
+//! Several threads give names to files in one directory and sync it, each for its own file, so these syncs go through
+//! one [`FinalSync`].
 
-use crate::base::error::Error;
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::time::UnixMillis;
-use crate::sync::Mutex;
+use crate::vfs::final_sync::FinalSync;
 use crate::vfs::{Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,28 +14,23 @@ use std::time::Duration;
 /// A disk whose directory syncs are final. Everything else goes straight through.
 pub(crate) struct FinalDirSync {
     inner: Arc<dyn Vfs>,
-    /// Held over the sync, so that no other can return `Ok` between a failure and its being known.
-    failure: Mutex<Option<Error>>,
+    syncs: FinalSync,
 }
 
 impl FinalDirSync {
     pub(crate) fn new(inner: Arc<dyn Vfs>) -> FinalDirSync {
-        FinalDirSync { inner, failure: Mutex::new(None) }
+        FinalDirSync { inner, syncs: FinalSync::default() }
     }
 
     /// Returns the failure that no later sync can mend.
     pub(crate) fn failure(&self) -> Option<Error> {
-        self.failure.lock().clone()
+        self.syncs.failure()
     }
 }
 
 impl Vfs for FinalDirSync {
     fn sync_dir(&self, path: &Path) -> Result<()> {
-        let mut failure = self.failure.lock();
-        if let Some(error) = failure.as_ref() {
-            return Err(error.clone());
-        }
-        self.inner.sync_dir(path).inspect_err(|error| *failure = Some(error.clone()))
+        self.syncs.run(|| self.inner.sync_dir(path))
     }
 
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {

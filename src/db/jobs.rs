@@ -2,7 +2,7 @@
 //!
 //! A job is claimed under the book's lock, runs without any lock, and installs its result through the manifest.
 //! Production threads merely loop over [`Core::run_due_job`]; a manual host calls it itself. Flushes go first,
-//! then merges, then removals. A job that fails has changed nothing: its source stands, its files are removable,
+//! then the log's write-back, then merges, then removals. A job that fails has changed nothing: its source stands, its files are removable,
 //! and it is tried again under new file numbers after a pause.
 
 use crate::base::error::{Error, Result};
@@ -16,6 +16,7 @@ use crate::format::names::FileName;
 use crate::read::tree::Tables;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
+use crate::wal::segment::Segment;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,8 +30,17 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 /// One job, claimed: nobody else will do it.
 pub(crate) enum Job {
     Flush(Arc<Generation>),
+    WriteBack(Arc<Segment>),
     Compact(KeyspaceTree, Plan),
     Purge(BTreeSet<FileName>),
+}
+
+/// What a job that ended was.
+enum End {
+    Flush,
+    WriteBack,
+    Compact(KeyspaceId),
+    Purge,
 }
 
 impl Core {
@@ -97,6 +107,17 @@ impl Core {
                 book.is_flushing = true;
                 return Some(Job::Flush(generation));
             }
+            if !book.is_writing_back {
+                // Whoever asked is heard here; a commit that crosses the mark later asks again.
+                self.is_write_back_due.store(false, Ordering::Relaxed);
+                if let Some(segment) =
+                    book.active_wal.as_ref().filter(|segment| segment.unsynced_len() >= self.write_back_len())
+                {
+                    let segment = Arc::clone(segment);
+                    book.is_writing_back = true;
+                    return Some(Job::WriteBack(segment));
+                }
+            }
             if book.compacting.len() < self.threads_count.saturating_sub(1).max(1)
                 && let Some((keyspace, plan)) = self.pick_compaction(book)
             {
@@ -120,7 +141,10 @@ impl Core {
         let idle = state.keyspaces.iter().filter(|keyspace| !book.compacting.contains(&keyspace.info.id));
         for keyspace in idle {
             let limits = keyspace.info.options.level_limits();
-            if let Some(plan) = picker::pick(&keyspace.tree.tables, limits, &keyspace.tree.order) {
+            let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
+            let merge_bytes = picker::plan_level0(tables, order).map(|plan| plan.len_bytes());
+            let wasted_bytes = keyspace.waste.weigh(merge_bytes);
+            if let Some(plan) = picker::pick(tables, limits, order, wasted_bytes) {
                 return Some((keyspace.clone(), plan));
             }
         }
@@ -128,27 +152,34 @@ impl Core {
     }
 
     fn run_claimed(&self, job: Job) -> Result<()> {
-        let (result, compacted, is_purge) = match &job {
-            Job::Flush(generation) => (self.run_flush(generation), None, false),
-            Job::Compact(keyspace, plan) => {
-                (self.run_compaction(keyspace, plan), Some(keyspace.info.id), false)
-            }
+        let result = match &job {
+            Job::Flush(generation) => self.run_flush(generation),
+            Job::WriteBack(segment) => self.run_write_back(segment),
+            Job::Compact(keyspace, plan) => self.run_compaction(keyspace, plan),
             Job::Purge(names) => {
                 self.run_purge(names);
-                (Ok(()), None, true)
+                Ok(())
             }
+        };
+        let end = match &job {
+            Job::Flush(_) => End::Flush,
+            Job::WriteBack(_) => End::WriteBack,
+            Job::Compact(keyspace, _) => End::Compact(keyspace.info.id),
+            Job::Purge(_) => End::Purge,
         };
         // The job's own hold on its inputs must be gone before it counts as done, or they would outlive the wait
         // for idleness.
         drop(job);
         let mut book = self.book.lock();
-        match compacted {
-            Some(id) => assert!(book.compacting.remove(&id), "claimed until now"),
-            None if is_purge => book.is_purging = false,
-            None => book.is_flushing = false,
+        match end {
+            End::Flush => book.is_flushing = false,
+            End::WriteBack => book.is_writing_back = false,
+            End::Compact(id) => assert!(book.compacting.remove(&id), "claimed until now"),
+            End::Purge => book.is_purging = false,
         }
         match &result {
-            Ok(()) if !is_purge => {
+            // Only jobs that may fail and be tried again prove that the trouble is over.
+            Ok(()) if matches!(end, End::Flush | End::Compact(_)) => {
                 book.job_error = None;
                 book.job_failures_count = 0;
                 book.retry_at = 0;
@@ -199,6 +230,11 @@ impl Core {
         }
     }
 
+    /// Makes durable what writers left to the system. A failure is final, like that of any sync of the log.
+    fn run_write_back(&self, segment: &Segment) -> Result<()> {
+        segment.write_back(self.vfs.as_ref()).map_err(|error| self.poison(&error))
+    }
+
     fn run_flush(&self, generation: &Arc<Generation>) -> Result<()> {
         let state = self.state.load_full();
         let snapshots = self.snapshots.live();
@@ -225,7 +261,8 @@ impl Core {
             let book = self.book.lock();
             let (_, oldest) = book.sealed.front().expect("the flushed generation is there");
             assert!(Arc::ptr_eq(oldest, generation), "generations are flushed oldest first");
-            book.sealed.get(1).map_or(book.active_wal, |(wal, _)| *wal)
+            let active = || book.active_wal.as_ref().expect("a writable database has an open segment").number;
+            book.sealed.get(1).map_or_else(active, |(wal, _)| *wal)
         };
         let mut changes: Vec<Change> = added
             .iter()
@@ -283,7 +320,7 @@ impl Core {
     ) -> Result<()> {
         let id = keyspace.info.id;
         let upper = plan.upper.iter().map(|live| (plan.level, live.meta.number));
-        let lower = plan.lower.iter().map(|live| (plan.target(), live.meta.number));
+        let lower = plan.lower.iter().map(|live| (plan.target, live.meta.number));
         let removed: Vec<(usize, FileNumber)> = upper.chain(lower).collect();
         let mut changes: Vec<Change> = removed
             .iter()
@@ -291,18 +328,21 @@ impl Core {
             .collect();
         changes.extend(outputs.iter().map(|live| Change::AddTable {
             keyspace: id,
-            level: plan.target(),
+            level: plan.target,
             meta: (*live.meta).clone(),
         }));
         let mut manifest = self.manifest.lock();
         self.install(&mut manifest, changes)?;
+        if plan.level == 0 {
+            keyspace.waste.forget();
+        }
         let mut book = self.book.lock();
         if !plan.is_trivial_move() {
             book.obsolete.extend(plan.upper.iter().chain(&plan.lower).cloned());
         }
         self.change_state(&mut book, |state| {
             let tree = &mut state.keyspaces[id.0 as usize].tree;
-            let added = outputs.into_iter().map(|live| (plan.target(), live)).collect();
+            let added = outputs.into_iter().map(|live| (plan.target, live)).collect();
             tree.tables = Arc::new(tree.tables.with(&removed, added, &tree.order));
         });
         Ok(())
@@ -331,6 +371,7 @@ impl Core {
         self.wait_for_jobs(|book| {
             book.sealed.is_empty()
                 && !book.is_flushing
+                && !book.is_writing_back
                 && book.compacting.is_empty()
                 && !book.is_purging
                 && self.pick_compaction(book).is_none()
@@ -380,10 +421,13 @@ impl Core {
         }
     }
 
-    /// Merges what lies in a range down to the deepest level that holds any of it.
+    /// Merges what lies in a range down to the deepest level that holds any of it, and rewrites what lies there already
+    /// if that can drop anything.
     pub(crate) fn compact_range(&self, id: KeyspaceId, range: (&[u8], Option<&[u8]>)) -> Result<()> {
         self.rotate_now()?;
         self.wait_for_jobs(|book| book.sealed.is_empty())?;
+        // What this call itself writes has dropped all it can.
+        let before = FileNumber(self.next_file.load(Ordering::Relaxed));
         let mut level = 0;
         loop {
             self.check_writable()?;
@@ -394,16 +438,24 @@ impl Core {
                 continue;
             }
             let keyspace = self.state.load().keyspace(id).clone();
-            let deepest = keyspace.tree.tables.deepest().unwrap_or(0);
-            if level > 0 && level >= deepest {
-                return Ok(());
-            }
-            let plan = picker::pick_range(&keyspace.tree.tables, level, range, &keyspace.tree.order);
-            level += 1;
-            let Some(plan) = plan else { continue };
+            let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
+            let is_deepest = level > 0 && level >= tables.deepest().unwrap_or(0);
+            let plan = if is_deepest {
+                picker::pick_rewrite(tables, level, range, order, before)
+            } else {
+                picker::pick_range(tables, level, range, order)
+            };
+            let Some(plan) = plan else {
+                if is_deepest {
+                    return Ok(());
+                }
+                level += 1;
+                continue;
+            };
             book.compacting.insert(id);
             drop(book);
             self.run_claimed(Job::Compact(keyspace, plan))?;
+            level += usize::from(!is_deepest);
         }
     }
 }

@@ -154,9 +154,10 @@ impl Keyspace {
         core.check_open()?;
         let (state, seq) = core.pin();
         let horizon = core.horizon(seq);
-        let tree = state.keyspace(self.info.id).tree.clone();
+        let keyspace = state.keyspace(self.info.id);
+        core.count_seek(keyspace);
         let (lower, upper) = range.into_bounds();
-        Ok(Iter::new(Scan::new(tree, horizon, lower, upper)))
+        Ok(Iter::new(Scan::new(keyspace.tree.clone(), horizon, lower, upper)))
     }
 
     /// Iterates over the keys that begin with `prefix`, as of now.
@@ -168,10 +169,13 @@ impl Keyspace {
     }
 
     pub(crate) fn range_at(&self, range: impl KeyRange, horizon: Horizon) -> Result<Iter> {
-        self.core().check_open()?;
-        let tree = self.core().state.load().keyspace(self.info.id).tree.clone();
+        let core = self.core();
+        core.check_open()?;
+        let state = core.state.load();
+        let keyspace = state.keyspace(self.info.id);
+        core.count_seek(keyspace);
         let (lower, upper) = range.into_bounds();
-        Ok(Iter::new(Scan::new(tree, horizon, lower, upper)))
+        Ok(Iter::new(Scan::new(keyspace.tree.clone(), horizon, lower, upper)))
     }
 
     pub(crate) fn prefix_range(&self, prefix: &[u8]) -> Result<impl KeyRange + use<>> {

@@ -200,6 +200,7 @@ impl Db {
         let info = Arc::new(KeyspaceInfo { id, name: name.to_owned(), options });
         let keyspace = KeyspaceTree {
             info: Arc::clone(&info),
+            waste: Arc::default(),
             tree: Tree::new(order, core.options.memtable_bytes / (count + 1)),
         };
         let mut book = core.book.lock();
@@ -358,7 +359,8 @@ impl Db {
     /// again if only an append to the log met a full disk.
     ///
     /// # Errors
-    /// `ReadOnly` if writing was turned off by anything else: only a reopen tells what is on disk then.
+    /// `ReadOnly` if writing was turned off by anything else, or commits of [`Durability::None`] still waited in
+    /// memory for their place in the log: only a reopen tells what is on disk then.
     pub fn resume(&self) -> Result<()> {
         self.core().resume()
     }

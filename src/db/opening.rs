@@ -23,6 +23,7 @@ use crate::db::state::{
 };
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
+use crate::memtable::arena::Arena;
 use crate::read::tree::Tree;
 use crate::sync::Mutex;
 use crate::version::catalog::Catalog;
@@ -164,6 +165,7 @@ fn create(request: &OpenRequest, names: &BTreeSet<FileName>) -> Result<Recovered
     let state = State {
         keyspaces: vec![KeyspaceTree {
             info: Arc::new(info),
+            waste: Arc::default(),
             tree: Tree::new(order, request.options.memtable_bytes),
         }],
     };
@@ -205,7 +207,7 @@ fn recover(request: &OpenRequest, pointer: pointer::Pointer, cache: &Arc<BlockCa
             tables: Arc::new(version),
             ..Tree::new(order, request.options.memtable_bytes / catalog.keyspaces.len())
         };
-        state.keyspaces.push(KeyspaceTree { info: Arc::new(info), tree });
+        state.keyspaces.push(KeyspaceTree { info: Arc::new(info), waste: Arc::default(), tree });
     }
     if state.keyspaces.is_empty() {
         return Err(Error::corruption(&manifest_path, 0, "the manifest names no keyspace"));
@@ -274,6 +276,7 @@ fn replay_segment(
     let share = request.options.memtable_bytes / state.keyspaces.len().max(1);
     let memtables: Vec<Arc<Memtable>> =
         state.keyspaces.iter().map(|keyspace| Arc::new(Memtable::new(&keyspace.tree.order, share))).collect();
+    let mut arena = Arena::new(request.options.memtable_bytes);
     let mut admit = |record: &Record| -> Result<()> {
         let is_known = |id: KeyspaceId| (id.0 as usize) < memtables.len();
         check_record(&record.frame, is_known)
@@ -289,7 +292,7 @@ fn replay_segment(
     };
     let replayed = replay(request.vfs.as_ref(), &path, number, declared_len, &mut |record| {
         admit(&record)?;
-        apply(&record.frame, &|id: KeyspaceId| -> &Memtable { &memtables[id.0 as usize] });
+        apply(&record.frame, &mut arena, &|id: KeyspaceId| -> &Memtable { &memtables[id.0 as usize] });
         Ok(())
     })?;
     let durable_seq = *last_seq;
@@ -333,7 +336,8 @@ fn start(
     let taken = names.iter().filter_map(FileName::number).map(|number| number.0 + 1).max().unwrap_or(1);
     let next_file = AtomicU64::new(taken.max(recovered.catalog.next_file.0));
     let mut book = Book::default();
-    let mut leader = Leader { wal: None, last_seq: recovered.last_seq };
+    let arena = Arena::new(request.options.memtable_bytes);
+    let mut leader = Leader { wal: None, arena, last_seq: recovered.last_seq };
     let mut manifest = None;
     if request.is_read_only {
         recommit(&mut recovered, None, &mut leader)?;
@@ -362,7 +366,7 @@ fn start(
             temporary,
             catalog,
         )?);
-        book.active_wal = wal.number();
+        book.active_wal = Some(Arc::clone(wal.segment()));
         book.wals = names
             .iter()
             .filter_map(|name| if let FileName::Wal(number) = name { Some(*number) } else { None })
@@ -404,6 +408,7 @@ fn start(
         book: Mutex::new(book),
         changed: crate::sync::Condvar::new(),
         sealed_count,
+        is_write_back_due: std::sync::atomic::AtomicBool::new(false),
         is_poisoned: std::sync::atomic::AtomicBool::new(false),
         is_closing: std::sync::atomic::AtomicBool::new(false),
         directory_lock: Mutex::new(None),
@@ -436,18 +441,14 @@ fn recommit(recovered: &mut Recovered, mut wal: Option<&mut WalWriter>, leader: 
         .iter()
         .map(|keyspace| (keyspace.info.id, Arc::clone(&keyspace.tree.active)))
         .collect();
-    for record in unproven {
+    for mut record in unproven {
         let (first, last) = (record.header.first_seq, record.header.last_seq());
         assert!(first == leader.last_seq.plus(1), "unproven records were checked when they were read");
-        let frame = match &mut wal {
-            Some(wal) => {
-                let frame = Arc::unwrap_or_clone(record.frame);
-                wal.reserve(frame.len() as u64)?;
-                wal.add(frame, first, last)
-            }
-            None => record.frame,
-        };
-        apply(&frame, &|id: KeyspaceId| -> &Memtable { &actives[&id] });
+        if let Some(wal) = &mut wal {
+            wal.reserve(record.frame.len() as u64)?;
+            wal.add(&mut record.frame, first, last)?;
+        }
+        apply(&record.frame, &mut leader.arena, &|id: KeyspaceId| -> &Memtable { &actives[&id] });
         leader.last_seq = last;
         recovered.time_high_water = recovered.time_high_water.max(record.header.committed_at);
     }

@@ -7,6 +7,8 @@
 //! 2. `manifest`: one edit at a time. Held over manifest I/O.
 //! 3. `book`: what is sealed, running, obsolete or failed. Short, never over I/O; `State` is swapped under it.
 //! 4. the list of snapshots. Short.
+//!
+//! Syncs of the directory and of the open segment have locks of their own ([`crate::vfs::final_sync`]), taken last.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
@@ -17,6 +19,7 @@ use crate::db::directory::FinalDirSync;
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
+use crate::memtable::arena::Arena;
 use crate::mvcc::snapshots::Snapshots;
 use crate::mvcc::visible::Horizon;
 use crate::read::tree::Tree;
@@ -26,6 +29,7 @@ use crate::version::edit::Change;
 use crate::version::levels::Live;
 use crate::version::manifest::ManifestWriter;
 use crate::vfs::{DirLock, Vfs};
+use crate::wal::segment::Segment;
 use crate::wal::writer::WalWriter;
 use crate::write::commit::Request;
 use crate::write::queue::Queue;
@@ -47,10 +51,46 @@ pub(crate) struct KeyspaceInfo {
     pub options: KeyspaceOptions,
 }
 
+/// What reading level 0 of a keyspace has cost since it was last merged; shared by all its moments.
+#[derive(Debug)]
+pub(crate) struct ReadWaste {
+    /// Bytes of blocks that seeks would not have read from a merged tree.
+    wasted_bytes: AtomicU64,
+    /// From how many on a merge is worth its cost.
+    due_at_bytes: AtomicU64,
+}
+
+impl Default for ReadWaste {
+    fn default() -> ReadWaste {
+        ReadWaste { wasted_bytes: AtomicU64::new(0), due_at_bytes: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl ReadWaste {
+    /// Counts a seek; tells whether it was the one that makes a merge due.
+    fn count(&self, bytes: u64) -> bool {
+        let before = self.wasted_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let due_at = self.due_at_bytes.load(Ordering::Relaxed);
+        before < due_at && before + bytes >= due_at
+    }
+
+    /// Returns what was wasted so far, and learns what a merge would cost now.
+    pub(crate) fn weigh(&self, merge_bytes: Option<u64>) -> u64 {
+        self.due_at_bytes.store(merge_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.wasted_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Begins anew: level 0 was merged.
+    pub(crate) fn forget(&self) {
+        self.wasted_bytes.store(0, Ordering::Relaxed);
+    }
+}
+
 /// A keyspace at one moment.
 #[derive(Clone)]
 pub(crate) struct KeyspaceTree {
     pub info: Arc<KeyspaceInfo>,
+    pub waste: Arc<ReadWaste>,
     pub tree: Tree,
 }
 
@@ -74,6 +114,8 @@ impl State {
 pub(crate) struct Leader {
     /// None in a database opened read-only.
     pub wal: Option<WalWriter>,
+    /// Holds the entries of the active memtables.
+    pub arena: Arena,
     pub last_seq: SeqNum,
 }
 
@@ -88,12 +130,13 @@ pub(crate) struct Generation {
 pub(crate) struct Book {
     /// Oldest first, each with the WAL segment that holds it.
     pub sealed: VecDeque<(FileNumber, Arc<Generation>)>,
-    /// The segment that takes commits now.
-    pub active_wal: FileNumber,
+    /// The segment that takes commits now; none in a database opened read-only.
+    pub active_wal: Option<Arc<Segment>>,
     /// Every segment whose file may be needed.
     pub wals: BTreeSet<FileNumber>,
     pub is_flushing: bool,
     pub is_purging: bool,
+    pub is_writing_back: bool,
     pub compacting: BTreeSet<KeyspaceId>,
     /// Tables in no current version, perhaps still read.
     pub obsolete: Vec<LiveTable>,
@@ -113,7 +156,7 @@ pub(crate) struct Book {
 impl Book {
     /// Tells whether a job is running.
     pub(crate) fn is_working(&self) -> bool {
-        self.is_flushing || self.is_purging || !self.compacting.is_empty()
+        self.is_flushing || self.is_purging || self.is_writing_back || !self.compacting.is_empty()
     }
 }
 
@@ -139,6 +182,8 @@ pub(crate) struct Core {
     /// Something in the book changed.
     pub changed: Condvar,
     pub sealed_count: AtomicUsize,
+    /// The open segment has so much unsynced that a job was asked for; cleared when somebody looks for one.
+    pub is_write_back_due: AtomicBool,
     pub is_poisoned: AtomicBool,
     pub is_closing: AtomicBool,
     pub directory_lock: Mutex<Option<Box<dyn DirLock>>>,
@@ -189,13 +234,33 @@ impl Core {
     /// Returns the time by which expiry is decided: the wall clock, but never before what was decided by.
     pub(crate) fn expiry_time(&self) -> UnixMillis {
         let wall = self.vfs.wall().0;
-        let before = self.time_high_water.fetch_max(wall, Ordering::Relaxed);
-        UnixMillis(before.max(wall))
+        let before = self.time_high_water.load(Ordering::Relaxed);
+        if wall <= before {
+            return UnixMillis(before);
+        }
+        // Only here, once a millisecond, do readers change what other threads read.
+        UnixMillis(self.time_high_water.fetch_max(wall, Ordering::Relaxed).max(wall))
     }
 
     /// Returns what a reader that starts now sees of the pinned number.
     pub(crate) fn horizon(&self, seq: SeqNum) -> Horizon {
         Horizon { seq, now: self.expiry_time() }
+    }
+
+    /// Counts what a seek in a keyspace wastes on level 0, and wakes the background when a merge has become due by it.
+    pub(crate) fn count_seek(&self, keyspace: &KeyspaceTree) {
+        let level0_count = keyspace.tree.tables.level(0).len() as u64;
+        let block_bytes = keyspace.info.options.block_bytes as u64;
+        if level0_count > 0 && keyspace.waste.count(level0_count * block_bytes) {
+            self.wake_background();
+        }
+    }
+
+    /// Makes idle background threads look for work.
+    pub(crate) fn wake_background(&self) {
+        // A thread that looked before is waiting by the time the lock is free.
+        drop(self.book.lock());
+        self.changed.notify_all();
     }
 
     /// Gives out a file number that was never used.

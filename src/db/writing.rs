@@ -1,22 +1,27 @@
 //! How a write goes: wait for room, queue up, and perhaps lead.
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::db::state::{Core, Counters, Generation, Leader, is_full_log};
 use crate::format::batch::Batch;
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
+use crate::memtable::arena::Arena;
 use crate::sync::yield_point;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
 use crate::wal::Predecessor;
 use crate::wal::writer::WalWriter;
-use crate::write::commit::{Durability, Failure, Request, commit_group};
-use crate::write::queue::{Ticket, Turn};
+use crate::write::commit::{Durability, Failure, Request, Target, commit_group};
+use crate::write::queue::{Member, Turn};
 use crate::write::stall::{Lag, Pace, pace};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+/// A writer whose request is in a group.
+type Writer = Member<Request, Result<SeqNum>>;
 
 impl Core {
     /// Commits a batch; returns the number of its last operation.
@@ -27,24 +32,24 @@ impl Core {
         }
         match self.queue.enter(Request { batch, durability }) {
             Turn::Answered(answer) => answer,
-            Turn::Lead(group, own) => {
-                let answers = self.lead(group);
-                self.queue.finish(answers, own)
+            Turn::Lead(mut group, own) => {
+                self.lead(&mut group);
+                self.queue.finish(group, own)
             }
         }
     }
 
-    /// Commits a group under leadership.
-    fn lead(&self, group: Vec<(Ticket, Request)>) -> Vec<(Ticket, Result<SeqNum>)> {
-        let (tickets, requests): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+    /// Commits a group under leadership, and answers every member.
+    fn lead(&self, group: &mut [Writer]) {
         let mut leader = self.leader.lock();
-        match self.commit_as_leader(&mut leader, requests) {
-            Ok(numbers) => tickets.into_iter().zip(numbers.into_iter().map(Ok)).collect(),
-            Err(error) => tickets.into_iter().map(|ticket| (ticket, Err(error.clone()))).collect(),
+        if let Err(error) = self.commit_as_leader(&mut leader, group) {
+            for member in group {
+                member.answer = Some(Err(error.clone()));
+            }
         }
     }
 
-    fn commit_as_leader(&self, leader: &mut Leader, requests: Vec<Request>) -> Result<Vec<SeqNum>> {
+    fn commit_as_leader(&self, leader: &mut Leader, group: &mut [Writer]) -> Result<()> {
         self.check_writable()?;
         if self.is_active_full()
             && self.sealed_count.load(Ordering::Acquire) < self.options.sealed_memtables_max
@@ -56,17 +61,33 @@ impl Core {
         let state = self.state.load_full();
         let memtable_of = |id| -> &Memtable { &state.keyspace(id).tree.active };
         let wal = leader.wal.as_mut().expect("a writable database has an open segment");
-        let numbers = match commit_group(wal, requests, committed_at, leader.last_seq, memtable_of) {
-            Ok(numbers) => numbers,
+        let target = Target { wal, arena: &mut leader.arena };
+        leader.last_seq = match commit_group(target, group, committed_at, leader.last_seq, memtable_of) {
+            Ok(last_seq) => last_seq,
             Err(Failure::Untouched(error)) => return Err(error),
             Err(Failure::Broken(error)) => return Err(self.poison(&error)),
         };
         self.counters.wal_len.store(wal.len(), Ordering::Relaxed);
-        leader.last_seq = *numbers.last().expect("a group has a member");
+        if wal.segment().unsynced_len() >= self.write_back_len() {
+            self.ask_for_write_back();
+        }
         yield_point("commit: before publishing");
         self.visible.store(leader.last_seq.get(), Ordering::Release);
         yield_point("commit: published");
-        Ok(numbers)
+        Ok(())
+    }
+
+    /// Returns how much of the open segment may be unsynced before the background syncs it. A small database, which
+    /// seals often, gets a part of it.
+    pub(crate) fn write_back_len(&self) -> u64 {
+        limits::WAL_WRITE_BACK_LEN_BYTES.min(self.options.memtable_bytes as u64 / 2)
+    }
+
+    /// Wakes the background, once until the job begins.
+    fn ask_for_write_back(&self) {
+        if !self.is_write_back_due.swap(true, Ordering::Relaxed) {
+            self.wake_background();
+        }
     }
 
     /// Seals the active memtables with their WAL segment and opens the next one. Does nothing if they are empty.
@@ -101,7 +122,8 @@ impl Core {
     /// Switches to `next`: the memtables filled so far become a sealed generation.
     fn seal(&self, leader: &mut Leader, next: WalWriter) {
         let mut book = self.book.lock();
-        let old = std::mem::replace(&mut book.active_wal, next.number());
+        let old = book.active_wal.replace(Arc::clone(next.segment()));
+        let old = old.expect("a writable database has an open segment").number;
         book.wals.insert(next.number());
         let state = self.state.load_full();
         let filled = state.keyspaces.iter().filter(|keyspace| !keyspace.tree.active.is_empty());
@@ -120,6 +142,7 @@ impl Core {
         });
         drop(book);
         leader.wal = Some(next);
+        leader.arena = Arena::new(self.options.memtable_bytes);
         self.changed.notify_all();
     }
 

@@ -1,7 +1,6 @@
 //! The write batch: operations in their final encoding, ready to be one WAL record.
 //!
-//! The bytes of a batch are laid out once, as the frame that goes to the WAL. The same buffer then backs the
-//! memtable's entries and the slices that readers get, so a committed value is never copied again.
+//! The bytes of a batch are laid out once, as the frame that goes to the WAL.
 //!
 //! ```text
 //! frame header (24) | commit time ms (8) | first sequence number (8) | operation count (4) | operations
@@ -82,13 +81,18 @@ impl Batch {
         self.count = 0;
     }
 
-    /// Stamps time and numbers, and returns the frame with room for its header.
-    pub fn into_frame(mut self, committed_at: UnixMillis, first_seq: SeqNum) -> Vec<u8> {
+    /// Stamps time and numbers, and lends the frame with room for its header.
+    pub fn stamp(&mut self, committed_at: UnixMillis, first_seq: SeqNum) -> &mut [u8] {
         let header = &mut self.frame[FRAME_HEADER_LEN_BYTES..OPERATIONS_START];
         header[0..8].copy_from_slice(&committed_at.0.to_le_bytes());
         header[8..16].copy_from_slice(&first_seq.get().to_le_bytes());
         header[16..20].copy_from_slice(&self.count.to_le_bytes());
-        self.frame
+        &mut self.frame
+    }
+
+    /// Returns the frame as it was last stamped.
+    pub fn frame(&self) -> &[u8] {
+        &self.frame
     }
 }
 
@@ -183,8 +187,8 @@ mod tests {
         let mut batch = Batch::new();
         batch.put(KeyspaceId(0), b"apple", b"red");
         batch.delete(KeyspaceId(300), b"pear");
-        let frame = batch.into_frame(UnixMillis(-5), SeqNum::new(9));
-        let (header, mut operations) = open_record(&frame).expect("just encoded");
+        let frame = &*batch.stamp(UnixMillis(-5), SeqNum::new(9));
+        let (header, mut operations) = open_record(frame).expect("just encoded");
         assert_eq!(
             header,
             RecordHeader { committed_at: UnixMillis(-5), first_seq: SeqNum::new(9), count: 2 }

@@ -4,6 +4,8 @@
 //! error, never a panic and never an allocation larger than the bound in `limits.rs`. The byte maps are in
 //! `docs/format/`.
 
+#[cfg(test)]
+pub(crate) mod annotate;
 pub mod batch;
 pub mod checksum;
 pub mod codec;

@@ -6,16 +6,18 @@
 use crate::base::comparator::{KeyOrder, ReverseBytewise};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
+use crate::base::time::UnixMillis;
 use crate::cache::BlockCache;
 use crate::cursor::Cursor;
 use crate::format::batch::open_record;
 use crate::format::frame::{Frame, FrameKind, FrameReader};
 use crate::format::names::FileName;
 use crate::table::cursor::{CacheUse, TableCursor};
+use crate::table::properties::{OwnedKey, Properties};
 use crate::table::reader::{Table, TableFile};
 use crate::version::edit::{self, Change};
 use crate::version::pointer;
-use crate::vfs::Vfs;
+use crate::vfs::{ReadFile, Vfs, read_full};
 use crate::wal::reader::read_predecessor;
 use std::fmt::Write;
 use std::path::Path;
@@ -107,17 +109,42 @@ fn dump_log(
         }
     }
     let (end, file_len) = (frames.offset(), frames.file_len());
+    let behind = what_is_behind(file.as_ref(), end, file_len)?;
     let watermark = frames.watermark_behind(end)?;
     if watermark > end {
         let message = format!("unreadable here, but a later frame says that byte {watermark} was durable");
         return Err(frames.corruption(end, message));
     }
-    put(out, format_args!("@{end} end of the readable part; the file has {file_len} bytes\n"))
+    put(out, format_args!("@{end} end of the readable part; the file has {file_len} bytes, {behind}\n"))
+}
+
+/// Says what follows the readable part of a log: people want to know whether its end is the end.
+fn what_is_behind(file: &dyn ReadFile, mut at: u64, file_len: u64) -> Result<&'static str> {
+    if at == file_len {
+        return Ok("nothing behind this");
+    }
+    let mut buffer = vec![0; 64 << 10];
+    while at < file_len {
+        let count = read_full(file, &mut buffer, at)?;
+        if buffer[..count].iter().any(|&byte| byte != 0) {
+            return Ok(
+                "and what follows is no zeros: a torn tail, or damage if another file says more was durable",
+            );
+        }
+        if count < buffer.len() {
+            break;
+        }
+        at += count as u64;
+    }
+    Ok("zeros from here on, allocated ahead")
 }
 
 fn dump_edit(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> Result<()> {
     let changes = edit::decode(frame.payload())
         .map_err(|at| frames.corruption(frame.offset + at as u64, "a version edit is unreadable"))?;
+    if changes.is_empty() {
+        put(out, format_args!("    no change: states how much is synced\n"))?;
+    }
     for change in &changes {
         match change {
             Change::AddTable { keyspace, level, meta } => put(
@@ -156,7 +183,7 @@ fn dump_record(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> 
 
 fn dump_table(vfs: &dyn Vfs, path: &Path, number: FileNumber, out: &mut dyn Write) -> Result<()> {
     let table = open_alone(vfs, path, number)?;
-    put(out, format_args!("{:#?}\n", table.properties()))?;
+    dump_properties(table.properties(), out)?;
     let mut cursor = TableCursor::new(Arc::clone(&table), CacheUse::Bypass);
     cursor.seek_to_first()?;
     let mut block_offset = None;
@@ -171,6 +198,41 @@ fn dump_table(vfs: &dyn Vfs, path: &Path, number: FileNumber, out: &mut dyn Writ
         let (user_key, value) = (key.user_key.escape_ascii(), cursor.value().escape_ascii());
         put(out, format_args!("    {} {kind} \"{user_key}\" \"{value}\"\n", key.tag.seq()))?;
         cursor.next()?;
+    }
+    Ok(())
+}
+
+/// Writes the properties under the names that `docs/format/table.md` gives them.
+fn dump_properties(properties: &Properties, out: &mut dyn Write) -> Result<()> {
+    let key = |key: &OwnedKey| format!("\"{}\"", key.user_key.escape_ascii());
+    let time = |time: UnixMillis| match time {
+        UnixMillis::MIN | UnixMillis::MAX => "never".to_owned(),
+        time => time.to_string(),
+    };
+    let lines = [
+        ("keyspace", properties.keyspace.to_string()),
+        ("comparator", properties.comparator.clone()),
+        ("compression", format!("{:?}", properties.compression).to_lowercase()),
+        ("created_at", properties.created_at.to_string()),
+        ("entries", properties.entries_count.to_string()),
+        ("deletes", properties.deletes_count.to_string()),
+        ("range_deletes", properties.range_deletes_count.to_string()),
+        ("expiring", properties.expiring_count.to_string()),
+        ("expires_earliest", time(properties.expires_earliest)),
+        ("expires_latest", time(properties.expires_latest)),
+        ("smallest", key(&properties.smallest)),
+        ("largest", key(&properties.largest)),
+        ("seq_lowest", properties.seq_lowest.to_string()),
+        ("seq_highest", properties.seq_highest.to_string()),
+        ("keys_len", properties.keys_len_bytes.to_string()),
+        ("values_len", properties.values_len_bytes.to_string()),
+        ("data_blocks", properties.data_blocks_count.to_string()),
+        ("data_len", properties.data_len_bytes.to_string()),
+        ("data_raw_len", properties.data_raw_len_bytes.to_string()),
+        ("features", format!("{:#x}", properties.features)),
+    ];
+    for (name, value) in lines {
+        put(out, format_args!("{name:<17} {value}\n"))?;
     }
     Ok(())
 }

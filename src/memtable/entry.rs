@@ -3,10 +3,9 @@
 use crate::base::comparator::{KeyOrder, bytewise_prefix};
 use crate::base::key::{InternalKey, Tag};
 use crate::base::slice::Slice;
-use crate::memtable::Insert;
+use bytes::Bytes;
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 /// How user keys compare in one list, carried by each entry: nothing at all for bytewise order.
 pub trait EntryOrder: Send + 'static {
@@ -84,42 +83,31 @@ impl<O: EntryOrder> Ord for dyn Probe<O> + '_ {
     }
 }
 
-/// One entry: its key's prefix, where the rest lies, and its tag.
+/// One entry: its key's prefix, its bytes, and its tag.
 #[derive(Clone)]
 pub struct Entry<O> {
     prefix: u128,
-    record: Arc<Vec<u8>>,
+    /// The key, then the value.
+    bytes: Bytes,
     tag: Tag,
-    key_start: u32,
     key_len: u32,
-    value_start: u32,
-    value_len: u32,
     order: O,
 }
 
-const _: () = assert!(size_of::<Entry<ByteOrder>>() == 48);
+const _: () = assert!(size_of::<Entry<ByteOrder>>() == 64);
 
 impl<O: EntryOrder> Entry<O> {
-    pub fn new(insert: Insert<'_>, order: O) -> Entry<O> {
-        let Insert { record, key, value, tag } = insert;
-        assert!(value.end <= record.len(), "an entry lies inside its record");
-        let small = |at: usize| u32::try_from(at).expect("limits.rs keeps batches below 4 GiB");
-        Entry {
-            prefix: order.prefix(&record[key.clone()]),
-            record: Arc::clone(record),
-            tag,
-            key_start: small(key.start),
-            key_len: small(key.len()),
-            value_start: small(value.start),
-            value_len: small(value.len()),
-            order,
-        }
+    /// Makes the entry of `key`, whose user key begins `bytes`.
+    pub fn new(key: InternalKey<'_>, bytes: Bytes, order: O) -> Entry<O> {
+        let key_len = u32::try_from(key.user_key.len()).expect("limits.rs keeps keys below 4 GiB");
+        assert!(bytes.len() >= key.user_key.len(), "an entry's bytes begin with its key");
+        Entry { prefix: order.prefix(key.user_key), bytes, tag: key.tag, key_len, order }
     }
 }
 
 impl<O> Entry<O> {
     pub fn user_key(&self) -> &[u8] {
-        &self.record[self.key_start as usize..][..self.key_len as usize]
+        &self.bytes[..self.key_len as usize]
     }
 
     pub fn tag(&self) -> Tag {
@@ -127,12 +115,12 @@ impl<O> Entry<O> {
     }
 
     pub fn value(&self) -> &[u8] {
-        &self.record[self.value_start as usize..][..self.value_len as usize]
+        &self.bytes[self.key_len as usize..]
     }
 
     pub fn value_slice(&self, skip: usize) -> Slice {
-        assert!(skip <= self.value_len as usize, "a value is not shorter than its head");
-        Slice::of(&self.record, self.value_start as usize + skip, self.value_len as usize - skip)
+        assert!(skip <= self.value().len(), "a value is not shorter than its head");
+        Slice::of_chunk(&self.bytes, self.key_len as usize + skip)
     }
 }
 

@@ -4,11 +4,11 @@
 //! of readers look at the same time without a lock; entries are never removed.
 //!
 //! The structure is crossbeam's skip list. What makes it quick is how it is keyed: the first 16 bytes of the key
-//! lie in the node as one number that is compared before the key itself is touched, and key and value stay where
-//! the commit wrote them, in the WAL record's buffer (`format/batch.rs`), which the nodes share. Nothing is ever
-//! removed from the list, so it hands no garbage to the epoch collector. Nobody outside this room sees that it
-//! is a skip list (docs/decisions/0004-memtable.md).
+//! lie in the node as one number that is compared before the key itself is touched, and key and value lie in
+//! chunks that the nodes share ([`arena`]). Nothing is ever removed from the list, so it hands no garbage to the
+//! epoch collector. Nobody outside this room sees that it is a skip list (docs/decisions/0004-memtable.md).
 
+pub mod arena;
 pub mod cursor;
 mod entry;
 mod filter;
@@ -18,17 +18,16 @@ use crate::base::hash::hash_key;
 use crate::base::key::{InternalKey, Tag};
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
+use crate::memtable::arena::Arena;
 use crate::memtable::entry::{ByteOrder, CustomOrder, Entry, Probe, Wanted};
 use crate::memtable::filter::MemtableFilter;
 use crossbeam_skiplist::SkipSet;
-use std::ops::{Bound, Range};
-use std::sync::Arc;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What one entry costs besides its bytes: a node with its tower.
+/// What one entry costs besides its bytes: a node of 64 bytes, with a tower of two on average, as the allocator rounds
+/// it up.
 const NODE_LEN_BYTES: u64 = 112;
-/// What a record costs besides its entries' bytes: headers, the shared owner, and what the allocator rounds up.
-const RECORD_LEN_BYTES: u64 = 128;
 
 /// Sorted entries in memory.
 pub struct Memtable {
@@ -41,19 +40,6 @@ pub struct Memtable {
 enum List {
     Bytewise(SkipSet<Entry<ByteOrder>>),
     Custom(SkipSet<Entry<CustomOrder>>, KeyOrder),
-}
-
-/// One entry to insert: where its parts lie in a record.
-#[derive(Clone, Debug)]
-pub struct Insert<'a> {
-    /// The record that holds key and value.
-    pub record: &'a Arc<Vec<u8>>,
-    /// Where the key lies.
-    pub key: Range<usize>,
-    /// Where the value lies.
-    pub value: Range<usize>,
-    /// Number and kind.
-    pub tag: Tag,
 }
 
 impl Memtable {
@@ -71,28 +57,25 @@ impl Memtable {
         }
     }
 
-    /// Inserts an entry; visible to readers at once, whatever their sequence number makes of it.
+    /// Copies an entry into `arena` and inserts it; visible to readers at once, whatever their sequence number makes
+    /// of it.
     ///
     /// # Panics
-    /// If a range lies outside the record.
-    pub fn insert(&self, insert: Insert<'_>) {
-        let len_bytes = (insert.key.len() + insert.value.len()) as u64 + NODE_LEN_BYTES;
-        self.filter.insert(hash_key(&insert.record[insert.key.clone()]));
+    /// If key or value is over its limit of limits.rs.
+    pub fn insert(&self, arena: &mut Arena, key: InternalKey<'_>, value: &[u8]) {
+        self.filter.insert(hash_key(key.user_key));
+        let bytes = arena.store(key.user_key, value);
         match &self.list {
             List::Bytewise(set) => {
-                set.insert(Entry::new(insert, ByteOrder));
+                set.insert(Entry::new(key, bytes, ByteOrder));
             }
             List::Custom(set, order) => {
-                set.insert(Entry::new(insert, CustomOrder(order.clone())));
+                set.insert(Entry::new(key, bytes, CustomOrder(order.clone())));
             }
         }
+        let len_bytes = (key.user_key.len() + value.len()) as u64 + NODE_LEN_BYTES;
         self.len_bytes.fetch_add(len_bytes, Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts in the memory of a record that entries share; once for each record.
-    pub fn count_record(&self) {
-        self.len_bytes.fetch_add(RECORD_LEN_BYTES, Ordering::Relaxed);
     }
 
     /// Returns the newest entry of `key` at or below `seq`.

@@ -2,11 +2,11 @@ use super::*;
 use crate::base::comparator::ReverseBytewise;
 use crate::base::key::Kind;
 use proptest::prelude::*;
+use std::sync::Arc;
 
 fn insert(memtable: &Memtable, key: &[u8], seq: u64, value: &[u8]) {
-    let record = Arc::new([key, value].concat());
-    let (key, value) = (0..key.len(), key.len()..record.len());
-    memtable.insert(Insert { record: &record, key, value, tag: Tag::new(SeqNum::new(seq), Kind::Put) });
+    let tag = Tag::new(SeqNum::new(seq), Kind::Put);
+    memtable.insert(&mut Arena::new(4096), InternalKey::new(key, tag), value);
 }
 
 fn orders() -> [KeyOrder; 2] {

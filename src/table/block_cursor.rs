@@ -59,12 +59,6 @@ impl BlockCursor {
         self.leave();
     }
 
-    /// Lets go of the block, and returns it for its memory.
-    pub fn take_block(&mut self) -> Arc<Vec<u8>> {
-        self.leave();
-        std::mem::take(&mut self.block)
-    }
-
     /// Stands on no entry.
     pub fn leave(&mut self) {
         self.is_valid = false;

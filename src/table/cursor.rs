@@ -142,14 +142,14 @@ impl TableCursor {
         }
         // From here to the end the cursor has no block, which is what an error leaves behind.
         self.block_index = None;
-        let old = self.block.take_block();
-        let block = self.fetch(block_index, motion, old)?;
+        self.block.leave();
+        let block = self.fetch(block_index, motion)?;
         self.block.enter(block);
         self.block_index = Some(block_index);
         Ok(())
     }
 
-    fn fetch(&mut self, block_index: usize, motion: Motion, old: Arc<Vec<u8>>) -> Result<Arc<Vec<u8>>> {
+    fn fetch(&mut self, block_index: usize, motion: Motion) -> Result<Arc<Vec<u8>>> {
         let access = if motion == Motion::Seek { Access::Point } else { Access::Scan };
         if self.cache_use != CacheUse::Bypass
             && let Some(block) = self.table.cached_block(block_index, access)
@@ -162,13 +162,10 @@ impl TableCursor {
             let block = self.table.load_block(block_index)?;
             return Ok(self.table.keep(block_index, block));
         }
-        // The memory of the block just left is used again if no value shares it.
-        let mut old = old;
-        let mut block = Arc::get_mut(&mut old).map(std::mem::take).unwrap_or_default();
         if !self.ahead.covers(span) {
             self.read_ahead(block_index, motion)?;
         }
-        self.table.unpack_block(self.ahead.stored(span), block_index, &mut block)?;
+        let block = self.table.unpack_block(self.ahead.stored(span), block_index)?;
         Ok(match self.cache_use {
             CacheUse::Fill => self.table.keep(block_index, block),
             CacheUse::Peek | CacheUse::Bypass => Arc::new(block),

@@ -10,11 +10,11 @@ use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::key::{InternalKey, Kind, Tag};
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
+use crate::format::annotate::{Annotator, varints};
 use crate::table::options::{Compression, FilterPolicy, TableOptions};
 use crate::table::writer::{TableSettings, TableWriter};
 use crate::vfs::Vfs;
 use crate::vfs::mem::MemVfs;
-use std::fmt::Write as _;
 use std::path::Path;
 
 fn sample() -> Vec<u8> {
@@ -49,37 +49,7 @@ fn sample() -> Vec<u8> {
     disk.read(path).expect("just written")
 }
 
-/// Prints bytes with what they are, front to back.
-struct Annotator<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    text: String,
-}
-
 impl Annotator<'_> {
-    fn title(&mut self, title: &str) {
-        writeln!(self.text, "\n{title}").expect("strings grow");
-    }
-
-    fn take(&mut self, len: usize, label: &str) -> Vec<u8> {
-        let bytes = self.bytes[self.at..self.at + len].to_vec();
-        for (row, chunk) in bytes.chunks(16).enumerate() {
-            let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
-            let label = if row == 0 { label } else { "" };
-            let line = format!("{:06x}  {:47}  {label}", self.at + 16 * row, hex.join(" "));
-            writeln!(self.text, "{}", line.trim_end()).expect("strings grow");
-        }
-        self.at += len;
-        bytes
-    }
-
-    fn varint(&mut self, label: &str) -> usize {
-        let len = 1 + self.bytes[self.at..].iter().take_while(|&&byte| byte >= 0x80).count();
-        let value = varints(&self.bytes[self.at..self.at + len])[0];
-        self.take(len, &format!("{label} {value}"));
-        value
-    }
-
     fn word(&self, at: usize) -> usize {
         let bytes = self.bytes[at..at + 4].try_into().expect("four bytes");
         u32::from_le_bytes(bytes) as usize
@@ -114,15 +84,8 @@ impl Annotator<'_> {
     }
 }
 
-/// Reads numbers of seven bits a byte.
-fn varints(bytes: &[u8]) -> Vec<usize> {
-    let number =
-        |bytes: &[u8]| bytes.iter().rev().fold(0, |value, byte| value << 7 | usize::from(byte & 0x7F));
-    bytes.split_inclusive(|&byte| byte < 0x80).map(number).collect()
-}
-
 fn annotate(bytes: &[u8]) -> String {
-    let mut out = Annotator { bytes, at: 0, text: String::new() };
+    let mut out = Annotator::new(bytes);
     let footer = bytes.len() - 72;
     let [index, filter, properties] = [0, 8, 16].map(|field| out.word(footer + field));
     let [index_len, filter_len, properties_len] = [24, 28, 32].map(|field| out.word(footer + field));

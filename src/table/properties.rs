@@ -58,6 +58,8 @@ pub struct Properties {
     pub compression: Compression,
     /// Entries.
     pub entries_count: u64,
+    /// Different user keys; fewer than entries where a key has several versions. The first tables did not state it.
+    pub keys_count: Option<u64>,
     /// Entries that delete a key.
     pub deletes_count: u64,
     /// Entries that delete a range; none yet.
@@ -99,6 +101,7 @@ impl Properties {
             created_at: UnixMillis::default(),
             compression: Compression::None,
             entries_count: 0,
+            keys_count: Some(0),
             deletes_count: 0,
             range_deletes_count: 0,
             expiring_count: 0,
@@ -117,10 +120,14 @@ impl Properties {
         }
     }
 
-    /// Adds one entry to all counts and ranges but the largest key.
+    /// Adds one entry to all counts and ranges but the largest key; `is_new_key` says that its user key differs from
+    /// the one before.
     #[inline]
-    pub(crate) fn count(&mut self, key: InternalKey<'_>, value: &[u8]) {
+    pub(crate) fn count(&mut self, key: InternalKey<'_>, value: &[u8], is_new_key: bool) {
         self.entries_count += 1;
+        if is_new_key && let Some(count) = &mut self.keys_count {
+            *count += 1;
+        }
         self.keys_len_bytes += key.user_key.len() as u64;
         self.values_len_bytes += value.len() as u64;
         let seq = key.tag.seq();
@@ -141,6 +148,11 @@ impl Properties {
         }
     }
 
+    /// Tells whether a merge could drop something, were no snapshot in the way: deletes or older versions.
+    pub fn may_shrink(&self) -> bool {
+        self.deletes_count > 0 || self.keys_count.is_none_or(|count| count < self.entries_count)
+    }
+
     /// Encodes the properties block.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let key = |key: &OwnedKey| {
@@ -154,7 +166,7 @@ impl Properties {
             Compression::None => "none",
             Compression::Lz4 => "lz4",
         };
-        let fields: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
+        let mut fields: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
             (name::COMPARATOR, self.comparator.as_bytes().to_vec()),
             (name::COMPRESSION, compression.as_bytes().to_vec()),
             (name::CREATED_AT, time(self.created_at)),
@@ -176,6 +188,9 @@ impl Properties {
             (name::SMALLEST, key(&self.smallest)),
             (name::VALUES_LEN, number(self.values_len_bytes)),
         ]);
+        if let Some(count) = self.keys_count {
+            fields.insert(name::KEYS, number(count));
+        }
         let mut block = Vec::new();
         for (name, value) in fields {
             varint::write_bytes(&mut block, name.as_bytes());
@@ -198,6 +213,7 @@ impl Properties {
                 _ => Compression::None,
             },
             entries_count: fields.number(name::ENTRIES)?,
+            keys_count: if fields.has(name::KEYS) { Some(fields.number(name::KEYS)?) } else { None },
             deletes_count: fields.number(name::DELETES)?,
             range_deletes_count: fields.number(name::RANGE_DELETES)?,
             expiring_count: fields.number(name::EXPIRING)?,
@@ -234,6 +250,7 @@ mod name {
     pub(super) const EXPIRES_LATEST: &str = "expires_latest";
     pub(super) const EXPIRING: &str = "expiring";
     pub(super) const FEATURES: &str = "features";
+    pub(super) const KEYS: &str = "keys";
     pub(super) const KEYSPACE: &str = "keyspace";
     pub(super) const KEYS_LEN: &str = "keys_len";
     pub(super) const LARGEST: &str = "largest";
@@ -267,6 +284,10 @@ impl<'a> Fields<'a> {
         self.0.get(name.as_bytes()).copied().ok_or(UNREADABLE)
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name.as_bytes())
+    }
+
     fn number(&self, name: &str) -> Result<u64, Damaged> {
         Ok(u64::from_le_bytes(self.bytes(name)?.try_into().or(Err(UNREADABLE))?))
     }
@@ -296,7 +317,7 @@ mod tests {
     fn sample() -> Properties {
         let key = InternalKey::new(b"a", Tag::new(SeqNum::new(9), Kind::PutWithExpiry));
         let mut properties = Properties::starting_with(key);
-        properties.count(key, &1234i64.to_le_bytes());
+        properties.count(key, &1234i64.to_le_bytes(), true);
         properties.comparator = "some.order".to_owned();
         properties.compression = Compression::Lz4;
         properties

@@ -249,21 +249,17 @@ impl Table {
         let span = self.index.span(block_index);
         stored::with_scratch(span.len_bytes(), |stored| {
             self.read_exact(stored, span.start)?;
-            let mut block = Vec::new();
-            self.unpack_block(stored, block_index, &mut block)?;
-            Ok(block)
+            self.unpack_block(stored, block_index)
         })
     }
 
-    /// Checks a stored block and unpacks it into `block`, with its stamp.
-    pub(crate) fn unpack_block(&self, stored: &[u8], block_index: usize, block: &mut Vec<u8>) -> Result<()> {
+    /// Checks a stored block, unpacks it and stamps it.
+    pub(crate) fn unpack_block(&self, stored: &[u8], block_index: usize) -> Result<Vec<u8>> {
         let offset = self.index.span(block_index).start;
-        block.clear();
-        block.reserve_exact(stored::unpacked_len_hint(stored) + BlockKey::STAMP_LEN_BYTES);
-        stored::unpack(stored, self.number, offset, block)
+        let mut block = stored::unpack(stored, self.number, offset, BlockKey::STAMP_LEN_BYTES)
             .map_err(|damaged| self.damaged(block_index, damaged))?;
-        self.block_key(block_index).stamp(block);
-        Ok(())
+        self.block_key(block_index).stamp(&mut block);
+        Ok(block)
     }
 
     /// Fills `buffer` from `offset` of the file.
@@ -296,9 +292,8 @@ impl Blocks<'_> {
     fn parse<T>(&self, handle: Handle, read: impl Fn(&[u8]) -> Result<T, Damaged>) -> Result<T> {
         let at = |offset: u64| usize::try_from(offset - self.start).expect("the bytes are in memory");
         let stored = &self.bytes[at(handle.offset)..at(handle.end())];
-        let mut block = Vec::new();
-        stored::unpack(stored, self.number, handle.offset, &mut block)
-            .and_then(|()| read(&block))
+        stored::unpack(stored, self.number, handle.offset, 0)
+            .and_then(|block| read(&block))
             .map_err(|damaged| Error::corruption(self.path, handle.offset, damaged.0))
     }
 }

@@ -23,8 +23,9 @@ const READ_LEN_BYTES: usize = 256 << 10;
 /// # Errors
 /// `Corruption` at the first thing that is not as it should be; `Io`.
 pub fn verify(table: &Arc<Table>) -> Result<()> {
-    verify_bytes(table)?;
-    verify_entries(table)
+    // In this order, so that a damaged block is named by its own place and not by the file's.
+    verify_entries(table)?;
+    verify_bytes(table)
 }
 
 /// Checks the sum over the whole file.
@@ -67,7 +68,8 @@ fn verify_entries(table: &Arc<Table>) -> Result<()> {
         if table.index().find(key) != cursor.block_index() {
             return Err(corrupt("the index does not lead to a key that is there"));
         }
-        counted.count(key, cursor.value());
+        let is_new_key = counted.entries_count == 0 || last_key != key.user_key;
+        counted.count(key, cursor.value(), is_new_key);
         last_key.clear();
         last_key.extend_from_slice(key.user_key);
         last_tag = key.tag;
@@ -80,6 +82,7 @@ fn verify_entries(table: &Arc<Table>) -> Result<()> {
         comparator: told.comparator.clone(),
         created_at: told.created_at,
         compression: told.compression,
+        keys_count: told.keys_count.and(counted.keys_count),
         data_blocks_count: table.index().blocks_count() as u64,
         data_len_bytes: table.footer().data_end(),
         data_raw_len_bytes: told.data_raw_len_bytes,

@@ -120,13 +120,13 @@ impl TableWriter {
         assert!(value.len() <= VALUE_LEN_BYTES_MAX, "values are checked before they are written");
         let kind = key.tag.kind().expect("only kinds that exist are written");
         assert!(kind != Kind::PutWithExpiry || value.len() >= 8, "an expiry takes eight bytes");
-        let shared = self.continue_from_last(key);
+        let (shared, is_new_key) = self.continue_from_last(key);
         if let Some(handle) = self.unindexed.take() {
             let last = InternalKey::new(&self.last_key, self.last_tag);
             self.index.add(last, Some(key.user_key), handle);
         }
         self.block.add(key, shared, value);
-        self.properties.get_or_insert_with(|| Properties::starting_with(key)).count(key, value);
+        self.properties.get_or_insert_with(|| Properties::starting_with(key)).count(key, value, is_new_key);
         self.last_key.truncate(shared);
         self.last_key.extend_from_slice(&key.user_key[shared..]);
         self.last_tag = key.tag;
@@ -201,9 +201,9 @@ impl TableWriter {
         })
     }
 
-    /// Checks that `key` follows the last one, and returns how much of the user key they share.
+    /// Checks that `key` follows the last one, and returns how much of the user key they share and whether they differ.
     #[inline]
-    fn continue_from_last(&mut self, key: InternalKey<'_>) -> usize {
+    fn continue_from_last(&mut self, key: InternalKey<'_>) -> (usize, bool) {
         let shared = common_prefix_len(&self.last_key, key.user_key);
         let is_same = shared == key.user_key.len() && shared == self.last_key.len();
         if self.properties.is_some() {
@@ -214,10 +214,11 @@ impl TableWriter {
             };
             assert!(ordering == Ordering::Greater, "entries are added in ascending order");
         }
-        if !is_same || self.properties.is_none() {
+        let is_new_key = !is_same || self.properties.is_none();
+        if is_new_key {
             self.filter.add(key.user_key);
         }
-        shared
+        (shared, is_new_key)
     }
 
     /// Packs the block at hand into the buffer.

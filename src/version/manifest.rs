@@ -1,6 +1,8 @@
 //! The manifest: version edits in a framed log.
 //!
-//! Every edit is synced before it counts, so a manifest's torn tail is an edit that was never installed. When
+//! Every edit is synced before it counts, so a manifest's torn tail is an edit that was never installed. Behind each
+//! edit stands an empty one, not synced, whose watermark says that the edit was: without it, damage to the last edit
+//! of a process that died would pass for a torn tail, and the log segment that the edit named be forgotten. When
 //! the log has grown by [`ManifestWriter::install`]'s limit, the catalog is written as the first edit of a new
 //! one and the pointer is switched. Any failure leaves the manifest in doubt: the caller stops writing for good.
 
@@ -67,7 +69,9 @@ impl ManifestWriter {
             panic!("an edit of our own makes no sense: {reason}");
         }
         self.log.append(FrameKind::Record, &edit::encode(changes))?;
-        self.log.sync()
+        self.log.sync()?;
+        // The edit is durable. This states it; a crash may take the statement away again, and nothing else with it.
+        self.log.append(FrameKind::Record, &edit::encode(&[]))
     }
 
     /// Tells whether the log has grown by more than `limit_bytes` since its first edit.
@@ -170,5 +174,34 @@ fn check_header(path: &Path, payload: &[u8]) -> Result<()> {
         }
         (Some(magic), Some(DATABASE_FORMAT_VERSION)) if magic == HEADER_MAGIC => Ok(()),
         _ => Err(Error::corruption(path, 0, "the manifest's header makes no sense")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::mem::MemVfs;
+
+    #[test]
+    fn damage_to_the_last_edit_is_not_taken_for_a_torn_tail() {
+        let (disk, directory) = (MemVfs::new(), Path::new("db"));
+        disk.create_dir_all(directory).expect("memory does not fail");
+        let catalog = Catalog::default();
+        let mut manifest =
+            ManifestWriter::create(&disk, directory, FileNumber(1), FileNumber(2), catalog).expect("memory");
+        let start = manifest.log.len();
+        manifest.install(&[Change::WalOpened(FileNumber(3))]).expect("memory does not fail");
+        let end = manifest.log.synced_len();
+        let path = manifest.path().to_owned();
+        drop(manifest);
+        let pointer = pointer::read(&disk, directory).expect("reads").expect("there is one");
+        let read = || read(&disk, directory, pointer);
+        assert_eq!(read().expect("sound").wal_last, FileNumber(3));
+        for offset in start..end {
+            disk.flip(&path, offset, 1).expect("the byte is there");
+            let error = read().expect_err("the edit was durable");
+            assert_eq!((error.kind(), error.offset()), (ErrorKind::Corruption, Some(start)), "{error}");
+            disk.flip(&path, offset, 1).expect("the byte is there");
+        }
     }
 }

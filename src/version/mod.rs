@@ -6,6 +6,8 @@
 
 pub mod catalog;
 pub mod edit;
+#[cfg(test)]
+mod golden;
 pub mod levels;
 pub mod manifest;
 pub mod pointer;

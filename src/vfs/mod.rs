@@ -23,6 +23,7 @@
 //!
 //! Errors carry operation, path, offset and the system's code. No call panics on what a disk does.
 
+pub mod final_sync;
 pub mod mem;
 pub mod os;
 
@@ -47,7 +48,7 @@ pub trait Vfs: Send + Sync + 'static {
     /// `NotFound`; `Io`.
     fn open(&self, path: &Path) -> Result<Arc<dyn ReadFile>>;
 
-    /// Makes the bytes that a file holds now durable; recovery calls it on what it replays.
+    /// Makes the bytes that a file holds now durable, whoever appended them.
     ///
     /// # Errors
     /// As [`WriteFile::sync`].

@@ -13,7 +13,10 @@
 //! predecessor is synced to the last byte before that. So only the last segment can have a torn tail, and every
 //! other one ends exactly where its successor says. Knows nothing of memtables or tables.
 
+#[cfg(test)]
+mod golden;
 pub mod reader;
+pub mod segment;
 pub mod writer;
 
 use crate::base::ids::FileNumber;

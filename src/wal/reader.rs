@@ -8,7 +8,6 @@ use crate::vfs::Vfs;
 use crate::wal::{Header, Predecessor, WAL_FORMAT_VERSION, decode_header};
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Arc;
 
 /// One record of a segment.
 #[derive(Clone, Debug)]
@@ -18,7 +17,7 @@ pub struct Record {
     /// Where it begins.
     pub offset: u64,
     /// The whole frame.
-    pub frame: Arc<Vec<u8>>,
+    pub frame: Vec<u8>,
 }
 
 impl Record {
@@ -95,7 +94,7 @@ pub fn replay(
                     frames.corruption(frame.offset, "a record's checksum is right but its header is not")
                 );
             };
-            waiting.push_back(Record { header, offset: frame.offset, frame: Arc::new(frame.bytes) });
+            waiting.push_back(Record { header, offset: frame.offset, frame: frame.bytes });
         }
         while waiting.front().is_some_and(|record| record.end() <= watermark) {
             let record = waiting.pop_front().expect("the front was just seen");

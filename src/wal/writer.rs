@@ -8,10 +8,10 @@ use crate::base::error::Result;
 use crate::base::ids::FileNumber;
 use crate::base::limits;
 use crate::base::seq::SeqNum;
-use crate::format::batch::open_record;
 use crate::format::frame::{FrameKind, FrameWriter, seal_frame};
 use crate::format::names::FileName;
 use crate::vfs::Vfs;
+use crate::wal::segment::Segment;
 use crate::wal::{Predecessor, encode_header};
 use std::io::IoSlice;
 use std::path::Path;
@@ -20,14 +20,16 @@ use std::sync::Arc;
 /// The open segment.
 pub struct WalWriter {
     log: FrameWriter,
-    /// Added, but not yet handed to the system.
-    held: Vec<Arc<Vec<u8>>>,
-    held_len_bytes: u64,
+    segment: Arc<Segment>,
+    /// Frames added, but not yet handed to the system, side by side.
+    held: Vec<u8>,
     /// How many bytes the file was extended to; never less than what was handed over.
     allocated_len: u64,
     allocate_step: u64,
     /// The end of the last append that succeeded.
     good_len: u64,
+    /// The last number before `good_len`.
+    good_seq: SeqNum,
     last_seq: SeqNum,
 }
 
@@ -44,20 +46,25 @@ impl WalWriter {
         allocate_step: u64,
     ) -> Result<WalWriter> {
         let path = FileName::Wal(number).path(directory);
+        let segment = Arc::new(Segment::new(number, path.clone()));
         let mut log = FrameWriter::new(vfs.create_new(&path)?, path, number);
         log.allocate(allocate_step)?;
         log.append(FrameKind::Header, &encode_header(predecessor))?;
         log.sync()?;
         vfs.sync_dir(directory)?;
         let good_len = log.len();
+        let last_seq = predecessor.map_or(SeqNum::ZERO, |before| before.last_seq);
+        segment.note_handed(good_len);
+        segment.sync(good_len, || Ok(()))?;
         Ok(WalWriter {
             log,
+            segment,
             held: Vec::new(),
-            held_len_bytes: 0,
             allocated_len: allocate_step,
             allocate_step,
             good_len,
-            last_seq: predecessor.map_or(SeqNum::ZERO, |before| before.last_seq),
+            good_seq: last_seq,
+            last_seq,
         })
     }
 
@@ -75,24 +82,29 @@ impl WalWriter {
         Ok(())
     }
 
-    /// Adds a record behind all others, still in memory only, and returns its final bytes.
+    /// Seals a record behind all others. A short one stays in memory; one that is too long to be copied there goes to
+    /// the system at once, with all before it.
+    ///
+    /// # Errors
+    /// As [`WalWriter::hand_over`].
     ///
     /// # Panics
     /// If the numbers do not follow those before.
-    pub fn add(&mut self, mut frame: Vec<u8>, first_seq: SeqNum, last_seq: SeqNum) -> Arc<Vec<u8>> {
+    pub fn add(&mut self, frame: &mut [u8], first_seq: SeqNum, last_seq: SeqNum) -> Result<()> {
         assert!(first_seq > self.last_seq, "records enter the log in the order of their numbers");
         assert!(last_seq >= first_seq, "a record has at least one operation");
-        seal_frame(&mut frame, FrameKind::Record, self.log.place(self.held_len_bytes));
-        self.held_len_bytes += frame.len() as u64;
+        seal_frame(frame, FrameKind::Record, self.log.place(self.held.len() as u64));
         self.last_seq = last_seq;
-        let frame = Arc::new(frame);
-        self.held.push(Arc::clone(&frame));
-        frame
+        if frame.len() > limits::WAL_HELD_BACK_LEN_BYTES_MAX {
+            return self.append(&[IoSlice::new(frame)]);
+        }
+        self.held.extend_from_slice(frame);
+        Ok(())
     }
 
     /// Tells whether so much is held back that it should be handed over.
     pub fn is_holding_much(&self) -> bool {
-        self.held_len_bytes > limits::WAL_HELD_BACK_LEN_BYTES_MAX as u64
+        self.held.len() > limits::WAL_HELD_BACK_LEN_BYTES_MAX
     }
 
     /// Hands everything added to the system in one append: it survives this process.
@@ -100,18 +112,24 @@ impl WalWriter {
     /// # Errors
     /// `NoSpace`, `Io`: the segment ends at [`WalWriter::good_len`] and takes nothing more.
     pub fn hand_over(&mut self) -> Result<()> {
-        if self.held.is_empty() {
-            return Ok(());
-        }
-        if let [frame] = self.held.as_slice() {
-            self.log.append_sealed(&[IoSlice::new(frame)])?;
-        } else {
-            let parts: Vec<IoSlice<'_>> = self.held.iter().map(|frame| IoSlice::new(frame)).collect();
-            self.log.append_sealed(&parts)?;
+        if self.held.is_empty() { Ok(()) } else { self.append(&[]) }
+    }
+
+    /// Appends what is held, and `more` behind it.
+    fn append(&mut self, more: &[IoSlice<'_>]) -> Result<()> {
+        match more {
+            [] => self.log.append_sealed(&[IoSlice::new(&self.held)])?,
+            _ => {
+                let held = std::iter::once(IoSlice::new(&self.held)).filter(|held| !held.is_empty());
+                let parts: Vec<IoSlice<'_>> = held.chain(more.iter().copied()).collect();
+                self.log.append_sealed(&parts)?;
+            }
         }
         self.held.clear();
-        self.held_len_bytes = 0;
+        self.held.shrink_to(limits::WAL_HELD_BACK_LEN_BYTES_MAX);
         self.good_len = self.log.len();
+        self.good_seq = self.last_seq;
+        self.segment.note_handed(self.good_len);
         Ok(())
     }
 
@@ -122,10 +140,15 @@ impl WalWriter {
     pub fn sync(&mut self) -> Result<()> {
         self.hand_over()?;
         if self.log.synced_len() < self.log.len() {
-            self.log.sync()?;
+            self.sync_log()?;
         }
         assert_eq!(self.log.synced_len(), self.good_len, "a sync covers all that was handed over");
         Ok(())
+    }
+
+    fn sync_log(&mut self) -> Result<()> {
+        let WalWriter { log, segment, .. } = self;
+        segment.sync(log.len(), || log.sync())
     }
 
     /// Marks the segment as closed in good order, durably.
@@ -135,7 +158,7 @@ impl WalWriter {
     pub fn finish(&mut self) -> Result<()> {
         self.sync()?;
         self.log.append(FrameKind::End, &[])?;
-        self.log.sync()?;
+        self.sync_log()?;
         self.good_len = self.log.len();
         Ok(())
     }
@@ -146,13 +169,9 @@ impl WalWriter {
     /// # Errors
     /// As [`WalWriter::sync`].
     pub fn abandon(&mut self) -> Result<Predecessor> {
-        if let Some(first) = self.held.first() {
-            let (header, _) = open_record(first).expect("a record of our own");
-            self.last_seq = SeqNum::new(header.first_seq.get() - 1);
-        }
+        self.last_seq = self.good_seq;
         self.held.clear();
-        self.held_len_bytes = 0;
-        self.log.sync()?;
+        self.sync_log()?;
         Ok(Predecessor { number: self.log.number(), good_len: self.good_len, last_seq: self.last_seq })
     }
 
@@ -168,7 +187,7 @@ impl WalWriter {
 
     /// Returns the logical length with what is held back.
     pub fn len(&self) -> u64 {
-        self.log.len() + self.held_len_bytes
+        self.log.len() + self.held.len() as u64
     }
 
     /// Tells whether the segment has no record yet.
@@ -179,6 +198,11 @@ impl WalWriter {
     /// Returns how many bytes hold what was appended without an error.
     pub fn good_len(&self) -> u64 {
         self.good_len
+    }
+
+    /// Returns what the background may do with the segment.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
     }
 
     /// Returns the segment's number.

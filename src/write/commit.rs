@@ -3,16 +3,17 @@
 //! The order is the promise. A record is in the log before its entries are in a memtable, and synced before that
 //! if any member asked for it; the caller publishes the last number only afterwards. Nothing else numbers or logs.
 
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::base::ids::KeyspaceId;
-use crate::base::key::Tag;
+use crate::base::key::{InternalKey, Tag};
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::format::batch::{Batch, open_record};
 use crate::format::frame::FRAME_HEADER_LEN_BYTES;
-use crate::memtable::{Insert, Memtable};
+use crate::memtable::Memtable;
+use crate::memtable::arena::Arena;
 use crate::wal::writer::WalWriter;
-use std::sync::Arc;
+use crate::write::queue::Member;
 
 /// What a write survives once it has returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,39 +41,47 @@ pub struct Request {
 #[derive(Debug)]
 pub enum Failure {
     /// Before anything was logged: the log is as it was.
-    Untouched(crate::base::error::Error),
+    Untouched(Error),
     /// While logging: the segment's end is unknown and it must take nothing more.
-    Broken(crate::base::error::Error),
+    Broken(Error),
 }
 
-/// Logs and applies a group; returns each member's last number, in order.
+/// What a leader writes to: the open segment, and the memory of the memtables that belong to it.
+pub struct Target<'a> {
+    /// The segment.
+    pub wal: &'a mut WalWriter,
+    /// The memory.
+    pub arena: &'a mut Arena,
+}
+
+/// Logs and applies a group; answers each member with its last number and returns that of the group.
 ///
 /// `memtable_of` gives the memtable that belongs to this WAL segment.
 ///
 /// # Errors
-/// [`Failure`]; no entry is in a memtable then.
+/// [`Failure`]; no entry is in a memtable then, and the answers mean nothing.
 pub fn commit_group<'m>(
-    wal: &mut WalWriter,
-    group: Vec<Request>,
+    target: Target<'_>,
+    group: &mut [Member<Request, Result<SeqNum>>],
     committed_at: UnixMillis,
     last_seq: SeqNum,
     memtable_of: impl Fn(KeyspaceId) -> &'m Memtable,
-) -> Result<Vec<SeqNum>, Failure> {
+) -> Result<SeqNum, Failure> {
+    let Target { wal, arena } = target;
+    let requests = || group.iter().map(|member| &member.request);
     let needed: usize =
-        group.iter().map(|request| request.batch.len_bytes() + FRAME_HEADER_LEN_BYTES + 32).sum();
+        requests().map(|request| request.batch.len_bytes() + FRAME_HEADER_LEN_BYTES + 32).sum();
     wal.reserve(needed as u64).map_err(Failure::Untouched)?;
-    let durability = group.iter().map(|request| request.durability).max().unwrap_or_default();
-    let mut records = Vec::with_capacity(group.len());
-    let mut answers = Vec::with_capacity(group.len());
+    let durability = requests().map(|request| request.durability).max().unwrap_or_default();
     let mut last = last_seq;
-    for request in group {
-        let count = u64::from(request.batch.count());
-        if count > 0 {
+    for member in group.iter_mut() {
+        let batch = &mut member.request.batch;
+        if batch.count() > 0 {
             let first = last.plus(1);
-            last = last.plus(count);
-            records.push(wal.add(request.batch.into_frame(committed_at, first), first, last));
+            last = last.plus(u64::from(batch.count()));
+            wal.add(batch.stamp(committed_at, first), first, last).map_err(Failure::Broken)?;
         }
-        answers.push(last);
+        member.answer = Some(Ok(last));
     }
     let logged = match durability {
         Durability::Disk => wal.sync(),
@@ -81,29 +90,23 @@ pub fn commit_group<'m>(
         Durability::None => Ok(()),
     };
     logged.map_err(Failure::Broken)?;
-    for record in &records {
-        apply(record, &memtable_of);
+    for member in group.iter().filter(|member| member.request.batch.count() > 0) {
+        apply(member.request.batch.frame(), arena, &memtable_of);
     }
-    Ok(answers)
+    Ok(last)
 }
 
-/// Inserts a record's operations into the memtables of their keyspaces.
+/// Copies a record's operations into the memtables of their keyspaces.
 ///
 /// # Panics
 /// If the record is not one of ours: disks' bytes go through [`check_record`] first.
-pub fn apply<'m>(record: &Arc<Vec<u8>>, memtable_of: &impl Fn(KeyspaceId) -> &'m Memtable) {
+pub fn apply<'m>(record: &[u8], arena: &mut Arena, memtable_of: &impl Fn(KeyspaceId) -> &'m Memtable) {
     let (header, mut operations) = open_record(record).expect("a record is checked before it is applied");
     let mut seq = header.first_seq;
-    let mut is_counted = false;
     while let Some(operation) = operations.next_operation().expect("a record is checked before it is applied")
     {
-        let tag = Tag::new(seq, operation.kind);
-        let memtable = memtable_of(operation.keyspace);
-        if !is_counted {
-            memtable.count_record();
-            is_counted = true;
-        }
-        memtable.insert(Insert { record, key: operation.key, value: operation.value, tag });
+        let key = InternalKey::new(&record[operation.key], Tag::new(seq, operation.kind));
+        memtable_of(operation.keyspace).insert(arena, key, &record[operation.value]);
         seq = seq.plus(1);
     }
     assert!(seq == header.last_seq().plus(1), "a record has as many operations as it says");

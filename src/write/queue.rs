@@ -18,23 +18,40 @@ pub struct Queue<R, A> {
 }
 
 struct State<R, A> {
-    waiting: Vec<(Ticket, R)>,
+    waiting: Vec<Member<R, A>>,
     answers: BTreeMap<Ticket, A>,
     is_led: bool,
     next_ticket: u64,
+    /// The memory of the last group, for the next: a lone writer allocates nothing here.
+    spare: Vec<Member<R, A>>,
+}
+
+/// One writer of a group.
+pub struct Member<R, A> {
+    ticket: Ticket,
+    /// What it asks for.
+    pub request: R,
+    /// What it is told when the group is done; the leader fills it in.
+    pub answer: Option<A>,
 }
 
 /// What a writer has to do next.
 pub enum Turn<R, A> {
-    /// Lead this group, its own request included, and then call [`Queue::finish`].
-    Lead(Vec<(Ticket, R)>, Ticket),
+    /// Lead this group, its own request included: answer every member, and then call [`Queue::finish`].
+    Lead(Vec<Member<R, A>>, Ticket),
     /// Nothing: here is the answer.
     Answered(A),
 }
 
 impl<R, A> Default for Queue<R, A> {
     fn default() -> Queue<R, A> {
-        let state = State { waiting: Vec::new(), answers: BTreeMap::new(), is_led: false, next_ticket: 0 };
+        let state = State {
+            waiting: Vec::new(),
+            answers: BTreeMap::new(),
+            is_led: false,
+            next_ticket: 0,
+            spare: Vec::new(),
+        };
         Queue { state: Mutex::new(state), answered: Condvar::new() }
     }
 }
@@ -45,16 +62,17 @@ impl<R, A> Queue<R, A> {
         let mut state = self.state.lock();
         let ticket = Ticket(state.next_ticket);
         state.next_ticket += 1;
-        state.waiting.push((ticket, request));
+        state.waiting.push(Member { ticket, request, answer: None });
         loop {
             if let Some(answer) = state.answers.remove(&ticket) {
                 return Turn::Answered(answer);
             }
             if !state.is_led {
                 state.is_led = true;
-                let group = std::mem::take(&mut state.waiting);
+                let spare = std::mem::take(&mut state.spare);
+                let group = std::mem::replace(&mut state.waiting, spare);
                 assert!(
-                    group.iter().any(|member| member.0 == ticket),
+                    group.iter().any(|member| member.ticket == ticket),
                     "a leader's own request is unanswered"
                 );
                 return Turn::Lead(group, ticket);
@@ -66,19 +84,21 @@ impl<R, A> Queue<R, A> {
     /// Hands out the group's answers, ends the leadership, and returns the leader's own answer.
     ///
     /// # Panics
-    /// If nobody leads, or the leader's answer is not among them.
-    pub fn finish(&self, answers: Vec<(Ticket, A)>, leader: Ticket) -> A {
+    /// If nobody leads, a member has no answer, or the leader is not among them.
+    pub fn finish(&self, mut group: Vec<Member<R, A>>, leader: Ticket) -> A {
         let mut state = self.state.lock();
         assert!(state.is_led, "only a leader finishes a group");
         state.is_led = false;
         let mut own = None;
-        for (ticket, answer) in answers {
-            if ticket == leader {
+        for member in group.drain(..) {
+            let answer = member.answer.expect("a leader answers every member");
+            if member.ticket == leader {
                 own = Some(answer);
             } else {
-                state.answers.insert(ticket, answer);
+                state.answers.insert(member.ticket, answer);
             }
         }
+        state.spare = group;
         let is_awaited = !state.answers.is_empty() || !state.waiting.is_empty();
         drop(state);
         if is_awaited {
@@ -104,9 +124,11 @@ mod tests {
                         let request = writer * 1000 + round;
                         let answer = match queue.enter(request) {
                             Turn::Answered(answer) => answer,
-                            Turn::Lead(group, own) => {
-                                let answers = group.into_iter().map(|(ticket, number)| (ticket, number * 2));
-                                queue.finish(answers.collect(), own)
+                            Turn::Lead(mut group, own) => {
+                                for member in &mut group {
+                                    member.answer = Some(member.request * 2);
+                                }
+                                queue.finish(group, own)
                             }
                         };
                         assert_eq!(answer, request * 2);

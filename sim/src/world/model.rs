@@ -218,6 +218,10 @@ impl Model {
     }
 
     /// Places open commits into the numbers up to `seq` that no known commit has, until the contents agree.
+    ///
+    /// The highest gap is filled first: what is above it is decided, so a commit that fits there must have left just
+    /// what was recovered wherever nothing above it writes. That leaves hardly a choice, since no value is written
+    /// twice.
     fn fill_gaps(
         &mut self,
         seq: u64,
@@ -229,26 +233,48 @@ impl Model {
             return false;
         }
         *budget -= 1;
+        let Some(last) = self.highest_gap(seq) else { return self.agrees(seq, contents) };
         let covered = self.covered;
-        if covered >= seq {
-            return self.agrees(seq, contents);
-        }
-        let candidates: Vec<(CommitId, Arc<Vec<Change>>)> =
+        let mut candidates: Vec<(CommitId, Arc<Vec<Change>>)> =
             self.open.iter().map(|(id, changes)| (*id, Arc::clone(changes))).collect();
+        candidates.retain(|(id, _)| placed.iter().all(|(used, _)| used != id));
+        // Commits that wrote what was recovered have to be somewhere; the others need not.
+        candidates
+            .sort_by_key(|(_, changes)| !changes.iter().any(|change| is_recovered_put(change, contents)));
         for (id, changes) in candidates {
-            let last = covered + changes.len() as u64;
-            if last > seq || placed.iter().any(|(used, _)| *used == id) || self.place(&changes, last).is_err()
-            {
+            if self.place(&changes, last).is_err() {
                 continue;
             }
             placed.push((id, last));
-            if self.fill_gaps(seq, contents, placed, budget) {
+            if self.has_left(&changes, last, seq, contents) && self.fill_gaps(seq, contents, placed, budget) {
                 return true;
             }
             placed.pop();
             self.take_back(&changes, last, covered);
         }
         false
+    }
+
+    /// Returns the highest number up to `seq` that belongs to no known commit.
+    fn highest_gap(&self, seq: u64) -> Option<u64> {
+        let mut number = seq;
+        for (&last, count) in self.known.range(..=seq).rev() {
+            if last != number {
+                break;
+            }
+            number = last - count;
+        }
+        (number > self.covered).then_some(number)
+    }
+
+    /// Tells whether a commit that ends with `last` fits what was recovered, wherever no later one writes.
+    fn has_left(&self, changes: &[Change], last: u64, seq: u64, contents: &Contents) -> bool {
+        changes.iter().all(|((keyspace, key), _)| {
+            let versions = &self.keyspaces[*keyspace as usize][key];
+            let upto = &versions[..versions.partition_point(|version| version.seq <= seq)];
+            let newest = upto.last().expect("the commit was placed");
+            newest.seq > last || newest.value.as_deref() == recovered(contents, *keyspace, key)
+        })
     }
 
     fn agrees(&self, seq: u64, contents: &Contents) -> bool {
@@ -287,6 +313,17 @@ impl Model {
         }
         text
     }
+}
+
+/// Returns the recovered value of a key.
+fn recovered<'a>(contents: &'a Contents, keyspace: u32, key: &[u8]) -> Option<&'a [u8]> {
+    let pairs = contents.get(&keyspace)?;
+    let at = pairs.binary_search_by(|(each, _)| (**each).cmp(key)).ok()?;
+    Some(&pairs[at].1)
+}
+
+fn is_recovered_put(((keyspace, key), value): &Change, contents: &Contents) -> bool {
+    value.is_some() && value.as_deref() == recovered(contents, *keyspace, key)
 }
 
 fn value_at(versions: &[Version], seq: u64) -> Option<&[u8]> {

@@ -669,6 +669,8 @@ impl Story {
         db.wait_idle().map_err(|e| sound("wait_idle", e))?;
         self.judge_recovery(&db)?;
         db.verify().map_err(|e| sound("verify", e))?;
+        // Reading may have made a merge due.
+        db.wait_idle().map_err(|e| sound("wait_idle", e))?;
         let stats = db.stats();
         self.note_stats(&stats);
         let listed = self.disk.read_dir(Path::new(DIRECTORY)).map_err(|e| sound("read_dir", e))?;

@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use tinylsm::vfs::os::OsVfs;
+use tinylsm::vfs::{Vfs, os::OsVfs};
 use tinylsm::{Iter, Keyspace, Slice, Stats};
 
 /// `get KEY`
@@ -132,7 +132,7 @@ fn json_text(bytes: &[u8]) -> Value {
 pub(crate) fn stats(arguments: &StatsArguments) -> Outcome {
     let db = arguments.place.open_to_look()?;
     let stats = db.stats();
-    let files = files_of(&arguments.place.db, &stats);
+    let files = files_in(&arguments.place.db)?;
     let mut out = Output::new();
     if arguments.json {
         let object = stats_json(&stats, &files);
@@ -145,20 +145,35 @@ pub(crate) fn stats(arguments: &StatsArguments) -> Outcome {
     out.flush()
 }
 
-/// Lists the live files with their lengths; a file that has just gone has none.
-fn files_of(dir: &Path, stats: &Stats) -> Vec<(String, Option<u64>)> {
-    let length = |name: &String| std::fs::metadata(dir.join(name)).ok().map(|it| it.len());
-    stats.live_files.iter().map(|name| (name.clone(), length(name))).collect()
+/// Lists what is in the directory, by name, with lengths.
+fn files_in(dir: &Path) -> Outcome<Vec<(String, u64)>> {
+    let disk = OsVfs::new();
+    let names = disk.read_dir(dir)?.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name);
+    names.map(|name| Ok((name.clone(), disk.metadata(&dir.join(name))?.len))).collect()
 }
 
-fn print_stats(out: &mut Output, dir: &Path, stats: &Stats, files: &[(String, Option<u64>)]) -> Outcome {
+/// Returns how many log segments there are and how many bytes they take, those allocated ahead included.
+fn log_of(files: &[(String, u64)]) -> (u64, u64) {
+    let segments = files.iter().filter(|(name, _)| name.ends_with(".wal"));
+    segments.fold((0, 0), |(count, bytes), (_, len)| (count + 1, bytes + len))
+}
+
+fn print_stats(out: &mut Output, dir: &Path, stats: &Stats, files: &[(String, u64)]) -> Outcome {
+    let (segments_count, segments_len_bytes) = log_of(files);
     out.line(format_args!("database         {}", dir.display()))?;
     out.line(format_args!("last sequence    {}", numbers::count(stats.last_seq.get())))?;
-    out.line(format_args!("memtables        {}", numbers::bytes(stats.memtable_bytes)))?;
-    out.line(format_args!("write-ahead log  {}", numbers::bytes(stats.wal_bytes)))?;
+    out.line(format_args!(
+        "write-ahead log  {}, {} with what is allocated ahead",
+        numbers::counted(segments_count, "segment"),
+        numbers::bytes(segments_len_bytes)
+    ))?;
     for keyspace in &stats.keyspaces {
         out.line("")?;
         out.line(format_args!("keyspace \"{}\"  ordered by {}", keyspace.name, keyspace.comparator))?;
+        if keyspace.levels.iter().all(|level| level.files == 0) {
+            out.line("  no tables; what it has is in the log")?;
+            continue;
+        }
         out.line(format_args!("  {:>5} {:>7} {:>12} {:>12}", "level", "files", "size", "entries"))?;
         for (number, level) in keyspace.levels.iter().enumerate().filter(|(_, level)| level.files > 0) {
             out.line(format_args!(
@@ -171,15 +186,15 @@ fn print_stats(out: &mut Output, dir: &Path, stats: &Stats, files: &[(String, Op
         }
     }
     out.line("")?;
-    out.line(format_args!("{} files", files.len()))?;
-    for (name, length) in files {
-        let length = length.map_or("gone".to_owned(), numbers::bytes);
-        out.line(format_args!("  {name:<16} {length:>12}"))?;
+    out.line(numbers::counted(files.len() as u64, "file"))?;
+    for (name, len_bytes) in files {
+        out.line(format_args!("  {name:<16} {:>12}", numbers::bytes(*len_bytes)))?;
     }
     Ok(())
 }
 
-fn stats_json(stats: &Stats, files: &[(String, Option<u64>)]) -> Value {
+fn stats_json(stats: &Stats, files: &[(String, u64)]) -> Value {
+    let (_, wal_len_bytes) = log_of(files);
     let keyspaces: Vec<Value> = stats
         .keyspaces
         .iter()
@@ -193,12 +208,10 @@ fn stats_json(stats: &Stats, files: &[(String, Option<u64>)]) -> Value {
         })
         .collect();
     let files: Vec<Value> =
-        files.iter().map(|(name, length)| json!({ "name": name, "bytes": length })).collect();
+        files.iter().map(|(name, len_bytes)| json!({ "name": name, "bytes": len_bytes })).collect();
     json!({
         "last_seq": stats.last_seq.get(),
-        "memtable_bytes": stats.memtable_bytes,
-        "sealed_memtables": stats.sealed_memtables,
-        "wal_bytes": stats.wal_bytes,
+        "wal_bytes": wal_len_bytes,
         "keyspaces": keyspaces,
         "files": files,
     })
@@ -211,10 +224,10 @@ pub(crate) fn verify(arguments: &VerifyArguments) -> Outcome {
     let report = db.verify()?;
     let mut out = Output::new();
     out.line(format_args!(
-        "all right: {} files, {} blocks, {} entries, {} read and checked in {}",
-        numbers::count(report.files),
-        numbers::count(report.blocks),
-        numbers::count(report.entries),
+        "all right: {}, {}, {}, {} read and checked in {}; manifest and log read",
+        numbers::counted(report.files, "table"),
+        numbers::counted(report.blocks, "block"),
+        numbers::counted(report.entries, "entry"),
         numbers::bytes(report.bytes),
         numbers::span(started.elapsed())
     ))?;

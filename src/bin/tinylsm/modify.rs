@@ -95,8 +95,8 @@ pub(crate) fn compact(arguments: &CompactArguments) -> Outcome {
     let taken = started.elapsed();
     db.close()?;
     Output::new().line(format_args!(
-        "compacted {} tables of {} into {} of {} in {}",
-        numbers::count(files_before),
+        "compacted {} of {} into {} of {} in {}",
+        numbers::counted(files_before, "table"),
         numbers::bytes(bytes_before),
         numbers::count(files_after),
         numbers::bytes(bytes_after),

@@ -15,6 +15,19 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// Writes a count with the word for what is counted, which takes an s if it is not one.
+pub(crate) fn counted(number: u64, word: &str) -> String {
+    let ending = if number == 1 {
+        ""
+    } else if word.ends_with('y') {
+        "ies"
+    } else {
+        "s"
+    };
+    let stem = if ending == "ies" { word.trim_end_matches('y') } else { word };
+    format!("{} {stem}{ending}", count(number))
+}
+
 /// Writes a number of bytes in decimal units.
 pub(crate) fn bytes(number: u64) -> String {
     match number {
@@ -67,7 +80,7 @@ pub(crate) fn as_f64(number: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::numbers::{bytes, count, rate, span};
+    use crate::numbers::{bytes, count, counted, rate, span};
     use std::time::Duration;
 
     #[test]
@@ -76,6 +89,9 @@ mod tests {
         assert_eq!(count(999), "999");
         assert_eq!(count(34_924), "34,924");
         assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(counted(1, "table"), "1 table");
+        assert_eq!(counted(1_000, "table"), "1,000 tables");
+        assert_eq!(counted(0, "entry"), "0 entries");
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(1_913_704), "1.9 MB");
         assert_eq!(span(Duration::from_micros(3_210)), "3.2 ms");

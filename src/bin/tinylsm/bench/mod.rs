@@ -31,7 +31,7 @@ pub(crate) struct BenchArguments {
     #[arg(long, value_name = "COUNT", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
     pub(crate) keys: u64,
     /// The rungs to run, in this order; all of them without this. What a rung needs is loaded before it.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES")]
+    #[arg(long, value_enum, ignore_case = true, value_delimiter = ',', value_name = "NAMES")]
     steps: Vec<Step>,
     /// Bytes of a value.
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
