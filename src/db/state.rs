@@ -212,19 +212,16 @@ impl Counters {
 }
 
 impl Core {
-    /// Pins a state and the number up to which it is complete.
+    /// Pins a state and a number at which to read it.
     pub(crate) fn pin(&self) -> (Guard<Arc<State>>, SeqNum) {
-        loop {
-            let state = self.state.load();
-            yield_point("pin: state loaded");
-            let seq = self.visible_seq();
-            yield_point("pin: number loaded");
-            // If the same state stands after the number was read, it stood at that very moment, so it holds
-            // every commit up to the number. Otherwise the memtables may have been switched between the two.
-            if Arc::ptr_eq(&state, &self.state.load()) {
-                return (state, seq);
-            }
-        }
+        // In this order. The number may then be ahead of the state, if memtables were switched in between: what is read
+        // is the state when they were, and it holds the newest version of every key. A number behind the state would
+        // ask for versions that its tables may have dropped.
+        let state = self.state.load();
+        yield_point("pin: state loaded");
+        let seq = self.visible_seq();
+        yield_point("pin: number loaded");
+        (state, seq)
     }
 
     pub(crate) fn visible_seq(&self) -> SeqNum {

@@ -263,29 +263,31 @@ mod name {
 
 const UNREADABLE: Damaged = Damaged("a property is missing or cannot be read");
 
-struct Fields<'a>(BTreeMap<&'a [u8], &'a [u8]>);
+/// Names with their values, ascending by name.
+struct Fields<'a>(Vec<(&'a [u8], &'a [u8])>);
 
 impl<'a> Fields<'a> {
     fn parse(block: &'a [u8]) -> Option<Fields<'a>> {
-        let mut fields = BTreeMap::new();
+        let mut fields: Vec<(&[u8], &[u8])> = Vec::new();
         let mut rest = block;
         while !rest.is_empty() {
             let name = varint::take_bytes(&mut rest, NAME_LEN_BYTES_MAX)?;
             let value = varint::take_bytes(&mut rest, VALUE_LEN_BYTES_MAX)?;
-            if fields.last_key_value().is_some_and(|(&last, _)| last >= name) {
+            if fields.last().is_some_and(|&(last, _)| last >= name) {
                 return None;
             }
-            fields.insert(name, value);
+            fields.push((name, value));
         }
         Some(Fields(fields))
     }
 
     fn bytes(&self, name: &str) -> Result<&'a [u8], Damaged> {
-        self.0.get(name.as_bytes()).copied().ok_or(UNREADABLE)
+        let at = self.0.binary_search_by_key(&name.as_bytes(), |field| field.0).or(Err(UNREADABLE))?;
+        Ok(self.0[at].1)
     }
 
     fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name.as_bytes())
+        self.bytes(name).is_ok()
     }
 
     fn number(&self, name: &str) -> Result<u64, Damaged> {
