@@ -80,7 +80,7 @@ impl Core {
     /// Returns how much of the open segment may be unsynced before the background syncs it. A small database, which
     /// seals often, gets a part of it.
     pub(crate) fn write_back_len(&self) -> u64 {
-        limits::WAL_WRITE_BACK_LEN_BYTES.min(self.options.memtable_bytes as u64 / 2)
+        limits::WAL_WRITE_BACK_LEN_BYTES.min(self.options.memtable_bytes as u64 / 8)
     }
 
     /// Wakes the background, once until the job begins.

@@ -16,7 +16,7 @@ pub struct Mutants {
     #[arg(long)]
     only: Option<String>,
     /// Seeds after which a bug counts as missed, on each profile
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 10_000)]
     max_seeds: u64,
 }
 

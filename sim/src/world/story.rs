@@ -181,8 +181,8 @@ impl Story {
         let mut space = None;
         if self.swarm.has_faults {
             let rate = |high: u32| if self.tape.chance(Label::Options, 1, 3) { high } else { 0 };
-            faults.sync = rate(4_000);
-            faults.sync_dir = rate(8_000);
+            faults.sync = rate(15_000);
+            faults.sync_dir = rate(40_000);
             faults.append = rate(3_000);
             faults.read = rate(3_000);
             faults.open = rate(3_000);
