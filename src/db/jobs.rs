@@ -2,8 +2,8 @@
 //!
 //! A job is claimed under the book's lock, runs without any lock, and installs its result through the manifest.
 //! Production threads merely loop over [`Core::run_due_job`]; a manual host calls it itself. Flushes go first,
-//! then the log's write-back, then merges, then removals. A job that fails has changed nothing: its source stands, its files are removable,
-//! and it is tried again under new file numbers after a pause.
+//! then the log's write-back, then merges, then removals. A job that fails has changed nothing: its source stands,
+//! its files are removable, and it is tried again under new file numbers after a pause.
 
 use crate::base::error::{Error, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};

@@ -153,11 +153,7 @@ impl Keyspace {
         let core = self.core();
         core.check_open()?;
         let (state, seq) = core.pin();
-        let horizon = core.horizon(seq);
-        let keyspace = state.keyspace(self.info.id);
-        core.count_seek(keyspace);
-        let (lower, upper) = range.into_bounds();
-        Ok(Iter::new(Scan::new(keyspace.tree.clone(), horizon, lower, upper)))
+        Ok(self.scan(&state, range, core.horizon(seq)))
     }
 
     /// Iterates over the keys that begin with `prefix`, as of now.
@@ -171,11 +167,14 @@ impl Keyspace {
     pub(crate) fn range_at(&self, range: impl KeyRange, horizon: Horizon) -> Result<Iter> {
         let core = self.core();
         core.check_open()?;
-        let state = core.state.load();
+        Ok(self.scan(&core.state.load(), range, horizon))
+    }
+
+    fn scan(&self, state: &State, range: impl KeyRange, horizon: Horizon) -> Iter {
         let keyspace = state.keyspace(self.info.id);
-        core.count_seek(keyspace);
+        self.core().count_seek(keyspace);
         let (lower, upper) = range.into_bounds();
-        Ok(Iter::new(Scan::new(keyspace.tree.clone(), horizon, lower, upper)))
+        Iter::new(Scan::new(keyspace.tree.clone(), horizon, lower, upper))
     }
 
     pub(crate) fn prefix_range(&self, prefix: &[u8]) -> Result<impl KeyRange + use<>> {
