@@ -68,16 +68,19 @@ impl Default for ReadWaste {
 
 impl ReadWaste {
     /// Counts a seek; tells whether it was the one that makes a merge due.
+    ///
+    /// A seek adds and then looks at the price, `weigh` sets the price and then looks at the sum: in one order of all
+    /// four, at least one of the two sees what the other did, and no merge waits for the next occasion.
     fn count(&self, bytes: u64) -> bool {
-        let before = self.wasted_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let due_at = self.due_at_bytes.load(Ordering::Relaxed);
+        let before = self.wasted_bytes.fetch_add(bytes, Ordering::SeqCst);
+        let due_at = self.due_at_bytes.load(Ordering::SeqCst);
         before < due_at && before + bytes >= due_at
     }
 
     /// Returns what was wasted so far, and learns what a merge would cost now.
     pub(crate) fn weigh(&self, merge_bytes: Option<u64>) -> u64 {
-        self.due_at_bytes.store(merge_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.wasted_bytes.load(Ordering::Relaxed)
+        self.due_at_bytes.store(merge_bytes.unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.wasted_bytes.load(Ordering::SeqCst)
     }
 
     /// Begins anew: level 0 was merged.

@@ -18,7 +18,6 @@ use crate::base::time::UnixMillis;
 use crate::format::varint;
 use crate::table::block::Damaged;
 use crate::table::options::Compression;
-use std::collections::BTreeMap;
 
 /// Bits of [`Properties::features`] that this version understands.
 pub const FEATURES_KNOWN: u64 = 0;
@@ -155,48 +154,35 @@ impl Properties {
 
     /// Encodes the properties block.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let key = |key: &OwnedKey| {
-            let mut bytes = Vec::new();
-            key.as_internal().encode_into(&mut bytes);
-            bytes
-        };
-        let number = |number: u64| number.to_le_bytes().to_vec();
-        let time = |time: UnixMillis| time.0.to_le_bytes().to_vec();
         let compression = match self.compression {
             Compression::None => "none",
             Compression::Lz4 => "lz4",
         };
-        let mut fields: BTreeMap<&str, Vec<u8>> = BTreeMap::from([
-            (name::COMPARATOR, self.comparator.as_bytes().to_vec()),
-            (name::COMPRESSION, compression.as_bytes().to_vec()),
-            (name::CREATED_AT, time(self.created_at)),
-            (name::DATA_BLOCKS, number(self.data_blocks_count)),
-            (name::DATA_LEN, number(self.data_len_bytes)),
-            (name::DATA_RAW_LEN, number(self.data_raw_len_bytes)),
-            (name::DELETES, number(self.deletes_count)),
-            (name::ENTRIES, number(self.entries_count)),
-            (name::EXPIRES_EARLIEST, time(self.expires_earliest)),
-            (name::EXPIRES_LATEST, time(self.expires_latest)),
-            (name::EXPIRING, number(self.expiring_count)),
-            (name::FEATURES, number(self.features)),
-            (name::KEYS_LEN, number(self.keys_len_bytes)),
-            (name::KEYSPACE, number(u64::from(self.keyspace.0))),
-            (name::LARGEST, key(&self.largest)),
-            (name::RANGE_DELETES, number(self.range_deletes_count)),
-            (name::SEQ_HIGHEST, number(self.seq_highest.get())),
-            (name::SEQ_LOWEST, number(self.seq_lowest.get())),
-            (name::SMALLEST, key(&self.smallest)),
-            (name::VALUES_LEN, number(self.values_len_bytes)),
-        ]);
+        let mut fields = FieldsWriter { block: Vec::with_capacity(512), last: "" };
+        fields.add(name::COMPARATOR, self.comparator.as_bytes());
+        fields.add(name::COMPRESSION, compression.as_bytes());
+        fields.time(name::CREATED_AT, self.created_at);
+        fields.number(name::DATA_BLOCKS, self.data_blocks_count);
+        fields.number(name::DATA_LEN, self.data_len_bytes);
+        fields.number(name::DATA_RAW_LEN, self.data_raw_len_bytes);
+        fields.number(name::DELETES, self.deletes_count);
+        fields.number(name::ENTRIES, self.entries_count);
+        fields.time(name::EXPIRES_EARLIEST, self.expires_earliest);
+        fields.time(name::EXPIRES_LATEST, self.expires_latest);
+        fields.number(name::EXPIRING, self.expiring_count);
+        fields.number(name::FEATURES, self.features);
         if let Some(count) = self.keys_count {
-            fields.insert(name::KEYS, number(count));
+            fields.number(name::KEYS, count);
         }
-        let mut block = Vec::new();
-        for (name, value) in fields {
-            varint::write_bytes(&mut block, name.as_bytes());
-            varint::write_bytes(&mut block, &value);
-        }
-        block
+        fields.number(name::KEYS_LEN, self.keys_len_bytes);
+        fields.number(name::KEYSPACE, u64::from(self.keyspace.0));
+        fields.key(name::LARGEST, &self.largest);
+        fields.number(name::RANGE_DELETES, self.range_deletes_count);
+        fields.number(name::SEQ_HIGHEST, self.seq_highest.get());
+        fields.number(name::SEQ_LOWEST, self.seq_lowest.get());
+        fields.key(name::SMALLEST, &self.smallest);
+        fields.number(name::VALUES_LEN, self.values_len_bytes);
+        fields.block
     }
 
     /// Decodes the properties block.
@@ -263,12 +249,45 @@ mod name {
 
 const UNREADABLE: Damaged = Damaged("a property is missing or cannot be read");
 
+/// A block of names with their values, being written.
+struct FieldsWriter {
+    block: Vec<u8>,
+    last: &'static str,
+}
+
+impl FieldsWriter {
+    /// Adds a field.
+    ///
+    /// # Panics
+    /// If `name` is not behind the last one: readers search by halves.
+    fn add(&mut self, name: &'static str, value: &[u8]) {
+        assert!(self.last < name, "the property {name} comes behind {}", self.last);
+        self.last = name;
+        varint::write_bytes(&mut self.block, name.as_bytes());
+        varint::write_bytes(&mut self.block, value);
+    }
+
+    fn number(&mut self, name: &'static str, number: u64) {
+        self.add(name, &number.to_le_bytes());
+    }
+
+    fn time(&mut self, name: &'static str, time: UnixMillis) {
+        self.add(name, &time.0.to_le_bytes());
+    }
+
+    fn key(&mut self, name: &'static str, key: &OwnedKey) {
+        let mut bytes = Vec::with_capacity(64);
+        key.as_internal().encode_into(&mut bytes);
+        self.add(name, &bytes);
+    }
+}
+
 /// Names with their values, ascending by name.
 struct Fields<'a>(Vec<(&'a [u8], &'a [u8])>);
 
 impl<'a> Fields<'a> {
     fn parse(block: &'a [u8]) -> Option<Fields<'a>> {
-        let mut fields: Vec<(&[u8], &[u8])> = Vec::new();
+        let mut fields: Vec<(&[u8], &[u8])> = Vec::with_capacity(24);
         let mut rest = block;
         while !rest.is_empty() {
             let name = varint::take_bytes(&mut rest, NAME_LEN_BYTES_MAX)?;

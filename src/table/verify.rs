@@ -32,10 +32,11 @@ pub fn verify(table: &Arc<Table>) -> Result<()> {
 fn verify_bytes(table: &Table) -> Result<()> {
     let end = table.len_bytes() - FOOTER_LEN_BYTES as u64;
     let mut checksum = FileChecksum::new();
-    let mut buffer = vec![0; READ_LEN_BYTES];
+    let piece_len = |rest: u64| usize::try_from(rest.min(READ_LEN_BYTES as u64)).expect("at most a buffer");
+    let mut buffer = vec![0; piece_len(end)];
     let mut offset = 0;
     while offset < end {
-        let len = usize::try_from((end - offset).min(READ_LEN_BYTES as u64)).expect("at most a buffer");
+        let len = piece_len(end - offset);
         table.read_exact(&mut buffer[..len], offset)?;
         checksum.update(&buffer[..len]);
         offset += len as u64;

@@ -192,13 +192,11 @@ fn draw_keyspace(tape: &Tape) -> KeyspaceOptions {
     options
 }
 
-/// Makes a value that tells where it belongs, so that one that shows up elsewhere gives itself away.
+/// Makes a value that tells where it belongs, over and over, so that one that shows up elsewhere, in part or in whole,
+/// gives itself away.
 pub fn value_for(write: u64, index: usize, place: (u32, &[u8]), len_bytes: usize) -> Vec<u8> {
-    let mut value = format!("{write}.{index}@{}:{}|", place.0, place.1.escape_ascii()).into_bytes();
-    let filler =
-        u8::try_from(b'a' as usize + (usize::try_from(write).unwrap_or(0) + index) % 26).unwrap_or(b'?');
-    while value.len() < len_bytes {
-        value.push(filler);
-    }
+    let tag = format!("{write}.{index}@{}:{}|", place.0, place.1.escape_ascii()).into_bytes();
+    let mut value = tag.repeat(1 + len_bytes / tag.len());
+    value.truncate(len_bytes.max(tag.len()));
     value
 }
