@@ -70,8 +70,8 @@ fn tell(ended: &Ended, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "seed {} on {}", ended.seed, ended.profile.name())?;
     writeln!(
         out,
-        "{} deeds, {} crashes, {} recoveries, {} steps, {} virtual ms",
-        tale.deeds_count,
+        "{} operations, {} crashes, {} recoveries, {} steps, {} virtual ms",
+        tale.operations_count,
         tale.crashes_count,
         tale.recoveries_count,
         ended.steps,

@@ -49,7 +49,7 @@ struct Sum {
     worlds: u64,
     crashes: u64,
     recoveries: u64,
-    deeds: u64,
+    operations: u64,
     steps: u64,
     hashes: BTreeSet<u64>,
     events: BTreeMap<&'static str, u64>,
@@ -62,7 +62,7 @@ impl Sum {
         self.worlds += 1;
         self.crashes += ended.tale.crashes_count;
         self.recoveries += ended.tale.recoveries_count;
-        self.deeds += ended.tale.deeds_count;
+        self.operations += ended.tale.operations_count;
         self.steps += ended.steps;
         self.hashes.insert(ended.hash);
         for (event, count) in &ended.tale.events {
@@ -127,14 +127,14 @@ fn sweep(profile: Profile, seeds: Range<u64>, jobs: usize) -> bool {
 fn report(profile: Profile, seeds: &Range<u64>, sum: &Sum, elapsed: f64, jobs: usize) {
     let per_second = sum.worlds as f64 / elapsed.max(1e-9);
     println!(
-        "{} seeds {}..{}: {} worlds in {elapsed:.1} s, {per_second:.0} a second ({:.0} a second and core), {} deeds, {} steps, \
+        "{} seeds {}..{}: {} worlds in {elapsed:.1} s, {per_second:.0} a second ({:.0} a second and core), {} operations, {} steps, \
          {} crashes, {} recoveries, {} distinct traces",
         profile.name(),
         seeds.start,
         seeds.end,
         sum.worlds,
         per_second / jobs as f64,
-        sum.deeds,
+        sum.operations,
         sum.steps,
         sum.crashes,
         sum.recoveries,

@@ -35,8 +35,8 @@ pub struct Judge {
     pub violation: Option<Violation>,
     /// Writes begun.
     pub writes_count: u64,
-    /// Deeds done.
-    pub deeds_count: u64,
+    /// Operations done; each write of a batch and each key of a `multi_get` counts.
+    pub operations_count: u64,
     /// Times that writing was taken up again after a full disk.
     pub resumed_count: u64,
 }
@@ -93,7 +93,7 @@ impl Client {
             if self.judge.lock().violation.is_some() || self.disk.is_off() {
                 return;
             }
-            self.judge.lock().deeds_count += 1;
+            self.count_operations(1);
             let deed = self.swarm.next_deed(&self.tape);
             schedule::note(|| format!("the client begins: {deed:?}"));
             if self.act(deed).is_err() {
@@ -108,6 +108,7 @@ impl Client {
             Deed::Delete => self.write(1, true),
             Deed::Batch => {
                 let count = 1 + self.below(6);
+                self.count_operations(count - 1);
                 self.write(count, false)
             }
             Deed::EmptyBatch => self.write_nothing(),
@@ -164,6 +165,11 @@ impl Client {
                 Ok(())
             }
         }
+    }
+
+    /// Counts operations; the caller of a deed has counted the first of each.
+    pub(in crate::world) fn count_operations(&self, count: u64) {
+        self.judge.lock().operations_count += count;
     }
 
     pub(in crate::world) fn below(&self, bound: u64) -> u64 {

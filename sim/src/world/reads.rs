@@ -68,6 +68,7 @@ impl Client {
     pub(in crate::world) fn multi_get(&self, past: Option<&Snapshot>) -> Result<(), Stop> {
         let at = self.pick_keyspace();
         let keys: Vec<Vec<u8>> = (0..2 + self.below(4)).map(|_| self.swarm.next_key(&self.tape)).collect();
+        self.count_operations(keys.len() as u64 - 1);
         let (low, keyspace) = (self.stand(past), &self.keyspaces[at]);
         let result = match past {
             Some(snapshot) => snapshot.multi_get(keyspace, &keys),

@@ -139,7 +139,7 @@ impl Swarm {
             },
             keyspaces,
             clients_count,
-            deeds_count: (30 + below(355)) / clients_count,
+            deeds_count: (30 + below(275)) / clients_count,
             lives_count: 1 + below(4),
             deeds,
             durabilities: *tape
