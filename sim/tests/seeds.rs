@@ -1,25 +1,26 @@
 //! Every seed that once found a bug, for ever.
 //!
-//! A file of `sim/seeds/` has a line `seed N`, a line `profile NAME`, and what it found. The world of a seed changes
-//! when the workload does, so a seed guards its bug for sure only until then; a law with its own test guards it longer.
+//! The world of a seed changes when the workload does, so `cargo sim mutants` checks that each still fails where its
+//! bug is planted again.
 
 #![allow(clippy::disallowed_methods, reason = "the seed files lie on the real disk")]
 
 use std::path::Path;
-use tinylsm_sim::disk::Profile;
 use tinylsm_sim::trace::Keep;
 use tinylsm_sim::world::run::run;
+use tinylsm_sim::world::seed_file::SeedFile;
 
 #[test]
 fn what_was_found_once_is_not_found_again() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds");
     let mut count = 0;
-    for entry in std::fs::read_dir(directory).expect("the folder is part of the project") {
+    for entry in std::fs::read_dir(&directory).expect("the folder is part of the project") {
         let path = entry.expect("readable").path();
         let text = std::fs::read_to_string(&path).expect("readable");
-        let word = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let seed: u64 = word("seed ").and_then(|text| text.parse().ok()).expect("a line `seed N`");
-        let profile = word("profile ").and_then(Profile::from_name).expect("a line `profile NAME`");
+        let SeedFile { seed, profile, mutant } =
+            SeedFile::parse(&text).unwrap_or_else(|message| panic!("{}: {message}", path.display()));
+        let patch = mutant.map(|name| directory.join(format!("../mutants/{name}.patch")));
+        assert!(patch.is_none_or(|patch| patch.exists()), "{} names no patch", path.display());
         let ended = run(seed, profile, Keep::Nothing);
         if let Some(violation) = ended.violation {
             panic!("{}: {}: {}", path.display(), violation.oracle, violation.message);

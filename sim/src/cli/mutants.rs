@@ -2,12 +2,16 @@
 //!
 //! Each patch of `sim/mutants/` plants one known bug. It is applied to a scratch copy of the tree, the simulator is
 //! built there, and seeds are swept until an oracle cries. The engine's source carries no switch for any of this.
+//!
+//! A file of `sim/seeds/` names the patch that plants its bug again. Its seed must fail there, or the file has come to
+//! guard nothing: a change of the draws gives a seed another world.
 
 use clap::Args;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
+use tinylsm_sim::world::seed_file::SeedFile;
 
 /// Hunts planted bugs.
 #[derive(Args)]
@@ -18,11 +22,20 @@ pub struct Mutants {
     /// Seeds after which a bug counts as missed, on each profile
     #[arg(long, default_value_t = 10_000)]
     max_seeds: u64,
+    /// Write the seed that was found into the files of `sim/seeds/` whose own no longer shows their bug
+    #[arg(long)]
+    refresh: bool,
 }
 
 /// How a hunt ended.
 enum Hunt {
-    Caught { profile: &'static str, seeds: u64, oracle: String },
+    /// `stale` are the seed files of this bug whose seed does not show it.
+    Caught {
+        profile: &'static str,
+        seed: u64,
+        oracle: String,
+        stale: Vec<PathBuf>,
+    },
     Missed,
 }
 
@@ -57,9 +70,15 @@ impl Mutants {
         for patch in patches {
             let name = name_of(patch);
             match hunt(&root, scratch.path(), patch, self.max_seeds) {
-                Ok(Hunt::Caught { profile, seeds, oracle }) => {
-                    caught += 1;
-                    println!("{name:<44} caught after {seeds:>5} seeds on {profile:<5} by {oracle}");
+                Ok(Hunt::Caught { profile, seed, oracle, stale }) => {
+                    println!("{name:<44} caught after {:>5} seeds on {profile:<5} by {oracle}", seed + 1);
+                    for file in &stale {
+                        println!("  {} does not show it; seed {seed} on {profile} does", file.display());
+                        if self.refresh {
+                            refresh(file, seed, profile)?;
+                        }
+                    }
+                    if stale.is_empty() || self.refresh { caught += 1 } else { missed += 1 }
                 }
                 Err(error) => {
                     missed += 1;
@@ -103,8 +122,9 @@ fn hunt(root: &Path, scratch: &Path, patch: &Path, max_seeds: u64) -> io::Result
     if !built.success() {
         return Err(io::Error::other(format!("{} does not build", patch.display())));
     }
-    for profile in ["worst", "kill"] {
-        let output = Command::new(target.join("release/tinylsm-sim"))
+    let simulator = target.join("release/tinylsm-sim");
+    for profile in ["worst", "kill", "ext4"] {
+        let output = Command::new(&simulator)
             .args(["sweep", "--jobs", "2", "--profile", profile, "--seeds", &format!("0..{max_seeds}")])
             .output()?;
         if output.status.success() {
@@ -119,9 +139,52 @@ fn hunt(root: &Path, scratch: &Path, patch: &Path, max_seeds: u64) -> io::Result
                 patch.display()
             )));
         };
-        return Ok(Hunt::Caught { profile, seeds: seed + 1, oracle: line("oracle: ").unwrap_or_default() });
+        let mut stale = Vec::new();
+        for file in seed_files_of(root, patch)? {
+            if !fails(&simulator, &file)? {
+                stale.push(file);
+            }
+        }
+        return Ok(Hunt::Caught { profile, seed, oracle: line("oracle: ").unwrap_or_default(), stale });
     }
     Ok(Hunt::Missed)
+}
+
+/// Returns the files of `sim/seeds/` that name a patch.
+fn seed_files_of(root: &Path, patch: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(root.join("sim/seeds"))? {
+        let path = entry?.path();
+        if read_seed_file(&path)?.mutant.as_deref() == Some(&name_of(patch)) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_seed_file(path: &Path) -> io::Result<SeedFile> {
+    SeedFile::parse(&fs::read_to_string(path)?)
+        .map_err(|message| io::Error::other(format!("{}: {message}", path.display())))
+}
+
+/// Tells whether the seed of a file fails in a simulator.
+fn fails(simulator: &Path, file: &Path) -> io::Result<bool> {
+    let SeedFile { seed, profile, .. } = read_seed_file(file)?;
+    let status = Command::new(simulator)
+        .args(["replay", &seed.to_string(), "--profile", profile.name()])
+        .stdout(Stdio::null())
+        .status()?;
+    Ok(!status.success())
+}
+
+/// Gives a seed file another seed and profile; its other lines stay.
+fn refresh(file: &Path, seed: u64, profile: &str) -> io::Result<()> {
+    let text = fs::read_to_string(file)?;
+    let rest = text.lines().filter(|line| !line.starts_with("seed ") && !line.starts_with("profile "));
+    let lines =
+        [format!("seed {seed}"), format!("profile {profile}")].into_iter().chain(rest.map(str::to_owned));
+    fs::write(file, lines.map(|line| line + "\n").collect::<String>())
 }
 
 /// Copies what git knows of the tree, as it is now.

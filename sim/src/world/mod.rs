@@ -6,6 +6,7 @@ pub mod oracle;
 mod reads;
 pub mod run;
 pub mod scene;
+pub mod seed_file;
 pub mod sight;
 pub mod story;
 pub mod swarm;
