@@ -553,6 +553,10 @@ impl Story {
             return Ok(());
         }
         let last_seq = db.last_seq().get();
+        if self.swarm.has_faults && self.tape.chance(Label::Crash, 1, 3) {
+            // What a close leaves when one of its few syncs fails would seldom be seen otherwise.
+            self.disk.set_faults(FaultPlan { sync: 300_000, ..FaultPlan::default() });
+        }
         match db.close() {
             Ok(()) => {
                 let mut judge = self.judge.lock();
@@ -569,7 +573,10 @@ impl Story {
                 self.lose_power("power lost in closing", dress);
                 Ok(())
             }
-            Err(error) if self.has_cause() && DISK_KINDS.contains(&error.kind()) => Ok(()),
+            Err(error) if self.has_cause() && DISK_KINDS.contains(&error.kind()) => {
+                self.tale.count("closing failed by a fault");
+                Ok(())
+            }
             Err(error) => Err(violation("error honesty", format!("close failed: {error:?}"))),
         }
     }
