@@ -57,6 +57,27 @@ fn check_error<T>(result: tinylsm::Result<T>, kind: ErrorKind, parts: &[&str]) {
     }
 }
 
+/// What a first attempt to make a database may leave on a disk without order: the name of a WAL segment that was never
+/// synced, with the bytes of a manifest of the same number that the attempt before it lost.
+#[test]
+fn a_lost_manifests_bytes_in_a_segment_are_no_commits() {
+    let disk = MemVfs::new();
+    drop(builder(&disk).open().expect("opens"));
+    let files = files_of(&disk);
+    let number_of = |path: &Path| Some(path.to_str()?.strip_prefix("db/MANIFEST-")?.to_owned());
+    let manifest = files.into_iter().find_map(|(path, bytes)| Some((number_of(&path)?, bytes)));
+    let (number, bytes) = manifest.expect("a database has one");
+    let disk = MemVfs::new();
+    disk.create_dir_all(Path::new("/db")).expect("made");
+    let segment = disk.create_new(Path::new(&format!("/db/{number}.wal")));
+    segment.expect("new").append(&[std::io::IoSlice::new(&bytes)]).expect("room");
+    let db = builder(&disk).open().expect("nothing shows that a database was here");
+    assert_eq!(db.last_seq().get(), 0);
+    db.put("k", "v").expect("writes");
+    drop(db);
+    assert_eq!(builder(&disk).open().expect("opens").get("k").expect("reads").as_deref(), Some(&b"v"[..]));
+}
+
 #[test]
 fn keys_and_values_out_of_range_are_refused_and_nothing_is_written() {
     let disk = MemVfs::new();
