@@ -5,6 +5,7 @@ use crate::cli::report::tell_broken;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -120,13 +121,20 @@ fn sweep(profile: Profile, seeds: Range<u64>, jobs: usize) -> bool {
     bar.finish_and_clear();
     let elapsed = began.elapsed().as_secs_f64();
     let sum = sum.into_inner().expect("no thread panics with it");
-    report(profile, &seeds, &sum, elapsed, jobs);
+    // Whoever reads only the first lines, and closes the pipe, still gets the exit code.
+    drop(report(profile, &seeds, (&sum, elapsed, jobs), &mut std::io::stdout().lock()));
     sum.broken.is_none()
 }
 
-fn report(profile: Profile, seeds: &Range<u64>, sum: &Sum, elapsed: f64, jobs: usize) {
+fn report(
+    profile: Profile,
+    seeds: &Range<u64>,
+    (sum, elapsed, jobs): (&Sum, f64, usize),
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
     let per_second = sum.worlds as f64 / elapsed.max(1e-9);
-    println!(
+    writeln!(
+        out,
         "{} seeds {}..{}: {} worlds in {elapsed:.1} s, {per_second:.0} a second ({:.0} a second and core), {} operations, {} steps, \
          {} crashes, {} recoveries, {} distinct traces",
         profile.name(),
@@ -139,11 +147,12 @@ fn report(profile: Profile, seeds: &Range<u64>, sum: &Sum, elapsed: f64, jobs: u
         sum.crashes,
         sum.recoveries,
         sum.hashes.len()
-    );
+    )?;
     for (event, count) in &sum.events {
-        println!("  {count:>9}  {event}");
+        writeln!(out, "  {count:>9}  {event}")?;
     }
     if let Some(broken) = &sum.broken {
-        tell_broken(broken, &mut std::io::stdout().lock()).expect("the terminal takes text");
+        tell_broken(broken, out)?;
     }
+    Ok(())
 }
