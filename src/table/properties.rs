@@ -261,7 +261,7 @@ impl FieldsWriter {
     /// # Panics
     /// If `name` is not behind the last one: readers search by halves.
     fn add(&mut self, name: &'static str, value: &[u8]) {
-        assert!(self.last < name, "the property {name} comes behind {}", self.last);
+        assert!(self.last < name, "the property {name} is written behind {}", self.last);
         self.last = name;
         varint::write_bytes(&mut self.block, name.as_bytes());
         varint::write_bytes(&mut self.block, value);

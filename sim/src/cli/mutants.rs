@@ -139,43 +139,32 @@ fn hunt(root: &Path, scratch: &Path, patch: &Path, max_seeds: u64) -> io::Result
                 patch.display()
             )));
         };
-        let mut stale = Vec::new();
-        for file in seed_files_of(root, patch)? {
-            if !fails(&simulator, &file)? {
-                stale.push(file);
-            }
-        }
+        let stale = stale_seed_files(root, &name_of(patch), &simulator)?;
         return Ok(Hunt::Caught { profile, seed, oracle: line("oracle: ").unwrap_or_default(), stale });
     }
     Ok(Hunt::Missed)
 }
 
-/// Returns the files of `sim/seeds/` that name a patch.
-fn seed_files_of(root: &Path, patch: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
+/// Returns the files of `sim/seeds/` that name a mutant, and whose seed does not fail in its simulator.
+fn stale_seed_files(root: &Path, mutant: &str, simulator: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut stale = Vec::new();
     for entry in fs::read_dir(root.join("sim/seeds"))? {
         let path = entry?.path();
-        if read_seed_file(&path)?.mutant.as_deref() == Some(&name_of(patch)) {
-            files.push(path);
+        let file = SeedFile::parse(&fs::read_to_string(&path)?)
+            .map_err(|message| io::Error::other(format!("{}: {message}", path.display())))?;
+        if file.mutant.as_deref() != Some(mutant) {
+            continue;
+        }
+        let replayed = Command::new(simulator)
+            .args(["replay", &file.seed.to_string(), "--profile", file.profile.name()])
+            .stdout(Stdio::null())
+            .status()?;
+        if replayed.success() {
+            stale.push(path);
         }
     }
-    files.sort();
-    Ok(files)
-}
-
-fn read_seed_file(path: &Path) -> io::Result<SeedFile> {
-    SeedFile::parse(&fs::read_to_string(path)?)
-        .map_err(|message| io::Error::other(format!("{}: {message}", path.display())))
-}
-
-/// Tells whether the seed of a file fails in a simulator.
-fn fails(simulator: &Path, file: &Path) -> io::Result<bool> {
-    let SeedFile { seed, profile, .. } = read_seed_file(file)?;
-    let status = Command::new(simulator)
-        .args(["replay", &seed.to_string(), "--profile", profile.name()])
-        .stdout(Stdio::null())
-        .status()?;
-    Ok(!status.success())
+    stale.sort();
+    Ok(stale)
 }
 
 /// Gives a seed file another seed and profile; its other lines stay.

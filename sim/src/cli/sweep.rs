@@ -5,7 +5,7 @@ use crate::cli::report::tell_broken;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -121,15 +121,22 @@ fn sweep(profile: Profile, seeds: Range<u64>, jobs: usize) -> bool {
     bar.finish_and_clear();
     let elapsed = began.elapsed().as_secs_f64();
     let sum = sum.into_inner().expect("no thread panics with it");
-    // Whoever reads only the first lines, and closes the pipe, still gets the exit code.
-    drop(report(profile, &seeds, (&sum, elapsed, jobs), &mut std::io::stdout().lock()));
-    sum.broken.is_none()
+    match report(profile, &seeds, &sum, elapsed, jobs, &mut std::io::stdout().lock()) {
+        // Whoever reads only the first lines, and closes the pipe, still gets the verdict.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("the report could not be written: {error}");
+            false
+        }
+        _ => sum.broken.is_none(),
+    }
 }
 
 fn report(
     profile: Profile,
     seeds: &Range<u64>,
-    (sum, elapsed, jobs): (&Sum, f64, usize),
+    sum: &Sum,
+    elapsed: f64,
+    jobs: usize,
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
     let per_second = sum.worlds as f64 / elapsed.max(1e-9);

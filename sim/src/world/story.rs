@@ -697,7 +697,8 @@ impl Story {
         self.judge_recovery(&reader)
     }
 
-    /// Reads the first level 0 that has tables until that has cost what its merge would, and expects the merge without asking for it.
+    /// Reads the first level 0 that has tables until that has cost what its merge would, and expects the merge without
+    /// asking for it.
     fn wear_level0(&mut self, db: &Db) -> Result<(), Violation> {
         let fault = |error: tinylsm::Error| violation("level 0 worn by reading", format!("{error:?}"));
         let worn = db.stats().keyspaces.into_iter().find(|figures| figures.levels[0].files > 0);
@@ -714,12 +715,11 @@ impl Story {
         } else {
             self.disk.sleep(Duration::from_secs(60));
         }
-        match &db.stats().keyspaces[figures.id as usize] {
-            figures if figures.levels[0].files > 0 => {
-                Err(violation("level 0 worn by reading", format!("not merged: {figures:?}")))
-            }
-            _ => Ok(()),
+        let worn = &db.stats().keyspaces[figures.id as usize];
+        if worn.levels[0].files > 0 {
+            return Err(violation("level 0 worn by reading", format!("not merged: {worn:?}")));
         }
+        Ok(())
     }
 }
 
