@@ -101,9 +101,10 @@ fn bytes_of(dir: &str) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// Returns the first file of a directory whose name ends so.
+/// Returns the newest file of a directory whose name ends so. On a busy machine an obsolete one can lie beside it: a
+/// command may end before its background has removed it, and the next opening does.
 fn file_ending(dir: &str, end: &str) -> PathBuf {
-    let name = bytes_of(dir).into_keys().find(|name| name.ends_with(end));
+    let name = bytes_of(dir).into_keys().rfind(|name| name.ends_with(end));
     Path::new(dir).join(name.unwrap_or_else(|| panic!("there is a file *{end} in {dir}")))
 }
 
