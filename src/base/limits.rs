@@ -23,6 +23,10 @@ pub const WAL_HELD_BACK_LEN_BYTES_MAX: usize = 1 << 20;
 /// a disk's time, which is what a seal then waits at most.
 pub const WAL_WRITE_BACK_LEN_BYTES: u64 = 4 << 20;
 
+/// Readers tell the background each time that they have wasted one part of this many of a memtable's size by stepping
+/// over hidden entries: so often that little more is wasted than a merge costs, so seldom that telling costs nothing.
+pub const NOTICE_PART: u64 = 256;
+
 const _: () = assert!(BATCH_LEN_BYTES_MAX > VALUE_LEN_BYTES_MAX + KEY_LEN_BYTES_MAX + 1024);
 const _: () = assert!(FRAME_PAYLOAD_LEN_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(BLOCK_LEN_BYTES_MAX < u32::MAX as usize);

@@ -7,9 +7,11 @@ use crate::base::comparator::KeyOrder;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::key::InternalKey;
+use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::cache::BlockCache;
 use crate::format::names::FileName;
+use crate::mvcc::retain::{Kept, Reason};
 use crate::table::options::TableOptions;
 use crate::table::reader::{Table, TableFile};
 use crate::table::writer::{TableSettings, TableSummary, TableWriter};
@@ -54,7 +56,10 @@ pub struct Outputs<'a> {
     context: &'a JobContext<'a>,
     settings: OutputSettings,
     writer: Option<TableWriter>,
-    finished: Vec<TableSummary>,
+    /// Why what is in the table being written stays.
+    kept: Kept,
+    shaded_seq: SeqNum,
+    finished: Vec<(TableSummary, Kept)>,
     /// Every number whose file may exist, for cleaning up after a failure.
     created: &'a mut Vec<FileNumber>,
 }
@@ -66,14 +71,37 @@ impl<'a> Outputs<'a> {
         settings: OutputSettings,
         created: &'a mut Vec<FileNumber>,
     ) -> Outputs<'a> {
-        Outputs { context, settings, writer: None, finished: Vec::new(), created }
+        let kept = Kept::default();
+        Outputs {
+            context,
+            settings,
+            writer: None,
+            kept,
+            shaded_seq: SeqNum::ZERO,
+            finished: Vec::new(),
+            created,
+        }
     }
 
-    /// Appends an entry; `is_new_key` says that its user key differs from the one before.
+    /// Says that what lies above the outputs was taken into account up to a number.
+    pub fn shaded_up_to(mut self, seq: SeqNum) -> Outputs<'a> {
+        self.shaded_seq = seq;
+        self.kept = Kept::shaded(seq);
+        self
+    }
+
+    /// Appends an entry that stays for `reason`; the table is cut only where `is_new_key` says that its user key
+    /// differs from the one before.
     ///
     /// # Errors
     /// `NoSpace`, `Io`; `Closed` if the job was cancelled.
-    pub fn add(&mut self, key: InternalKey<'_>, value: &[u8], is_new_key: bool) -> Result<()> {
+    pub fn add(
+        &mut self,
+        key: InternalKey<'_>,
+        value: &[u8],
+        reason: Reason,
+        is_new_key: bool,
+    ) -> Result<()> {
         let is_full = self
             .writer
             .as_ref()
@@ -85,6 +113,7 @@ impl<'a> Outputs<'a> {
             self.check_cancelled()?;
             self.writer = Some(self.start_table()?);
         }
+        self.kept.note(reason);
         self.writer.as_mut().expect("started above").add(key, value)
     }
 
@@ -115,7 +144,7 @@ impl<'a> Outputs<'a> {
 
     fn end_table(&mut self) -> Result<()> {
         if let Some(writer) = self.writer.take() {
-            self.finished.push(writer.finish()?);
+            self.finished.push((writer.finish()?, std::mem::replace(&mut self.kept, Kept::shaded(self.shaded_seq))));
         }
         Ok(())
     }
@@ -131,10 +160,10 @@ impl<'a> Outputs<'a> {
             self.context.vfs.sync_dir(&self.context.directory)?;
         }
         let finished = std::mem::take(&mut self.finished);
-        finished.iter().map(|summary| self.open(summary)).collect()
+        finished.into_iter().map(|(summary, kept)| self.open(&summary, kept)).collect()
     }
 
-    fn open(&self, summary: &TableSummary) -> Result<Arc<Live<Arc<Table>>>> {
+    fn open(&self, summary: &TableSummary, kept: Kept) -> Result<Arc<Live<Arc<Table>>>> {
         let meta = Arc::new(meta_of(summary));
         let table = open_table(
             self.context.vfs,
@@ -143,7 +172,7 @@ impl<'a> Outputs<'a> {
             &self.settings.order,
             &self.context.cache,
         )?;
-        Ok(Arc::new(Live { meta, table }))
+        Ok(Arc::new(Live::new(meta, table, Some(kept))))
     }
 }
 

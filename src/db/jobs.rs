@@ -7,13 +7,16 @@
 
 use crate::base::error::{Error, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
+use crate::base::seq::SeqNum;
 use crate::compaction::flush::flush;
-use crate::compaction::merge::merge;
+use crate::compaction::merge::{Surroundings, merge};
 use crate::compaction::output::{JobContext, OutputSettings};
-use crate::compaction::picker::{self, Plan};
+use crate::compaction::picker::{self, Situation, Unflushed};
+use crate::compaction::plan::Plan;
+use crate::compaction::range::RangeWalk;
 use crate::db::state::{Book, Core, Counters, Generation, KeyspaceTree, LiveTable};
 use crate::format::names::FileName;
-use crate::read::tree::Tables;
+use crate::sync::yield_point;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
 use crate::wal::segment::Segment;
@@ -27,11 +30,15 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 /// How often an idle thread looks whether the last reader of an obsolete table is gone.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long nothing may be written before the database counts as quiet.
+const QUIET_AFTER: Duration = Duration::from_secs(2);
+
 /// One job, claimed: nobody else will do it.
 pub(crate) enum Job {
     Flush(Arc<Generation>),
     WriteBack(Arc<Segment>),
     Compact(KeyspaceTree, Plan),
+    Seal,
     Purge(BTreeSet<FileName>),
 }
 
@@ -40,6 +47,7 @@ enum End {
     Flush,
     WriteBack,
     Compact(KeyspaceId),
+    Seal,
     Purge,
 }
 
@@ -89,10 +97,12 @@ impl Core {
             let until_retry = book.retry_at.saturating_sub(self.vfs.now());
             if until_retry > 0 {
                 self.changed.wait_for(&mut book, Duration::from_nanos(until_retry));
-            } else if book.obsolete.is_empty() {
+            } else if !book.obsolete.is_empty() {
+                self.changed.wait_for(&mut book, PURGE_INTERVAL);
+            } else if self.settles(&mut book) {
                 self.changed.wait(&mut book);
             } else {
-                self.changed.wait_for(&mut book, PURGE_INTERVAL);
+                self.changed.wait_for(&mut book, QUIET_AFTER);
             }
         }
     }
@@ -124,6 +134,10 @@ impl Core {
                 book.compacting.insert(keyspace.info.id);
                 return Some(Job::Compact(keyspace, plan));
             }
+            if self.is_seal_due(book) {
+                book.is_sealing = true;
+                return Some(Job::Seal);
+            }
         }
         if book.is_purging {
             return None;
@@ -136,19 +150,92 @@ impl Core {
         Some(Job::Purge(std::mem::take(&mut book.removable)))
     }
 
-    fn pick_compaction(&self, book: &Book) -> Option<(KeyspaceTree, Plan)> {
+    /// Tells whether nothing was written for a while, or somebody waits for nothing to be due.
+    fn is_quiet(&self, book: &mut Book) -> bool {
+        let (seq, now) = (self.visible_seq(), self.vfs.now());
+        if book.quiet_since.0 != seq {
+            book.quiet_since = (seq, now);
+        }
+        book.idle_waiting > 0 || now.saturating_sub(book.quiet_since.1) >= nanos(QUIET_AFTER)
+    }
+
+    /// Tells whether nothing will become due until somebody writes, reads, or gives up a snapshot; each of them wakes
+    /// the background then.
+    fn settles(&self, book: &mut Book) -> bool {
+        if !self.is_quiet(book) {
+            return false;
+        }
+        // In this order: a commit is seen here, or it sees the mark.
+        self.is_settled.swap(true, Ordering::SeqCst);
+        yield_point("background: settled");
+        if self.is_quiet(book) {
+            return true;
+        }
+        self.is_settled.store(false, Ordering::Relaxed);
+        false
+    }
+
+    fn situation<'a>(
+        &self,
+        keyspace: &KeyspaceTree,
+        is_quiet: bool,
+        snapshots: &'a [SeqNum],
+    ) -> Situation<'a> {
+        let count = self.state.load().keyspaces.len().max(1);
+        let price_bytes = picker::level0_price_bytes(&keyspace.tree.tables, &keyspace.tree.order);
+        Situation {
+            is_quiet,
+            snapshots,
+            level0_wasted_bytes: keyspace.waste.weigh(price_bytes),
+            memtable_bytes: (self.options.memtable_bytes / count) as u64,
+            available_bytes: None,
+        }
+    }
+
+    fn pick_compaction(&self, book: &mut Book) -> Option<(KeyspaceTree, Plan)> {
+        let is_quiet = self.is_quiet(book);
         let state = self.state.load();
-        let idle = state.keyspaces.iter().filter(|keyspace| !book.compacting.contains(&keyspace.info.id));
-        for keyspace in idle {
-            let limits = keyspace.info.options.level_limits();
-            let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
-            let merge_bytes = picker::plan_level0(tables, order).map(|plan| plan.len_bytes());
-            let wasted_bytes = keyspace.waste.weigh(merge_bytes);
-            if let Some(plan) = picker::pick(tables, limits, order, wasted_bytes) {
-                return Some((keyspace.clone(), plan));
+        loop {
+            let snapshots = self.snapshots.live();
+            let mut awaited = Vec::new();
+            let idle = state.keyspaces.iter().filter(|keyspace| {
+                let id = keyspace.info.id;
+                !book.compacting.contains(&id) && !book.range_waiting.contains_key(&id)
+            });
+            for keyspace in idle {
+                let limits = keyspace.info.options.level_limits();
+                let situation = self.situation(keyspace, is_quiet, &snapshots);
+                let pick = picker::pick(&keyspace.tree.tables, limits, &keyspace.tree.order, situation);
+                if let Some(plan) = pick.plan {
+                    return Some((keyspace.clone(), plan));
+                }
+                awaited.extend(pick.awaited);
+            }
+            awaited.sort_unstable();
+            awaited.dedup();
+            // If one is gone meanwhile, something may be due.
+            if self.snapshots.watch(awaited) {
+                return None;
             }
         }
-        None
+    }
+
+    fn is_seal_due(&self, book: &mut Book) -> bool {
+        if book.is_sealing || !book.sealed.is_empty() || !book.compacting.is_empty() {
+            return false;
+        }
+        let is_quiet = self.is_quiet(book);
+        let snapshots = self.snapshots.live();
+        self.state.load().keyspaces.iter().any(|keyspace| {
+            let (tree, limits) = (&keyspace.tree, keyspace.info.options.level_limits());
+            let unflushed = Unflushed {
+                entries_count: tree.active.count(),
+                len_bytes: tree.active.len_bytes(),
+                steps_count: tree.active.steps_count(),
+            };
+            let situation = self.situation(keyspace, is_quiet, &snapshots);
+            picker::is_seal_due(unflushed, &tree.tables, limits, &tree.order, situation)
+        })
     }
 
     fn run_claimed(&self, job: Job) -> Result<()> {
@@ -156,6 +243,7 @@ impl Core {
             Job::Flush(generation) => self.run_flush(generation),
             Job::WriteBack(segment) => self.run_write_back(segment),
             Job::Compact(keyspace, plan) => self.run_compaction(keyspace, plan),
+            Job::Seal => self.rotate_now().map(drop),
             Job::Purge(names) => {
                 self.run_purge(names);
                 Ok(())
@@ -165,6 +253,7 @@ impl Core {
             Job::Flush(_) => End::Flush,
             Job::WriteBack(_) => End::WriteBack,
             Job::Compact(keyspace, _) => End::Compact(keyspace.info.id),
+            Job::Seal => End::Seal,
             Job::Purge(_) => End::Purge,
         };
         // The job's own hold on its inputs must be gone before it counts as done, or they would outlive the wait
@@ -175,6 +264,7 @@ impl Core {
             End::Flush => book.is_flushing = false,
             End::WriteBack => book.is_writing_back = false,
             End::Compact(id) => assert!(book.compacting.remove(&id), "claimed until now"),
+            End::Seal => book.is_sealing = false,
             End::Purge => book.is_purging = false,
         }
         match &result {
@@ -241,8 +331,10 @@ impl Core {
         let mut added: Vec<(KeyspaceId, LiveTable)> = Vec::new();
         self.with_context(|context, created| {
             for (id, memtable) in &generation.memtables {
-                let settings = Core::output_settings(state.keyspace(*id));
-                let tables = flush(context, memtable, settings, snapshots.clone(), created)?;
+                let keyspace = state.keyspace(*id);
+                // Older memtables were flushed before, so what is older than this one is in the tables.
+                let around = Surroundings { tables: &keyspace.tree.tables, snapshots: snapshots.clone() };
+                let tables = flush(context, memtable, around, Core::output_settings(keyspace), created)?;
                 added.extend(tables.into_iter().map(|table| (*id, table)));
             }
             Ok(())
@@ -300,11 +392,10 @@ impl Core {
             Counters::add(&self.counters.trivial_moves, 1);
             return Ok(());
         }
-        let snapshots = self.snapshots.live();
-        let tables: &Arc<Tables> = &keyspace.tree.tables;
+        let around = Surroundings { tables: &keyspace.tree.tables, snapshots: self.snapshots.live() };
         let settings = Core::output_settings(keyspace);
         let outputs =
-            self.with_context(|context, created| merge(context, plan, tables, settings, snapshots, created))?;
+            self.with_context(|context, created| merge(context, plan, around, settings, created))?;
         let bytes = outputs.iter().map(|live| live.meta.len_bytes).sum();
         self.install_compaction(keyspace, plan, outputs)?;
         Counters::add(&self.counters.compactions, 1);
@@ -367,16 +458,17 @@ impl Core {
     /// # Errors
     /// What a job met meanwhile.
     pub(crate) fn wait_idle(&self) -> Result<()> {
+        self.book.lock().idle_waiting += 1;
         self.retry_removals();
-        self.wait_for_jobs(|book| {
+        let result = self.wait_for_jobs(|book| {
             book.sealed.is_empty()
-                && !book.is_flushing
-                && !book.is_writing_back
-                && book.compacting.is_empty()
-                && !book.is_purging
+                && !book.is_working()
                 && self.pick_compaction(book).is_none()
+                && !self.is_seal_due(book)
                 && !has_removable(book)
-        })
+        });
+        self.book.lock().idle_waiting -= 1;
+        result
     }
 
     fn retry_removals(&self) {
@@ -391,7 +483,7 @@ impl Core {
     ///
     /// # Errors
     /// The failure of a job that ran after the call began; why writing is off; `Closed`.
-    pub(crate) fn wait_for_jobs(&self, is_done: impl Fn(&Book) -> bool) -> Result<()> {
+    pub(crate) fn wait_for_jobs(&self, is_done: impl Fn(&mut Book) -> bool) -> Result<()> {
         let mut book = self.book.lock();
         let failures_before = book.job_failures_count;
         if book.job_error.is_some() {
@@ -399,7 +491,7 @@ impl Core {
             self.changed.notify_all();
         }
         loop {
-            if is_done(&book) {
+            if is_done(&mut book) {
                 return Ok(());
             }
             if book.writing_error.is_some() || self.is_closing.load(Ordering::Acquire) {
@@ -422,42 +514,71 @@ impl Core {
     }
 
     /// Merges what lies in a range down to the deepest level that holds any of it, and rewrites what lies there already
-    /// if that can drop anything.
-    pub(crate) fn compact_range(&self, id: KeyspaceId, range: (&[u8], Option<&[u8]>)) -> Result<()> {
-        self.rotate_now()?;
-        self.wait_for_jobs(|book| book.sealed.is_empty())?;
-        // What this call itself writes has dropped all it can.
-        let before = FileNumber(self.next_file.load(Ordering::Relaxed));
-        let mut level = 0;
+    /// if that can drop anything. The keys are included; `None` is no bound.
+    pub(crate) fn compact_range(
+        &self,
+        id: KeyspaceId,
+        (smallest, largest): (Option<Vec<u8>>, Option<Vec<u8>>),
+    ) -> Result<()> {
+        let seq = self.rotate_now()?;
+        self.wait_for_jobs(|book| book.sealed.iter().all(|(_, generation)| generation.last_seq > seq))?;
+        let mut walk = RangeWalk::new(smallest, largest, seq);
+        let mut is_helping = false;
         loop {
-            self.check_writable()?;
-            let mut book = self.book.lock();
-            if book.compacting.contains(&id) {
-                drop(book);
-                self.wait_for_jobs(|book| !book.compacting.contains(&id))?;
-                continue;
+            let Some((keyspace, plan, is_step)) = self.claim_range(id, &mut walk, &mut is_helping)? else {
+                return Ok(());
+            };
+            let order = keyspace.tree.order.clone();
+            self.run_claimed(Job::Compact(keyspace, plan.clone()))?;
+            if is_step {
+                walk.installed(&plan, &order);
             }
-            let keyspace = self.state.load().keyspace(id).clone();
-            let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
-            let is_deepest = level > 0 && level >= tables.deepest().unwrap_or(0);
-            let plan = if is_deepest {
-                picker::pick_rewrite(tables, level, range, order, before)
-            } else {
-                picker::pick_range(tables, level, range, order)
-            };
-            let Some(plan) = plan else {
-                if is_deepest {
-                    return Ok(());
-                }
-                level += 1;
-                continue;
-            };
-            book.compacting.insert(id);
-            drop(book);
-            self.run_claimed(Job::Compact(keyspace, plan))?;
-            level += usize::from(!is_deepest);
         }
     }
+
+    /// Waits until no merge of a keyspace is running and claims the next one of a walk; or before it the one that is
+    /// due for the writers' sake, every other time at most, since the background lets the walk go first.
+    fn claim_range(
+        &self,
+        id: KeyspaceId,
+        walk: &mut RangeWalk,
+        is_helping: &mut bool,
+    ) -> Result<Option<(KeyspaceTree, Plan, bool)>> {
+        let mut book = self.book.lock();
+        while book.compacting.contains(&id) {
+            *book.range_waiting.entry(id).or_default() += 1;
+            drop(book);
+            let result = self.wait_for_jobs(|book| !book.compacting.contains(&id));
+            book = self.book.lock();
+            let count = book.range_waiting.get_mut(&id).expect("counted above");
+            *count -= 1;
+            if *count == 0 {
+                book.range_waiting.remove(&id);
+            }
+            result?;
+        }
+        self.check_writable()?;
+        let keyspace = self.state.load().keyspace(id).clone();
+        let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
+        let snapshots = self.snapshots.live();
+        *is_helping = !*is_helping;
+        if *is_helping {
+            let limits = keyspace.info.options.level_limits();
+            let situation = self.situation(&keyspace, false, &snapshots);
+            if let Some(plan) = picker::pick(tables, limits, order, situation).plan {
+                book.compacting.insert(id);
+                return Ok(Some((keyspace, plan, false)));
+            }
+            *is_helping = false;
+        }
+        let Some(plan) = walk.next(tables, order, &snapshots) else { return Ok(None) };
+        book.compacting.insert(id);
+        Ok(Some((keyspace, plan, true)))
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Moves obsolete tables that nobody reads any more to the files that may be removed.

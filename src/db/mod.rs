@@ -36,7 +36,7 @@ use crate::db::state::{Core, KeyspaceInfo, KeyspaceTree};
 use crate::db::stats::{Stats, VerifyReport};
 use crate::format::batch::Batch;
 use crate::read::tree::Tree;
-use crate::sync::{JoinHandle, Mutex, spawn};
+use crate::sync::{Condvar, JoinHandle, Mutex, spawn};
 use crate::table::verify::verify;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
@@ -200,7 +200,7 @@ impl Db {
         let info = Arc::new(KeyspaceInfo { id, name: name.to_owned(), options });
         let keyspace = KeyspaceTree {
             info: Arc::clone(&info),
-            waste: Arc::default(),
+            waste: core.new_waste(),
             tree: Tree::new(order, core.options.memtable_bytes / (count + 1)),
         };
         let mut book = core.book.lock();
@@ -311,8 +311,9 @@ impl Db {
         core.wait_for_jobs(|book| book.sealed.is_empty())
     }
 
-    /// Merges everything in a range down to the deepest level that holds any of it, and waits. Old versions and
-    /// deletes that no snapshot needs are gone from the disk afterwards, once no reader holds their tables.
+    /// Merges everything in a range down to the deepest level that holds any of it, and waits. Of what was committed
+    /// before the call, old versions and deletes that no snapshot needs are gone from the tables afterwards, and from
+    /// the disk once no reader holds the tables that had them.
     ///
     /// # Errors
     /// What the merge met; everything is as readable as before.
@@ -323,16 +324,11 @@ impl Db {
             return Err(Error::invalid("the keyspace is of another database"));
         }
         let (lower, upper) = range.into_bounds();
-        let order = core.state.load().keyspace(keyspace.id()).tree.order.clone();
-        // Nothing sorts before an unbounded start in any order, so all tables are asked for then.
-        let (Bound::Included(lower) | Bound::Excluded(lower)) = lower else {
-            let smallest = core.smallest_key(keyspace.id(), &order);
-            return core.compact_range(keyspace.id(), (&smallest, upper_key(&upper)));
-        };
-        core.compact_range(keyspace.id(), (&lower, upper_key(&upper)))
+        core.compact_range(keyspace.id(), (key_of(lower), key_of(upper)))
     }
 
-    /// Waits until no flush, merge or removal of a file is due.
+    /// Waits until no flush, merge or removal of a file is due, such as become due in a quiet database included: unless
+    /// something is written or read or a snapshot goes, none will be from then on.
     ///
     /// # Errors
     /// What a job met meanwhile; `ReadOnly` if writing is off; `Closed`.
@@ -411,7 +407,7 @@ impl Db {
     }
 }
 
-fn upper_key(bound: &Bound<Vec<u8>>) -> Option<&[u8]> {
+fn key_of(bound: Bound<Vec<u8>>) -> Option<Vec<u8>> {
     match bound {
         Bound::Included(key) | Bound::Excluded(key) => Some(key),
         Bound::Unbounded => None,
@@ -419,19 +415,6 @@ fn upper_key(bound: &Bound<Vec<u8>>) -> Option<&[u8]> {
 }
 
 impl Core {
-    /// Returns a key at or before every key of a keyspace's tables once they are flushed.
-    fn smallest_key(&self, id: KeyspaceId, order: &crate::base::comparator::KeyOrder) -> Vec<u8> {
-        let state = self.state.load();
-        let tree = &state.keyspace(id).tree;
-        let tables = tree.tables.levels().iter().flatten().map(|live| live.meta.smallest.clone());
-        let memtables = std::iter::once(&tree.active).chain(&tree.sealed).filter_map(|memtable| {
-            let mut cursor = memtable.cursor();
-            cursor.seek_to_first().expect("memory");
-            cursor.is_valid().then(|| cursor.key().user_key.to_vec())
-        });
-        tables.chain(memtables).min_by(|a, b| order.compare(a, b)).unwrap_or_default()
-    }
-
     /// Marks a good end in log and manifest, after the threads have stopped.
     fn finish(&self) -> Result<()> {
         if self.is_read_only {
@@ -545,6 +528,7 @@ impl DbBuilder {
             background: self.background,
             create_if_missing: self.create_if_missing,
             is_read_only,
+            changed: Arc::new(Condvar::new()),
         }
     }
 }

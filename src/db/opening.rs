@@ -12,6 +12,7 @@
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
+use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::cache::BlockCache;
@@ -25,7 +26,8 @@ use crate::format::names::FileName;
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
 use crate::read::tree::Tree;
-use crate::sync::Mutex;
+use crate::read::waste::ReadWaste;
+use crate::sync::{Condvar, Mutex};
 use crate::version::catalog::Catalog;
 use crate::version::edit::Change;
 use crate::version::levels::{Live, Version};
@@ -51,6 +53,16 @@ pub(crate) struct OpenRequest {
     pub background: Background,
     pub create_if_missing: bool,
     pub is_read_only: bool,
+    /// Something changed that background or callers may wait for.
+    pub changed: Arc<Condvar>,
+}
+
+impl OpenRequest {
+    fn new_waste(&self) -> Arc<ReadWaste> {
+        let changed = Arc::clone(&self.changed);
+        let notice_bytes = self.options.memtable_bytes as u64 / limits::NOTICE_PART;
+        Arc::new(ReadWaste::new(notice_bytes, Arc::new(move || changed.notify_all())))
+    }
 }
 
 /// What a stop left behind, read back.
@@ -165,7 +177,7 @@ fn create(request: &OpenRequest, names: &BTreeSet<FileName>) -> Result<Recovered
     let state = State {
         keyspaces: vec![KeyspaceTree {
             info: Arc::new(info),
-            waste: Arc::default(),
+            waste: request.new_waste(),
             tree: Tree::new(order, request.options.memtable_bytes),
         }],
     };
@@ -197,7 +209,7 @@ fn recover(request: &OpenRequest, pointer: pointer::Pointer, cache: &Arc<BlockCa
         for (level, metas) in keyspace.levels.iter().enumerate() {
             for meta in metas.values() {
                 let table = open_table(request.vfs.as_ref(), &request.directory, meta, &order, cache)?;
-                tables.push((level, Arc::new(Live { meta: Arc::clone(meta), table })));
+                tables.push((level, Arc::new(Live::new(Arc::clone(meta), table, None))));
             }
         }
         let version = Version::from_tables(tables, &order);
@@ -207,7 +219,7 @@ fn recover(request: &OpenRequest, pointer: pointer::Pointer, cache: &Arc<BlockCa
             tables: Arc::new(version),
             ..Tree::new(order, request.options.memtable_bytes / catalog.keyspaces.len())
         };
-        state.keyspaces.push(KeyspaceTree { info: Arc::new(info), waste: Arc::default(), tree });
+        state.keyspaces.push(KeyspaceTree { info: Arc::new(info), waste: request.new_waste(), tree });
     }
     if state.keyspaces.is_empty() {
         return Err(Error::corruption(&manifest_path, 0, "the manifest names no keyspace"));
@@ -406,9 +418,10 @@ fn start(
         leader: Mutex::new(leader),
         manifest: Mutex::new(manifest),
         book: Mutex::new(book),
-        changed: crate::sync::Condvar::new(),
+        changed: request.changed,
         sealed_count,
         is_write_back_due: std::sync::atomic::AtomicBool::new(false),
+        is_settled: std::sync::atomic::AtomicBool::new(false),
         is_poisoned: std::sync::atomic::AtomicBool::new(false),
         is_closing: std::sync::atomic::AtomicBool::new(false),
         directory_lock: Mutex::new(None),

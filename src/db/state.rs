@@ -12,6 +12,7 @@
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
+use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::cache::BlockCache;
@@ -23,6 +24,7 @@ use crate::memtable::arena::Arena;
 use crate::mvcc::snapshots::Snapshots;
 use crate::mvcc::visible::Horizon;
 use crate::read::tree::Tree;
+use crate::read::waste::ReadWaste;
 use crate::sync::{Condvar, Mutex, yield_point};
 use crate::table::reader::Table;
 use crate::version::edit::Change;
@@ -34,7 +36,7 @@ use crate::wal::writer::WalWriter;
 use crate::write::commit::Request;
 use crate::write::queue::Queue;
 use arc_swap::{ArcSwap, Guard};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,44 +51,6 @@ pub(crate) struct KeyspaceInfo {
     pub id: KeyspaceId,
     pub name: String,
     pub options: KeyspaceOptions,
-}
-
-/// What reading level 0 of a keyspace has cost since it was last merged; shared by all its moments.
-#[derive(Debug)]
-pub(crate) struct ReadWaste {
-    /// Bytes of blocks that seeks would not have read from a merged tree.
-    wasted_bytes: AtomicU64,
-    /// From how many on a merge is worth its cost.
-    due_at_bytes: AtomicU64,
-}
-
-impl Default for ReadWaste {
-    fn default() -> ReadWaste {
-        ReadWaste { wasted_bytes: AtomicU64::new(0), due_at_bytes: AtomicU64::new(u64::MAX) }
-    }
-}
-
-impl ReadWaste {
-    /// Counts a seek; tells whether it was the one that makes a merge due.
-    ///
-    /// A seek adds and then looks at the price, `weigh` sets the price and then looks at the sum: in one order of all
-    /// four, at least one of the two sees what the other did, and no merge waits for the next occasion.
-    fn count(&self, bytes: u64) -> bool {
-        let before = self.wasted_bytes.fetch_add(bytes, Ordering::SeqCst);
-        let due_at = self.due_at_bytes.load(Ordering::SeqCst);
-        before < due_at && before + bytes >= due_at
-    }
-
-    /// Returns what was wasted so far, and learns what a merge would cost now.
-    pub(crate) fn weigh(&self, merge_bytes: Option<u64>) -> u64 {
-        self.due_at_bytes.store(merge_bytes.unwrap_or(u64::MAX), Ordering::SeqCst);
-        self.wasted_bytes.load(Ordering::SeqCst)
-    }
-
-    /// Begins anew: level 0 was merged.
-    pub(crate) fn forget(&self) {
-        self.wasted_bytes.store(0, Ordering::Relaxed);
-    }
 }
 
 /// A keyspace at one moment.
@@ -140,7 +104,14 @@ pub(crate) struct Book {
     pub is_flushing: bool,
     pub is_purging: bool,
     pub is_writing_back: bool,
+    pub is_sealing: bool,
     pub compacting: BTreeSet<KeyspaceId>,
+    /// How many callers wait to merge a range of a keyspace: the background leaves it to them.
+    pub range_waiting: BTreeMap<KeyspaceId, usize>,
+    /// How many callers wait for idleness, which counts as quiet.
+    pub idle_waiting: usize,
+    /// The newest commit that was seen, and the monotonic time at which it was first.
+    pub quiet_since: (SeqNum, u64),
     /// Tables in no current version, perhaps still read.
     pub obsolete: Vec<LiveTable>,
     /// Files that nobody needs any more.
@@ -159,7 +130,11 @@ pub(crate) struct Book {
 impl Book {
     /// Tells whether a job is running.
     pub(crate) fn is_working(&self) -> bool {
-        self.is_flushing || self.is_purging || self.is_writing_back || !self.compacting.is_empty()
+        self.is_flushing
+            || self.is_purging
+            || self.is_writing_back
+            || self.is_sealing
+            || !self.compacting.is_empty()
     }
 }
 
@@ -183,10 +158,12 @@ pub(crate) struct Core {
     pub manifest: Mutex<Option<ManifestWriter>>,
     pub book: Mutex<Book>,
     /// Something in the book changed.
-    pub changed: Condvar,
+    pub changed: Arc<Condvar>,
     pub sealed_count: AtomicUsize,
     /// The open segment has so much unsynced that a job was asked for; cleared when somebody looks for one.
     pub is_write_back_due: AtomicBool,
+    /// The background waits for whatever may come; the next commit wakes it, so that it hears of the quiet after it.
+    pub is_settled: AtomicBool,
     pub is_poisoned: AtomicBool,
     pub is_closing: AtomicBool,
     pub directory_lock: Mutex<Option<Box<dyn DirLock>>>,
@@ -247,13 +224,19 @@ impl Core {
         Horizon { seq, now: self.expiry_time() }
     }
 
-    /// Counts what a seek in a keyspace wastes on level 0, and wakes the background when a merge has become due by it.
+    /// Counts what a seek in a keyspace wastes on level 0, and wakes the background when it is time to look for a merge.
     pub(crate) fn count_seek(&self, keyspace: &KeyspaceTree) {
         let level0_count = keyspace.tree.tables.level(0).len() as u64;
         let block_bytes = keyspace.info.options.block_bytes as u64;
-        if level0_count > 0 && keyspace.waste.count(level0_count * block_bytes) {
+        if keyspace.waste.count_seek(level0_count * block_bytes) {
             self.wake_background();
         }
+    }
+
+    pub(crate) fn new_waste(&self) -> Arc<ReadWaste> {
+        let changed = Arc::clone(&self.changed);
+        let notice_bytes = self.options.memtable_bytes as u64 / limits::NOTICE_PART;
+        Arc::new(ReadWaste::new(notice_bytes, Arc::new(move || changed.notify_all())))
     }
 
     /// Makes idle background threads look for work.

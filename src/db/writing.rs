@@ -74,6 +74,9 @@ impl Core {
         yield_point("commit: before publishing");
         self.visible.store(leader.last_seq.get(), Ordering::Release);
         yield_point("commit: published");
+        if self.is_settled.swap(false, Ordering::SeqCst) {
+            self.wake_background();
+        }
         Ok(())
     }
 
@@ -146,12 +149,14 @@ impl Core {
         self.changed.notify_all();
     }
 
-    /// Seals the active memtables if there is anything in them; waits for room like a writer.
-    pub(crate) fn rotate_now(&self) -> Result<()> {
+    /// Seals the active memtables if there is anything in them; waits for room like a writer. Returns the number of the
+    /// last commit: all up to it are in sealed memtables or tables then.
+    pub(crate) fn rotate_now(&self) -> Result<SeqNum> {
         self.check_writable()?;
         let mut leader = self.leader.lock();
         self.check_writable()?;
-        self.rotate(&mut leader)
+        self.rotate(&mut leader)?;
+        Ok(leader.last_seq)
     }
 
     /// Waits until background work has caught up enough for another write.
