@@ -304,6 +304,7 @@ impl Core {
             next_number: &|| self.take_file_number(),
             is_cancelled: &self.is_closing,
             created_at: self.expiry_time(),
+            space_bytes: None,
         };
         let mut created = Vec::new();
         body(&context, &mut created).inspect_err(|_| {
@@ -544,6 +545,7 @@ impl Core {
         walk: &mut RangeWalk,
         is_helping: &mut bool,
     ) -> Result<Option<(KeyspaceTree, Plan, bool)>> {
+        self.check_writable()?;
         let mut book = self.book.lock();
         while book.compacting.contains(&id) {
             *book.range_waiting.entry(id).or_default() += 1;
@@ -557,7 +559,6 @@ impl Core {
             }
             result?;
         }
-        self.check_writable()?;
         let keyspace = self.state.load().keyspace(id).clone();
         let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
         let snapshots = self.snapshots.live();
