@@ -34,9 +34,9 @@ use std::sync::Arc;
 /// A merge that frees so much of what it rewrites is due: one part of this many.
 const WORTHWHILE_PART: u64 = 4;
 /// In a quiet database, one part of this many of the live bytes may be garbage.
-const QUIET_GARBAGE_PART: u64 = 10;
+const QUIET_GARBAGE_PART: u64 = 8;
 /// And besides, one part of this many of a memtable's size.
-const QUIET_SLACK_PART: u64 = 8;
+const QUIET_SLACK_PART: u64 = 4;
 /// What sealing a memtable costs besides writing its bytes: one part of this many of a memtable's size. A segment of
 /// the log is begun and a table named, which takes a few milliseconds.
 const SEAL_PRICE_PART: u64 = 16;
@@ -209,7 +209,8 @@ impl Picker<'_> {
         let Situation { is_quiet, level0_wasted_bytes, .. } = self.situation;
         let candidates = self.survey.candidates();
         let level0_steps = candidates.iter().find(|candidate| candidate.source == Source::Level0);
-        let level0_spent = level0_wasted_bytes.saturating_add(level0_steps.map_or(0, |level0| level0.steps_bytes));
+        let level0_spent =
+            level0_wasted_bytes.saturating_add(level0_steps.map_or(0, |level0| level0.steps_bytes));
         let worn = Plan::level0(&self.survey, Thrift::Frugal).filter(|plan| level0_spent >= plan.len_bytes());
         if let Some(plan) = worn.filter(|plan| self.fits(plan)) {
             return Some(plan);
@@ -222,8 +223,8 @@ impl Picker<'_> {
                 self.best(&candidates, steps, |candidate| steps(candidate) >= candidate.price_bytes)
             })
             .or_else(|| {
-                let is_due = is_quiet
-                    && is_much(garbage_bytes(&candidates), self.survey.all().bytes, self.situation);
+                let is_due =
+                    is_quiet && is_much(garbage_bytes(&candidates), self.survey.all().bytes, self.situation);
                 self.best(&candidates, |candidate| candidate.frees_bytes, |_| is_due)
             })
             .or_else(|| if self.is_short.get() { self.shaded() } else { None })
@@ -233,15 +234,17 @@ impl Picker<'_> {
     /// the disk.
     fn shaded(&self) -> Option<Plan> {
         let levels = self.survey.tables().levels().iter().enumerate().skip(1);
-        let plans = levels
-            .flat_map(|(level, tables)| tables.iter().map(move |live| Plan::shaded(&self.survey, level, live)));
+        let plans = levels.flat_map(|(level, tables)| {
+            tables.iter().map(move |live| Plan::shaded(&self.survey, level, live))
+        });
         let is_due = |plan: &Plan| {
             !plan.above.is_empty()
                 && plan.frees_bytes.saturating_mul(WORTHWHILE_PART) >= plan.len_bytes()
                 && self.fits(plan)
         };
         plans.filter(is_due).max_by(|a, b| {
-            let (left, right) = (product(a.frees_bytes, b.len_bytes()), product(b.frees_bytes, a.len_bytes()));
+            let (left, right) =
+                (product(a.frees_bytes, b.len_bytes()), product(b.frees_bytes, a.len_bytes()));
             left.cmp(&right)
         })
     }
