@@ -21,7 +21,7 @@ use crate::db::options::{Background, Comparators, KeyspaceOptions, Options};
 use crate::db::state::{
     Book, Core, Counters, Generation, KeyspaceInfo, KeyspaceTree, Leader, LiveTable, State,
 };
-use crate::format::names::FileName;
+use crate::format::names::{FileName, first_free_number};
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
 use crate::read::tree::Tree;
@@ -279,8 +279,7 @@ fn replay_segment(
     let mut arena = Arena::new(request.options.memtable_bytes);
     let mut admit = |record: &Record| -> Result<()> {
         let is_known = |id: KeyspaceId| (id.0 as usize) < memtables.len();
-        check_record(&record.frame, is_known)
-            .map_err(|(at, message)| Error::corruption(&path, record.offset + at as u64, message))?;
+        check_record(record, &path, is_known)?;
         if record.header.first_seq != last_seq.plus(1) {
             let message =
                 format!("number {} follows {last_seq}: records are missing", record.header.first_seq);
@@ -304,8 +303,7 @@ fn replay_segment(
                 format!("number {} follows {last_seq}: records are missing", record.header.first_seq);
             return Err(Error::corruption(&path, record.offset, message));
         }
-        check_record(&record.frame, |id| (id.0 as usize) < memtables.len())
-            .map_err(|(at, message)| Error::corruption(&path, record.offset + at as u64, message))?;
+        check_record(record, &path, |id| (id.0 as usize) < memtables.len())?;
         last_seq = record.header.last_seq();
     }
     recovered.torn_tails_count += u64::from(replayed.is_torn);
@@ -333,8 +331,7 @@ fn start(
     names: &BTreeSet<FileName>,
     cache: Arc<BlockCache>,
 ) -> Result<Core> {
-    let taken = names.iter().filter_map(FileName::number).map(|number| number.0 + 1).max().unwrap_or(1);
-    let next_file = AtomicU64::new(taken.max(recovered.catalog.next_file.0));
+    let next_file = AtomicU64::new(first_free_number(names, recovered.catalog.next_file)?.0);
     let mut book = Book::default();
     let arena = Arena::new(request.options.memtable_bytes);
     let mut leader = Leader { wal: None, arena, last_seq: recovered.last_seq };
@@ -359,13 +356,9 @@ fn start(
             .map_err(|reason| Error::corruption(&FileName::Current.path(&request.directory), 0, reason))?;
         let mut live: BTreeSet<FileName> =
             catalog.tables().map(|(_, _, meta)| FileName::Table(meta.number)).collect();
-        manifest = Some(ManifestWriter::create(
-            request.vfs.as_ref(),
-            &request.directory,
-            number,
-            temporary,
-            catalog,
-        )?);
+        let created =
+            ManifestWriter::create(request.vfs.as_ref(), &request.directory, number, temporary, catalog)?;
+        manifest = Some(created.with_edit_len_max(request.options.manifest_roll_bytes));
         book.active_wal = Some(Arc::clone(wal.segment()));
         book.wals = names
             .iter()
@@ -445,7 +438,6 @@ fn recommit(recovered: &mut Recovered, mut wal: Option<&mut WalWriter>, leader: 
         let (first, last) = (record.header.first_seq, record.header.last_seq());
         assert!(first == leader.last_seq.plus(1), "unproven records were checked when they were read");
         if let Some(wal) = &mut wal {
-            wal.reserve(record.frame.len() as u64)?;
             wal.add(&mut record.frame, first, last)?;
         }
         apply(&record.frame, &mut leader.arena, &|id: KeyspaceId| -> &Memtable { &actives[&id] });

@@ -27,7 +27,7 @@ use crate::sync::{Condvar, Mutex, yield_point};
 use crate::table::reader::Table;
 use crate::version::edit::Change;
 use crate::version::levels::Live;
-use crate::version::manifest::ManifestWriter;
+use crate::version::manifest::{Failure, ManifestWriter};
 use crate::vfs::{DirLock, Vfs};
 use crate::wal::segment::Segment;
 use crate::wal::writer::WalWriter;
@@ -135,6 +135,8 @@ pub(crate) struct Book {
     pub sealed: VecDeque<(FileNumber, Arc<Generation>)>,
     /// The segment that takes commits now; none in a database opened read-only.
     pub active_wal: Option<Arc<Segment>>,
+    /// The oldest segment with commits of the active memtables, where `active_wal` took over from it.
+    pub active_first: Option<FileNumber>,
     /// Every segment whose file may be needed.
     pub wals: BTreeSet<FileNumber>,
     pub is_flushing: bool,
@@ -296,19 +298,39 @@ impl Core {
         self.check_writable()?;
         let manifest = manifest.as_mut().expect("only a writable database installs edits");
         changes.push(Change::NextFile(FileNumber(self.next_file.load(Ordering::Relaxed))));
+        if manifest.is_oversized(&changes) {
+            return self.roll(manifest, &changes).map_err(|failure| self.poison(&failure.into_error()));
+        }
         manifest.install(&changes).map_err(|error| self.poison(&error))?;
         if manifest.is_grown(self.options.manifest_roll_bytes) {
-            let (number, temporary) = (self.take_file_number(), self.take_file_number());
-            match manifest.roll(self.vfs.as_ref(), number, temporary) {
-                Ok(old) => {
-                    Counters::add(&self.counters.manifests_rolled, 1);
-                    self.book.lock().removable.insert(FileName::Manifest(old));
-                }
+            match self.roll(manifest, &[]) {
+                // The old manifest is as good as before, and the next edit tries again.
+                Ok(()) | Err(Failure::NotInstalled(_)) => self.check_directory(),
                 // The edit itself is installed; only the next one will be refused.
-                Err(error) => drop(self.poison(&error)),
+                Err(Failure::InDoubt(error)) => drop(self.poison(&error)),
             }
         }
         Ok(())
+    }
+
+    /// Begins a new manifest with `changes` in it.
+    fn roll(&self, manifest: &mut ManifestWriter, changes: &[Change]) -> Result<(), Failure> {
+        let (number, temporary) = (self.take_file_number(), self.take_file_number());
+        let rolled = manifest.roll_with(self.vfs.as_ref(), changes, number, temporary);
+        let mut book = self.book.lock();
+        match rolled {
+            Ok(old) => {
+                Counters::add(&self.counters.manifests_rolled, 1);
+                book.removable.insert(FileName::Manifest(old));
+                Ok(())
+            }
+            Err(failure) => {
+                if matches!(failure, Failure::NotInstalled(_)) {
+                    book.removable.extend([FileName::Manifest(number), FileName::Temporary(temporary)]);
+                }
+                Err(failure)
+            }
+        }
     }
 
     /// Turns writing off for good because of `error`, and returns it. The first error is kept, unless `resume` could

@@ -124,6 +124,7 @@ impl Core {
         let mut book = self.book.lock();
         let old = book.active_wal.replace(Arc::clone(next.segment()));
         let old = old.expect("a writable database has an open segment").number;
+        let old = book.active_first.take().unwrap_or(old);
         book.wals.insert(next.number());
         let state = self.state.load_full();
         let filled = state.keyspaces.iter().filter(|keyspace| !keyspace.tree.active.is_empty());
@@ -141,7 +142,9 @@ impl Core {
             }
         });
         drop(book);
-        leader.wal = Some(next);
+        if let Some(mut old) = leader.wal.replace(next) {
+            old.trim();
+        }
         leader.arena = Arena::new(self.options.memtable_bytes);
         self.changed.notify_all();
     }
@@ -250,21 +253,21 @@ impl Core {
             return Err(self.check_writable().expect_err("writing is off"));
         }
         let predecessor = wal.abandon().map_err(|error| self.poison(&error))?;
-        if predecessor.last_seq < leader.last_seq {
-            // A log that went on behind them would have a hole where recovery finds an exact prefix.
-            let message = format!(
-                "commits {} to {} waited in memory for a stronger write when the disk was full, and the log has lost them",
-                predecessor.last_seq.plus(1),
-                leader.last_seq
-            );
-            drop(self.poison(&Error::new(ErrorKind::NoSpace, message)));
-            return self.check_writable();
-        }
         self.is_poisoned.store(false, Ordering::Release);
-        let next = self
+        let mut next = self
             .open_segment(predecessor)
             .inspect_err(|_| self.is_poisoned.store(true, Ordering::Release))?;
-        self.seal(&mut leader, next);
+        let old = leader.wal.as_mut().expect("only a writable database is poisoned");
+        // The memtables go on, with commits of both segments: what the old one held back is in them too.
+        next.take_over(old);
+        old.trim();
+        {
+            let mut book = self.book.lock();
+            book.active_first.get_or_insert(old.number());
+            book.active_wal = Some(Arc::clone(next.segment()));
+            book.wals.insert(next.number());
+        }
+        leader.wal = Some(next);
         let mut book = self.book.lock();
         if self.is_poisoned.load(Ordering::Acquire) {
             // Another failure came between, such as one of the manifest's, which `poison` put in place of the first.

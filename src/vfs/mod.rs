@@ -149,6 +149,14 @@ pub trait WriteFile: Send {
     /// # Errors
     /// `NoSpace`; `Io`. What was appended stays.
     fn allocate(&mut self, len: u64) -> Result<()>;
+
+    /// Gives back what was allocated behind the logical end.
+    ///
+    /// # Errors
+    /// `Io`. What was appended stays.
+    fn trim(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A file open for reading.
