@@ -418,7 +418,8 @@ fn open_first_segment(
 ) -> Result<WalWriter> {
     let step = request.options.wal_preallocate_bytes;
     let predecessor = recovered.last_segment;
-    let mut wal = WalWriter::create(request.vfs.as_ref(), &request.directory, number, predecessor, step)?;
+    let wal = WalWriter::create(request.vfs.as_ref(), &request.directory, number, predecessor, step)?;
+    let mut wal = wal.with_held_len_max(request.options.wal_held_len_max());
     recommit(recovered, Some(&mut wal), leader)?;
     wal.sync()?;
     Ok(wal)

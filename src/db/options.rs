@@ -17,7 +17,8 @@ pub struct Options {
     pub memtable_bytes: usize,
     /// Sealed generations of memtables that may wait for their flush while writes go on. 2.
     pub sealed_memtables_max: usize,
-    /// Bytes that a WAL segment is extended by at a time; 0 leaves it to grow with each append. 64 MiB.
+    /// Most bytes that are reserved on the disk behind the end of the open WAL segment, in steps that grow with it; 0
+    /// leaves it to grow with each append. 64 MiB.
     pub wal_preallocate_bytes: u64,
     /// Bytes of table blocks kept in memory. 64 MiB.
     pub block_cache_bytes: u64,
@@ -65,6 +66,11 @@ impl Options {
         let trigger = self.default_keyspace.level0_compaction_trigger;
         require(trigger <= self.level0_stop, "level0_compaction_trigger must not be above level0_stop")?;
         self.default_keyspace.validate()
+    }
+
+    /// Returns how many bytes of the log wait in memory at most. A small database, as in a short test, meets this too.
+    pub(crate) fn wal_held_len_max(&self) -> usize {
+        self.memtable_bytes / 8
     }
 
     pub(crate) fn stall_limits(&self) -> StallLimits {

@@ -116,7 +116,7 @@ impl Core {
         })?;
         let mut manifest = self.manifest.lock();
         self.install(&mut manifest, vec![Change::WalOpened(number)])?;
-        Ok(segment)
+        Ok(segment.with_held_len_max(self.options.wal_held_len_max()))
     }
 
     /// Switches to `next`: the memtables filled so far become a sealed generation.
