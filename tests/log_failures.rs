@@ -202,6 +202,11 @@ fn what_is_reserved_ahead_grows_with_the_segment() {
         last_len = len;
     }
     assert!(steps_count < 30, "{steps_count} steps for 10 MB");
+    wal.trim();
+    assert_eq!(file_len(), wal.good_len(), "what takes nothing more keeps nothing reserved");
+    log_group(&mut wal, 20_000, &[10], Reach::Disk).expect("trimmed is not ended");
+    wal.finish().expect("there is room");
+    assert_eq!(file_len(), wal.good_len());
 }
 
 fn builder(disk: &FaultyVfs) -> DbBuilder {
@@ -309,4 +314,30 @@ fn a_small_database_takes_little_while_it_is_open() {
         db.put(key, key).expect("puts");
     }
     assert!(disk_bytes(&disk) < 100_000, "{} bytes with five keys", disk_bytes(&disk));
+    let segments_bytes = || -> u64 {
+        let segments = disk.disk.files().into_iter().filter(|path| path.to_string_lossy().ends_with(".wal"));
+        segments.map(|path| disk.metadata(&path).expect("listed").len).sum()
+    };
+    db.close().expect("closes");
+    assert!(segments_bytes() < 1000, "{} bytes of log when closed", segments_bytes());
+    assert!(disk_bytes(&disk) < 5000, "{} bytes when closed", disk_bytes(&disk));
+}
+
+/// A segment that is full is sealed, and gives back what it does not need, long before its memtable is flushed.
+#[test]
+fn a_sealed_segment_keeps_nothing_reserved() {
+    let disk = FaultyVfs::new();
+    let options = Options { wal_preallocate_bytes: 64 << 20, sealed_memtables_max: 4, ..tiny() };
+    let db = Db::builder(DIRECTORY).vfs(Arc::new(disk.clone())).options(options);
+    let db = db.background(Background::Manual).open().expect("opens");
+    let mut count = 0;
+    while db.stats().sealed_memtables < 3 {
+        db.put(format!("{count:05}"), "value").expect("puts");
+        count += 1;
+    }
+    let segments = disk.disk.files().into_iter().filter(|path| path.to_string_lossy().ends_with(".wal"));
+    let lens: Vec<u64> = segments.map(|path| disk.metadata(&path).expect("listed").len).collect();
+    let (open, sealed) = lens.split_last().expect("there is one");
+    assert!(*open < 100_000, "{open} bytes");
+    assert!(sealed.len() >= 3 && sealed.iter().all(|&len| len < 10_000), "{sealed:?}");
 }
