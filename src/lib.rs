@@ -47,9 +47,11 @@ pub use db::iter::Iter;
 pub use db::keyspace::Keyspace;
 pub use db::options::{Background, KeyspaceOptions, Options, WriteOptions};
 pub use db::range::KeyRange;
+pub use db::runtime::Runtime;
 pub use db::snapshot::Snapshot;
-pub use db::stats::{KeyspaceStats, LevelStats, Stats, VerifyReport};
-pub use db::{Db, DbBuilder};
+pub use db::stats::{BackgroundError, KeyspaceStats, LevelStats, Stats, VerifyReport};
+pub use db::Db;
+pub use db::builder::DbBuilder;
 pub use table::options::Compression;
 pub use write::commit::Durability;
 

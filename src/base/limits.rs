@@ -23,6 +23,21 @@ pub const WAL_HELD_BACK_LEN_BYTES_MAX: usize = 1 << 20;
 /// a disk's time, which is what a seal then waits at most.
 pub const WAL_WRITE_BACK_LEN_BYTES: u64 = 4 << 20;
 
+/// Log that an opening writes again instead of making tables of it: about what one sync costs, so that it is not felt,
+/// and small enough that a closed small database takes little.
+pub const CARRIED_LOG_LEN_BYTES_MAX: u64 = 32 << 10;
+
+/// Returns how much log an opening writes again; a database with small memtables writes a part of one.
+pub const fn carried_log_len_max(memtable_bytes: usize) -> u64 {
+    let part = memtable_bytes as u64 / 4;
+    if part < CARRIED_LOG_LEN_BYTES_MAX { part } else { CARRIED_LOG_LEN_BYTES_MAX }
+}
+
+/// The least space that is set aside for a full disk: some hundred deletes and a small flush.
+pub const RESERVE_LEN_BYTES_MIN: u64 = 32 << 10;
+/// What part of the tables' bytes is set aside.
+pub const RESERVE_PART: u64 = 16;
+
 const _: () = assert!(BATCH_LEN_BYTES_MAX > VALUE_LEN_BYTES_MAX + KEY_LEN_BYTES_MAX + 1024);
 const _: () = assert!(FRAME_PAYLOAD_LEN_BYTES_MAX < u32::MAX as usize);
 const _: () = assert!(BLOCK_LEN_BYTES_MAX < u32::MAX as usize);
