@@ -22,7 +22,7 @@ use crate::vfs::{Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, W
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long appends may go on after the last check of the lock.
@@ -39,8 +39,9 @@ pub(crate) struct Directory {
 /// What says whether the directory may be changed; shared with the files being written in it.
 struct Guard {
     disk: Arc<dyn Vfs>,
-    process: u64,
-    lock: OnceLock<Box<dyn DirLock>>,
+    process: u32,
+    /// None before it is taken and after it was let go of. Held over a look at the lock file, which waits for nobody.
+    lock: Mutex<Option<Box<dyn DirLock>>>,
     /// Changes that are under way.
     inside_count: AtomicU64,
     is_shut: AtomicBool,
@@ -87,7 +88,7 @@ impl Guard {
     }
 
     fn check(&self) -> Result<()> {
-        if let Some(lock) = self.lock.get() {
+        if let Some(lock) = self.lock.lock().as_ref() {
             lock.check()?;
             self.checked_at.store(self.disk.now(), Ordering::Relaxed);
         }
@@ -115,7 +116,7 @@ impl Directory {
         let guard = Guard {
             disk: Arc::clone(&disk),
             process: process_id(),
-            lock: OnceLock::new(),
+            lock: Mutex::new(None),
             inside_count: AtomicU64::new(0),
             is_shut: AtomicBool::new(false),
             checked_at: AtomicU64::new(0),
@@ -139,7 +140,8 @@ impl Directory {
     /// If it is locked already.
     pub(crate) fn lock_with(&self, lock_file: &Path, mode: LockMode) -> Result<()> {
         let lock = self.disk.lock(lock_file, mode)?;
-        assert!(self.guard.lock.set(lock).is_ok(), "a directory is locked once");
+        let before = self.guard.lock.lock().replace(lock);
+        assert!(before.is_none(), "a directory is locked once");
         Ok(())
     }
 
@@ -164,7 +166,8 @@ impl Directory {
             guard.left.wait(&mut leaving);
         }
         drop(leaving);
-        guard.lock.get().map_or(Ok(()), |lock| lock.release())
+        let lock = guard.lock.lock().take();
+        lock.map_or(Ok(()), DirLock::release)
     }
 
     fn check_held(&self) -> Result<()> {

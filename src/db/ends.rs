@@ -81,7 +81,7 @@ pub(crate) struct Ends {
     phase: AtomicU8,
     /// Set with the first step of closing: running jobs stop at their next look.
     cancelled: AtomicBool,
-    process: u64,
+    process: u32,
     failure: Mutex<Option<Error>>,
     /// The phase changed.
     changed: Condvar,

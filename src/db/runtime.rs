@@ -41,7 +41,7 @@ pub struct Runtime {
 struct Threads {
     shared: Arc<Shared>,
     handles: Mutex<Vec<JoinHandle>>,
-    process: u64,
+    process: u32,
 }
 
 /// What threads and databases share.
