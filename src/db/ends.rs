@@ -15,7 +15,10 @@
 //! later one. A process that was forked off is refused before it takes any lock that a thread it does not have may hold.
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::format::names::FileName;
 use crate::sync::{Condvar, Mutex, process_id, yield_point};
+use std::ffi::OsStr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// Where a database stands between opening and closed.
@@ -246,16 +249,19 @@ impl Ends {
 pub(crate) fn writing_is_off(cause: &Error) -> Error {
     if is_mendable(cause) {
         let message = format!("no write is taken until there is room and Db::resume was called: {cause}");
-        return cause.wrap(ErrorKind::ReadOnly, message);
+        return cause.clone().wrap(ErrorKind::ReadOnly, message);
     }
     let message = format!("the database is read-only until it is reopened, since a write failed: {cause}");
-    cause.wrap(ErrorKind::ReadOnly, message)
+    cause.clone().wrap(ErrorKind::ReadOnly, message)
 }
 
 /// Tells whether a failure of log or manifest leaves all that counts as it was: it met a full disk, which a new file
-/// behind the old one mends once there is room.
+/// behind the old one mends once there is room. Not so a sync, or an edit that is half in a manifest.
 pub(crate) fn is_mendable(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Exhausted) && error.operation() != Some("sync")
+    let name = error.file().and_then(Path::file_name).and_then(OsStr::to_str).and_then(FileName::parse);
+    let is_edit = matches!(name, Some(FileName::Manifest(_))) && error.operation() == Some("append");
+    let is_sync = matches!(error.operation(), Some("sync" | "sync_dir"));
+    matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Exhausted) && !is_edit && !is_sync
 }
 
 pub(crate) fn closed() -> Error {

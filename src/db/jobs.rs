@@ -336,8 +336,8 @@ impl Core {
             let book = self.book.lock();
             let (_, oldest) = book.sealed.front().expect("the flushed generation is there");
             assert!(Arc::ptr_eq(oldest, generation), "generations are flushed oldest first");
-            let active = || book.active_wal.as_ref().expect("a writable database has an open segment").number;
-            book.sealed.get(1).map_or_else(active, |(wal, _)| *wal)
+            let open = || book.active_wal.as_ref().expect("a writable database has an open segment").number;
+            book.sealed.get(1).map_or_else(|| book.active_first.unwrap_or_else(open), |(wal, _)| *wal)
         };
         let mut changes: Vec<Change> = added
             .iter()

@@ -27,7 +27,7 @@ use crate::db::options::{Comparators, KeyspaceOptions, Options};
 use crate::db::state::{
     Book, Core, Counters, Generation, Host, KeyspaceInfo, KeyspaceTree, Leader, LiveTable, Parts, State, View,
 };
-use crate::format::names::FileName;
+use crate::format::names::{FileName, first_free_number};
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
 use crate::read::tree::Tree;
@@ -40,7 +40,7 @@ use crate::vfs::{LockMode, Vfs};
 use crate::wal::Predecessor;
 use crate::wal::reader::{Record, has_records, read_predecessor, replay};
 use crate::write::commit::{apply, check_record};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -397,8 +397,7 @@ impl Opening {
             leader.last_seq = record.header.last_seq();
             time_high_water = time_high_water.max(record.header.committed_at);
         }
-        let taken = names.iter().filter_map(FileName::number).map(|number| number.0 + 1).max().unwrap_or(1);
-        let next_file = FileNumber(taken.max(catalog.next_file.0));
+        let next_file = first_free_number(&names, catalog.next_file)?;
         let mut book = Book { sealed: generations, ..Book::default() };
         for keyspace in &state.keyspaces {
             book.board.nominate(keyspace.info.id);

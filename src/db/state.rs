@@ -32,7 +32,7 @@ use crate::sync::{Condvar, Mutex, yield_point};
 use crate::table::reader::Table;
 use crate::version::edit::Change;
 use crate::version::levels::Live;
-use crate::version::manifest::ManifestWriter;
+use crate::version::manifest::{Failure, ManifestWriter};
 use crate::vfs::Vfs;
 use crate::wal::segment::Segment;
 use crate::wal::writer::WalWriter;
@@ -219,6 +219,8 @@ pub(crate) struct Book {
     pub sealed: VecDeque<(FileNumber, Arc<Generation>)>,
     /// The segment that takes commits now; none in a database that cannot write.
     pub active_wal: Option<Arc<Segment>>,
+    /// The oldest segment with commits of the active memtables, where `active_wal` took over from it.
+    pub active_first: Option<FileNumber>,
     pub board: Board,
     pub files: FileLife,
     /// The keyspace that was merged last: the others come first.
@@ -418,30 +420,41 @@ impl Core {
     ) -> Result<()> {
         let manifest = manifest.as_mut().expect("only a writable database installs edits");
         changes.push(Change::NextFile(self.next_file_number()));
+        if manifest.is_oversized(&changes) {
+            return self.roll(manifest, &changes).map_err(|failure| self.fail(&failure.into_error()));
+        }
         manifest.install(&changes).map_err(|error| self.fail(&error))?;
         if manifest.is_grown(self.options.manifest_roll_bytes) {
-            // The edit itself is installed; if this fails, only the next one will be refused.
-            drop(self.roll_manifest(manifest));
+            match self.roll(manifest, &[]) {
+                // The old manifest is as good as before, and the next edit tries again.
+                Ok(()) | Err(Failure::NotInstalled(_)) => self.check_directory(),
+                // The edit itself is installed; only the next one will be refused.
+                Err(Failure::InDoubt(error)) => drop(self.fail(&error)),
+            }
         }
         Ok(())
     }
 
-    /// Begins a new manifest with the same content. After an error writing is off.
-    ///
-    /// # Errors
-    /// What the disk meets.
-    pub(crate) fn roll_manifest(&self, manifest: &mut ManifestWriter) -> Result<()> {
+    /// Begins a new manifest with `changes` in it.
+    fn roll(&self, manifest: &mut ManifestWriter, changes: &[Change]) -> Result<(), Failure> {
         let (number, temporary) = (self.take_file_number(), self.take_file_number());
         let old_len = manifest.len();
-        match manifest.roll(self.directory.as_ref(), number, temporary) {
+        let rolled = manifest.roll_with(self.directory.as_ref(), changes, number, temporary);
+        let mut book = self.book.lock();
+        match &rolled {
             Ok(old) => {
                 Counters::add(&self.counters.manifests_rolled, 1);
-                self.book.lock().files.discard(FileName::Manifest(old), old_len);
-                self.wake_background();
-                Ok(())
+                book.files.discard(FileName::Manifest(*old), old_len);
             }
-            Err(error) => Err(self.fail(&error)),
+            Err(Failure::NotInstalled(_)) => {
+                book.files.discard(FileName::Manifest(number), 0);
+                book.files.discard(FileName::Temporary(temporary), 0);
+            }
+            Err(Failure::InDoubt(_)) => {}
         }
+        drop(book);
+        self.wake_background();
+        rolled.map(drop)
     }
 
     /// Turns writing off because of `error`, returns it, and tells everybody who waits.

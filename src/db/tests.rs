@@ -16,7 +16,7 @@ fn tiny() -> Options {
         wal_preallocate_bytes: 2 << 10,
         manifest_roll_bytes: 1 << 10,
         block_cache_bytes: 16 << 10,
-        default_keyspace: keyspace,
+        default_keyspace: Some(keyspace),
         ..Options::default()
     }
 }

@@ -131,7 +131,6 @@ impl Core {
         // Everything in the old segment becomes durable here, so that its end can be stated in the next one's
         // header, and so that no table ever holds a commit whose batch another keyspace could lose.
         wal.sync().map_err(|error| self.fail(&error))?;
-        wal.trim();
         let next = self.open_segment(wal.as_predecessor())?;
         self.seal(leader, next);
         Ok(())
@@ -170,9 +169,10 @@ impl Core {
         let mut book = self.book.lock();
         let old = book.active_wal.replace(Arc::clone(next.segment()));
         let old = old.expect("a writable database has an open segment").number;
+        let first = book.active_first.take().unwrap_or(old);
         book.files.seal_segment(old, old_len);
         book.files.add_segment(next.number(), 0);
-        book.sealed.push_back((old, Arc::new(Generation { last_seq: leader.last_seq, memtables })));
+        book.sealed.push_back((first, Arc::new(Generation { last_seq: leader.last_seq, memtables })));
         self.change_state(&mut book, |state| {
             for id in sealed {
                 let tree = &mut state.keyspaces[id.0 as usize].tree;
@@ -181,7 +181,9 @@ impl Core {
             }
         });
         drop(book);
-        leader.wal = Some(next);
+        if let Some(mut old) = leader.wal.replace(next) {
+            old.trim();
+        }
         leader.arena = Arena::new(self.options.memtable_bytes);
         self.writing.active_bytes.store(0, Ordering::Relaxed);
         self.wake_background();
@@ -310,8 +312,8 @@ impl Core {
         resumed
     }
 
-    /// Mends what a full disk broke: first the manifest, by a new one; then the log, by a new segment behind what the old
-    /// one holds for sure. Records that waited in memory go into the new one.
+    /// Mends what a full disk broke: what opening could not do, and the log, by a new segment behind what the old one holds
+    /// for sure. Records that waited in memory go into the new one.
     fn resume_as_leader(&self, leader: &mut Leader) -> Result<()> {
         let Some(cause) = self.ends.failure() else { return Ok(()) };
         if !is_mendable(&cause) || self.directory.failure().is_some() {
@@ -319,7 +321,8 @@ impl Core {
         }
         let mended = self.mend(leader).map_err(|error| {
             let error = self.fail(&error);
-            error.wrap(error.kind(), format!("writing cannot be resumed: {error}"))
+            let message = format!("writing cannot be resumed: {error}");
+            error.clone().wrap(error.kind(), message)
         });
         mended?;
         if self.ends.resume(&cause) {
@@ -332,20 +335,27 @@ impl Core {
     fn mend(&self, leader: &mut Leader) -> Result<()> {
         self.establish(leader)?;
         {
-            let mut manifest = self.manifest.lock();
-            let manifest = manifest.as_mut().expect("established");
-            if manifest.is_broken() {
-                self.roll_manifest(manifest)?;
+            let manifest = self.manifest.lock();
+            if let Some(error) = manifest.as_ref().expect("established").failure() {
+                return Err(error.clone());
             }
         }
-        let wal = leader.wal.as_mut().expect("established");
-        if !wal.is_broken() {
+        let old = leader.wal.as_mut().expect("established");
+        if old.failure().is_none() {
             return Ok(());
         }
-        let (predecessor, held) = wal.abandon()?;
+        let predecessor = old.abandon()?;
         let mut next = self.open_segment(predecessor)?;
-        next.take_over(held)?;
-        self.seal(leader, next);
+        next.take_over(old);
+        old.trim();
+        let mut book = self.book.lock();
+        // The memtables go on, with commits of both segments: what the old one held back is in them too.
+        book.active_first.get_or_insert(old.number());
+        book.files.seal_segment(old.number(), old.len());
+        book.files.add_segment(next.number(), 0);
+        book.active_wal = Some(Arc::clone(next.segment()));
+        drop(book);
+        leader.wal = Some(next);
         Ok(())
     }
 }
