@@ -155,9 +155,9 @@ fn releasing_frees_the_lock_though_a_copy_of_the_descriptor_lives() {
         let lock = Box::new(lock::OsDirLock::held(file, &vfs, &path));
         assert_eq!(bench.disk.lock(&path, LockMode::Shared).err().unwrap().kind(), ErrorKind::Locked);
         if ends == "release" {
-            lock.release().unwrap()
+            lock.release().unwrap();
         } else {
-            drop(lock)
+            drop(lock);
         }
         drop(bench.disk.lock(&path, LockMode::Exclusive).unwrap());
         drop(copy);
