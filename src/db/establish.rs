@@ -89,7 +89,8 @@ impl Core {
         let mut needed: BTreeSet<FileName> =
             catalog.tables().map(|(_, _, meta)| FileName::Table(meta.number)).collect();
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
-        let manifest = ManifestWriter::create(disk, path, manifest_number, temporary, catalog)?;
+        let manifest = ManifestWriter::create(disk, path, manifest_number, temporary, catalog)?
+            .with_edit_len_max(self.options.manifest_roll_bytes);
         needed.extend([FileName::Lock, FileName::Current, FileName::Manifest(manifest_number)]);
         let mut book = self.book.lock();
         for name in &plan.names {

@@ -9,13 +9,13 @@ use crate::base::ids::FileNumber;
 use crate::base::time::UnixMillis;
 use crate::cache::BlockCache;
 use crate::cursor::Cursor;
-use crate::format::batch::open_record;
-use crate::format::frame::{Frame, FrameKind, FrameReader};
+use crate::format::batch::{Unreadable, open_record};
+use crate::format::frame::{FRAME_HEADER_LEN_BYTES, Frame, FrameKind, FrameReader};
 use crate::format::names::FileName;
 use crate::table::cursor::{CacheUse, TableCursor};
 use crate::table::properties::{OwnedKey, Properties};
 use crate::table::reader::{Table, TableFile};
-use crate::version::edit::{self, Change};
+use crate::version::edit::{Change, Changes};
 use crate::version::pointer;
 use crate::vfs::{ReadFile, Vfs, read_full};
 use crate::wal::reader::read_predecessor;
@@ -141,13 +141,12 @@ fn what_is_behind(file: &dyn ReadFile, mut at: u64, file_len: u64) -> Result<&'s
 }
 
 fn dump_edit(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> Result<()> {
-    let changes = edit::decode(frame.payload())
-        .map_err(|at| frames.corruption(frame.offset + at as u64, "a version edit is unreadable"))?;
-    if changes.is_empty() {
+    let payload_offset = frame.offset + FRAME_HEADER_LEN_BYTES as u64;
+    if frame.payload().is_empty() {
         put(out, format_args!("    no change: states how much is synced\n"))?;
     }
-    for change in &changes {
-        match change {
+    for change in Changes::new(frame.payload()) {
+        match change.map_err(|unreadable| unreadable.into_error(frames.path(), payload_offset))? {
             Change::AddTable { keyspace, level, meta } => put(
                 out,
                 format_args!(
@@ -168,11 +167,13 @@ fn dump_edit(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> Re
 }
 
 fn dump_record(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> Result<()> {
-    let damaged = |at: usize| frames.corruption(frame.offset + at as u64, "a record is unreadable");
-    let (header, mut operations) = open_record(&frame.bytes).ok_or_else(|| damaged(0))?;
+    let opened = open_record(&frame.bytes);
+    let (header, mut operations) =
+        opened.ok_or_else(|| frames.corruption(frame.offset, "a record is unreadable"))?;
     put(out, format_args!("    committed at {}\n", header.committed_at))?;
     let mut seq = header.first_seq.get();
-    while let Some(operation) = operations.next_operation().map_err(damaged)? {
+    let unreadable = |fault: Unreadable| fault.into_error(frames.path(), frame.offset);
+    while let Some(operation) = operations.next_operation().map_err(unreadable)? {
         let key = frame.bytes[operation.key].escape_ascii();
         let value = frame.bytes[operation.value].escape_ascii();
         let (kind, keyspace) = (operation.kind, operation.keyspace);
