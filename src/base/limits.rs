@@ -68,6 +68,13 @@ pub const fn carried_log_len_max(memtable_bytes: usize) -> u64 {
 
 /// The least space that is set aside for a full disk: some hundred deletes and a small flush.
 pub const RESERVE_LEN_BYTES_MIN: u64 = 32 << 10;
+
+/// Returns the least space that is set aside; a database with small memtables does with less.
+pub const fn reserve_len_min(memtable_bytes: usize) -> u64 {
+    let part = memtable_bytes as u64 / 2;
+    if part < RESERVE_LEN_BYTES_MIN { part } else { RESERVE_LEN_BYTES_MIN }
+}
+
 /// What part of the tables' bytes is set aside.
 pub const RESERVE_PART: u64 = 16;
 

@@ -80,6 +80,7 @@ pub(crate) struct Board {
     idle: BTreeMap<KeyspaceId, u64>,
     idle_count: u64,
     failures_count: u64,
+    changes_count: u64,
 }
 
 impl Board {
@@ -93,6 +94,7 @@ impl Board {
     /// # Panics
     /// If one runs.
     pub(crate) fn claim(&mut self, kind: JobKind) {
+        self.note_change();
         assert!(self.running.insert(kind), "{kind:?} is claimed once at a time");
     }
 
@@ -101,6 +103,7 @@ impl Board {
     /// # Panics
     /// If it was not claimed.
     pub(crate) fn finish(&mut self, kind: JobKind, result: &Result<()>, now: u64) {
+        self.note_change();
         assert!(self.running.remove(&kind), "{kind:?} was claimed until now");
         match result {
             Ok(()) => drop(self.troubles.remove(&kind)),
@@ -125,7 +128,18 @@ impl Board {
     /// # Panics
     /// If it was not claimed.
     pub(crate) fn give_back(&mut self, kind: JobKind) {
+        self.note_change();
         assert!(self.running.remove(&kind), "{kind:?} was claimed until now");
+    }
+
+    /// Notes that other jobs may be due, or may be claimed, than before.
+    pub(crate) fn note_change(&mut self) {
+        self.changes_count += 1;
+    }
+
+    /// Returns how often something changed about which jobs are due or may be claimed.
+    pub(crate) fn changes_count(&self) -> u64 {
+        self.changes_count
     }
 
     /// Tells whether a job of a kind runs.
@@ -140,6 +154,7 @@ impl Board {
 
     /// Notes that a keyspace may have something to merge.
     pub(crate) fn nominate(&mut self, id: KeyspaceId) {
+        self.note_change();
         self.candidates.insert(id);
     }
 
@@ -183,9 +198,9 @@ impl Board {
         around.copied().find(|id| self.is_free(JobKind::Compact(*id), now))
     }
 
-    /// Returns the monotonic time at which the first paused job may be tried again.
-    pub(crate) fn next_retry_at(&self) -> Option<u64> {
-        self.troubles.values().map(|trouble| trouble.retry_at).min()
+    /// Returns the first monotonic time after `now` at which a paused job may be tried again.
+    pub(crate) fn next_retry_at(&self, now: u64) -> Option<u64> {
+        self.troubles.values().map(|trouble| trouble.retry_at).filter(|at| *at > now).min()
     }
 
     /// Ends the pauses of some kinds: somebody asks, or has mended something.
@@ -268,7 +283,7 @@ mod tests {
         for _ in 0..12 {
             board.claim(ONE);
             board.finish(ONE, &failed(), 0);
-            pauses.push(board.next_retry_at().expect("it failed"));
+            pauses.push(board.next_retry_at(0).expect("it failed"));
         }
         assert_eq!(pauses[..3], [100_000_000, 200_000_000, 400_000_000]);
         assert_eq!(pauses.last(), Some(&10_000_000_000));

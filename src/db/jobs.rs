@@ -37,6 +37,17 @@ pub(crate) enum Job {
     Reserve,
 }
 
+/// When a background thread should look at a database again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// At once: there may be more to do.
+    Now,
+    /// At a monotonic time.
+    At(u64),
+    /// When somebody calls.
+    WhenCalled,
+}
+
 impl Job {
     fn kind(&self) -> JobKind {
         match self {
@@ -50,26 +61,29 @@ impl Job {
 }
 
 impl Core {
-    /// Looks once for a background thread; tells whether there may be more to do.
-    pub(crate) fn work_once(&self) -> bool {
+    /// Looks once for a background thread, and does one job.
+    pub(crate) fn work_once(&self) -> Look {
         self.end_wake();
-        let Some(job) = self.claim_job() else { return false };
+        let looked_at = self.directory.now();
+        let Some(job) = self.claim_job() else { return self.next_look(looked_at) };
         // What this thread does not do now, another may.
         self.wake_background();
         // The failure is on the board, where writers and `background_error` find it.
         drop(self.run_picked(job));
-        true
+        Look::Now
     }
 
-    /// Returns when a background thread should look again although nobody calls it.
-    pub(crate) fn next_look_at(&self) -> Option<u64> {
+    /// Returns when a background thread should look again although nobody calls it. What was possible at the last look
+    /// was not due then, and whoever makes it due calls.
+    fn next_look(&self, looked_at: u64) -> Look {
         if self.ends.is_cancelled() {
-            return None;
+            return Look::WhenCalled;
         }
         let book = self.book.lock();
         let interval = u64::try_from(PURGE_INTERVAL.as_nanos()).expect("a second");
-        let purge_at = book.files.has_obsolete().then(|| self.directory.now().saturating_add(interval));
-        [book.board.next_retry_at(), purge_at].into_iter().flatten().min()
+        let purge_at = book.files.has_obsolete().then(|| looked_at.saturating_add(interval));
+        let next = book.board.next_retry_at(looked_at).into_iter().chain(purge_at).chain(self.reserve_try_at(looked_at));
+        next.min().map_or(Look::WhenCalled, Look::At)
     }
 
     /// Runs one due job; `false` if none was due.
@@ -87,6 +101,7 @@ impl Core {
     /// # Errors
     /// What the job met; it stays due.
     pub(crate) fn run_or_await_job(&self) -> Result<bool> {
+        let changes_before = self.book.lock().board.changes_count();
         if let Some(job) = self.claim_job() {
             return self.run_picked(job).map(|()| true);
         }
@@ -95,7 +110,8 @@ impl Core {
             self.changed.wait(&mut book);
             return Ok(true);
         }
-        Ok(false)
+        // What another caller has done since may have made something due.
+        Ok(book.board.changes_count() != changes_before)
     }
 
     fn claim_job(&self) -> Option<Job> {
@@ -127,7 +143,7 @@ impl Core {
                 book.board.claim(JobKind::Purge);
                 return Some(Job::Purge(book.files.take_removable()));
             }
-            if phase == Phase::Open && book.board.is_free(JobKind::Reserve, now) && self.is_reserve_due() {
+            if phase == Phase::Open && book.board.is_free(JobKind::Reserve, now) && self.is_reserve_due(now) {
                 book.board.claim(JobKind::Reserve);
                 return Some(Job::Reserve);
             }
@@ -253,7 +269,8 @@ impl Core {
     }
 
     fn end_claim(&self, kind: JobKind, result: &Result<()>) {
-        let has_room = result.as_ref().is_err_and(|error| self.spend_reserve(error));
+        let may_spend = kind != JobKind::Reserve;
+        let has_room = may_spend && result.as_ref().is_err_and(|error| self.spend_reserve(error));
         let mut book = self.book.lock();
         book.board.finish(kind, result, self.directory.now());
         if has_room {

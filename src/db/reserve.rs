@@ -24,7 +24,12 @@ pub(crate) struct Reserve {
     is_spent: AtomicBool,
     /// The disk allocates nothing.
     is_impossible: AtomicBool,
+    /// Monotonic time before which it is not tried: there was no room, and nobody needs it yet.
+    try_at: AtomicU64,
 }
+
+/// How long to wait for room that nobody needs yet.
+const TRY_AGAIN_AFTER_NANOS: u64 = 10_000_000_000;
 
 impl Reserve {
     /// Returns what it takes on the disk.
@@ -57,25 +62,34 @@ impl Core {
         let tables_bytes: u64 = self.view.state().tables().map(|(_, live)| live.meta.len_bytes).sum();
         // Whole steps, so that it is not made anew for every table.
         let wanted = (tables_bytes / limits::RESERVE_PART).next_power_of_two();
-        wanted.clamp(limits::RESERVE_LEN_BYTES_MIN, max.max(limits::RESERVE_LEN_BYTES_MIN))
+        let min = limits::reserve_len_min(self.options.memtable_bytes);
+        wanted.clamp(min, max.max(min))
     }
 
     /// Tells whether the reserve should be made, or made larger.
-    pub(crate) fn is_reserve_due(&self) -> bool {
-        self.reserve.held_bytes() < self.reserve_target()
+    pub(crate) fn is_reserve_due(&self, now: u64) -> bool {
+        now >= self.reserve.try_at.load(Ordering::Relaxed) && self.reserve.held_bytes() < self.reserve_target()
+    }
+
+    /// Returns when to look for room again, if there was none and that is after `now`.
+    pub(crate) fn reserve_try_at(&self, now: u64) -> Option<u64> {
+        let try_at = self.reserve.try_at.load(Ordering::Relaxed);
+        (try_at > now).then_some(try_at)
     }
 
     /// Sets space aside, if there is room for it and as much again.
     ///
     /// # Errors
-    /// `NoSpace` while there is not; what the disk meets. Tried again after a pause.
+    /// `NoSpace` while there is not, if it was spent; what the disk meets. Tried again after a pause.
     pub(crate) fn run_reserve(&self) -> Result<()> {
         let (target, path) = (self.reserve_target(), self.reserve_path());
         let held = self.reserve.held_bytes();
         let available = self.directory.available_space(self.directory.path())?;
         if available.saturating_add(held) < target.saturating_mul(2) {
-            if held > 0 {
+            if !self.reserve.is_spent() {
                 // What is there serves as well as it can.
+                let try_at = self.directory.now().saturating_add(TRY_AGAIN_AFTER_NANOS);
+                self.reserve.try_at.store(try_at, Ordering::Relaxed);
                 return Ok(());
             }
             let message = format!(
@@ -84,6 +98,7 @@ impl Core {
             );
             return Err(Error::new(ErrorKind::NoSpace, message).with_file(&path).with_operation("reserve"));
         }
+        self.reserve.try_at.store(0, Ordering::Relaxed);
         self.remove_reserve()?;
         let made = self.make_reserve(target);
         if made.is_err() {
@@ -122,8 +137,10 @@ impl Core {
         if !is_full(error) {
             return false;
         }
-        self.reserve.is_spent.store(self.options.reserve_bytes_max > 0, Ordering::Relaxed);
         let is_held = self.reserve.held_bytes.swap(0, Ordering::Relaxed) > 0;
+        if is_held {
+            self.reserve.is_spent.store(true, Ordering::Relaxed);
+        }
         is_held && self.directory.remove_file(&self.reserve_path()).is_ok()
     }
 

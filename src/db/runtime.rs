@@ -6,6 +6,7 @@
 //! databases that are mostly idle ([`crate::db::options::Background::Shared`]).
 
 use crate::base::error::{Error, Result};
+use crate::db::jobs::Look;
 use crate::db::state::Core;
 use crate::sync::{Condvar, JoinHandle, Mutex, process_id, spawn};
 use crate::vfs::Vfs;
@@ -159,8 +160,8 @@ impl Shared {
     fn work(&self) {
         while let Some(core) = self.next() {
             let Some(core) = core.upgrade() else { continue };
-            let has_more = core.work_once();
-            self.look_again(&core, has_more);
+            let look = core.work_once();
+            self.look_again(&core, look);
         }
     }
 
@@ -183,15 +184,18 @@ impl Shared {
     }
 
     /// Puts a database back where it belongs after a look at it.
-    fn look_again(&self, core: &Arc<Core>, has_more: bool) {
-        if has_more {
-            if core.begin_wake() {
-                self.queue.lock().ready.push_back(Arc::downgrade(core));
-                self.changed.notify_one();
+    fn look_again(&self, core: &Arc<Core>, look: Look) {
+        let at = match look {
+            Look::WhenCalled => return,
+            Look::At(at) => at,
+            Look::Now => {
+                if core.begin_wake() {
+                    self.queue.lock().ready.push_back(Arc::downgrade(core));
+                    self.changed.notify_one();
+                }
+                return;
             }
-            return;
-        }
-        let Some(at) = core.next_look_at() else { return };
+        };
         let mut queue = self.queue.lock();
         let same = queue.later.iter().position(|later| Weak::as_ptr(&later.core) == Arc::as_ptr(core));
         match same {

@@ -116,12 +116,20 @@ impl Core {
                     is_busy && !book.board.was_idle_since(*id, idle_before)
                 });
                 due.is_empty()
+                    && !self.is_reserve_awaited(book)
                     && !book.board.is_running(JobKind::Flush)
                     && !book.board.is_running(JobKind::WriteBack)
                     && !book.board.is_running(JobKind::Purge)
                     && !book.files.has_removable()
             },
         )
+    }
+
+    /// Tells whether space is going to be set aside now.
+    fn is_reserve_awaited(&self, book: &Book) -> bool {
+        let now = self.directory.now();
+        book.board.is_running(JobKind::Reserve)
+            || (book.board.is_free(JobKind::Reserve, now) && self.is_reserve_due(now))
     }
 
     /// Merges what lies in a range down to the deepest level that holds any of it, and rewrites what lies there already

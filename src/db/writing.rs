@@ -172,6 +172,7 @@ impl Core {
         let first = book.active_first.take().unwrap_or(old);
         book.files.seal_segment(old, old_len);
         book.files.add_segment(next.number(), 0);
+        book.board.note_change();
         book.sealed.push_back((first, Arc::new(Generation { last_seq: leader.last_seq, memtables })));
         self.change_state(&mut book, |state| {
             for id in sealed {

@@ -121,6 +121,7 @@ impl Swarm {
             level0_slowdown: 4 + usize::try_from(below(8)).expect("small"),
             level0_stop: 12 + usize::try_from(below(8)).expect("small"),
             default_keyspace: Some(keyspaces[0].clone()),
+            reserve_bytes_max: 64 << 20,
         };
         let has_faults = tape.chance(Label::Options, 1, 3);
         let is_done = |deed: Deed| match deed {
