@@ -51,6 +51,7 @@ pub use db::snapshot::Snapshot;
 pub use db::stats::{KeyspaceStats, LevelStats, Stats, VerifyReport};
 pub use db::{Db, DbBuilder};
 pub use table::options::Compression;
+pub use table::shared::Cache;
 pub use write::commit::Durability;
 
 /// The examples of the first page, compiled and run with the tests.

@@ -29,6 +29,9 @@ pub enum ErrorKind {
     Corruption,
     /// The disk or a quota is full. Make room and retry.
     NoSpace,
+    /// The process or the system has no descriptor, memory or thread to give. Nothing was lost and nothing is
+    /// missing: free some, or raise the limit, and retry.
+    Exhausted,
     /// The disk failed in another way. The text names the operation and the system's code.
     Io,
     /// The write would have had to wait longer than allowed for flush or compaction. Retry later.

@@ -208,7 +208,7 @@ impl Core {
         body: impl FnOnce(&JobContext<'_>, &mut Vec<FileNumber>) -> Result<T>,
     ) -> Result<T> {
         let context = JobContext {
-            vfs: self.vfs.as_ref(),
+            vfs: self.vfs.clone(),
             directory: self.directory.clone(),
             cache: Arc::clone(&self.cache),
             next_number: &|| self.take_file_number(),

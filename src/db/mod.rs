@@ -383,7 +383,7 @@ impl Db {
         {
             verify(&live.table)?;
             report.files += 1;
-            report.blocks += live.table.index().blocks_count() as u64;
+            report.blocks += live.table.index()?.blocks_count() as u64;
             report.entries += live.meta.entries;
             report.bytes += live.meta.len_bytes;
         }

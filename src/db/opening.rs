@@ -14,7 +14,6 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
-use crate::cache::BlockCache;
 use crate::compaction::output::open_table;
 use crate::db::directory::FinalDirSync;
 use crate::db::options::{Background, Comparators, KeyspaceOptions, Options};
@@ -26,6 +25,7 @@ use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
 use crate::read::tree::Tree;
 use crate::sync::Mutex;
+use crate::table::shared::Cache;
 use crate::version::catalog::Catalog;
 use crate::version::edit::Change;
 use crate::version::levels::{Live, Version};
@@ -94,7 +94,7 @@ pub(crate) fn open(request: OpenRequest) -> Result<Core> {
     };
     // Somebody may have created the database between the first look and the lock.
     let names = if is_database { names } else { list(vfs, &request.directory)?.0 };
-    let cache = Arc::new(BlockCache::new(request.options.block_cache_bytes));
+    let cache = Arc::new(Cache::new(request.options.block_cache_bytes, request.options.open_files_max));
     let recovered = match pointer::read(vfs, &request.directory)? {
         Some(pointer) => recover(&request, pointer, &cache)?,
         None => create(&request, &names)?,
@@ -182,9 +182,10 @@ fn create(request: &OpenRequest, names: &BTreeSet<FileName>) -> Result<Recovered
 }
 
 /// Reads back what is there, modifying nothing.
-fn recover(request: &OpenRequest, pointer: pointer::Pointer, cache: &Arc<BlockCache>) -> Result<Recovered> {
+fn recover(request: &OpenRequest, pointer: pointer::Pointer, cache: &Arc<Cache>) -> Result<Recovered> {
     let catalog = manifest::read(request.vfs.as_ref(), &request.directory, pointer)?;
     let manifest_path = FileName::Manifest(pointer.manifest).path(&request.directory);
+    let vfs: Arc<dyn Vfs> = request.vfs.clone();
     let mut state = State::default();
     for (&id, keyspace) in &catalog.keyspaces {
         let order = request.comparators.find(&keyspace.comparator, &keyspace.name)?;
@@ -196,7 +197,7 @@ fn recover(request: &OpenRequest, pointer: pointer::Pointer, cache: &Arc<BlockCa
         let mut tables: Vec<(usize, LiveTable)> = Vec::new();
         for (level, metas) in keyspace.levels.iter().enumerate() {
             for meta in metas.values() {
-                let table = open_table(request.vfs.as_ref(), &request.directory, meta, &order, cache)?;
+                let table = open_table(&vfs, &request.directory, meta, &order, cache)?;
                 tables.push((level, Arc::new(Live { meta: Arc::clone(meta), table })));
             }
         }
@@ -331,7 +332,7 @@ fn start(
     request: OpenRequest,
     mut recovered: Recovered,
     names: &BTreeSet<FileName>,
-    cache: Arc<BlockCache>,
+    cache: Arc<Cache>,
 ) -> Result<Core> {
     let taken = names.iter().filter_map(FileName::number).map(|number| number.0 + 1).max().unwrap_or(1);
     let next_file = AtomicU64::new(taken.max(recovered.catalog.next_file.0));

@@ -14,7 +14,6 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
-use crate::cache::BlockCache;
 use crate::db::directory::FinalDirSync;
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
 use crate::format::names::FileName;
@@ -25,6 +24,7 @@ use crate::mvcc::visible::Horizon;
 use crate::read::tree::Tree;
 use crate::sync::{Condvar, Mutex, yield_point};
 use crate::table::reader::Table;
+use crate::table::shared::Cache;
 use crate::version::edit::Change;
 use crate::version::levels::Live;
 use crate::version::manifest::ManifestWriter;
@@ -169,7 +169,7 @@ pub(crate) struct Core {
     pub directory: PathBuf,
     pub options: Options,
     pub comparators: Comparators,
-    pub cache: Arc<BlockCache>,
+    pub cache: Arc<Cache>,
     pub is_read_only: bool,
     pub is_manual: bool,
     pub threads_count: usize,

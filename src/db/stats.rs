@@ -103,7 +103,7 @@ impl Core {
             [FileName::Lock, FileName::Current].into_iter().chain(manifest).map(|name| name.to_string()),
         );
         live.sort();
-        let cache = self.cache.stats();
+        let cache = self.cache.blocks().stats();
         Stats {
             last_seq: self.visible_seq(),
             memtable_bytes: self.active_len_bytes(),
