@@ -33,6 +33,13 @@ impl Vfs for FinalDirSync {
         self.syncs.run(|| self.inner.sync_dir(path))
     }
 
+    fn hold_dir(self: Arc<Self>, path: &Path) -> Result<Arc<dyn Vfs>> {
+        let inner = Arc::clone(&self.inner).hold_dir(path)?;
+        Ok(Arc::new(FinalDirSync::new(inner)))
+    }
+    fn sync_files(&self, files: &mut [Box<dyn WriteFile>]) -> Result<()> {
+        self.inner.sync_files(files)
+    }
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
         self.inner.create_new(path)
     }

@@ -14,10 +14,15 @@ const CHUNKS_COUNT_MIN: usize = 16;
 /// An entry longer than this part of a chunk gets memory of its own, so that no chunk wastes more than that.
 const CHUNK_PART_MAX: usize = 16;
 
+/// What one entry costs besides its bytes: a node of 64 bytes, with a tower of two on average, as the allocator rounds
+/// it up.
+const NODE_LEN_BYTES: u64 = 112;
+
 /// Takes the bytes of entries; belongs to the one writer.
 pub struct Arena {
     chunk: BytesMut,
     chunk_len_bytes: usize,
+    charged_bytes: u64,
 }
 
 impl Arena {
@@ -25,12 +30,13 @@ impl Arena {
     pub fn new(memtable_bytes: usize) -> Arena {
         let chunk_len_bytes =
             (memtable_bytes / CHUNKS_COUNT_MIN).clamp(CHUNK_LEN_BYTES_MIN, CHUNK_LEN_BYTES_MAX);
-        Arena { chunk: BytesMut::new(), chunk_len_bytes }
+        Arena { chunk: BytesMut::new(), chunk_len_bytes, charged_bytes: 0 }
     }
 
     /// Copies key and value, side by side.
     pub(in crate::memtable) fn store(&mut self, key: &[u8], value: &[u8]) -> Bytes {
         let len = key.len() + value.len();
+        self.charged_bytes += charge_of(key, value);
         if len > self.chunk_len_bytes / CHUNK_PART_MAX {
             return Bytes::from([key, value].concat());
         }
@@ -41,6 +47,16 @@ impl Arena {
         self.chunk.extend_from_slice(value);
         self.chunk.split().freeze()
     }
+
+    /// Returns about how much memory all entries so far take, in bytes.
+    pub fn charged_bytes(&self) -> u64 {
+        self.charged_bytes
+    }
+}
+
+/// Returns about how much memory an entry takes, in bytes.
+pub(in crate::memtable) fn charge_of(key: &[u8], value: &[u8]) -> u64 {
+    (key.len() + value.len()) as u64 + NODE_LEN_BYTES
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tinylsm::vfs::mem::MemVfs;
 use tinylsm::vfs::{Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
 use tinylsm::{Error, ErrorKind, Result, UnixMillis};
 
-/// The disk. What a failed append leaves is half of it; what is removed frees nothing.
+/// The disk. What a failed append leaves is half of it; a removal frees nothing, a trim does.
 #[derive(Clone)]
 pub struct FaultyVfs {
     /// The disk behind it.
@@ -42,6 +42,10 @@ impl FaultyVfs {
 }
 
 impl Faults {
+    fn give_back(&self, bytes: u64) {
+        *self.free_bytes.lock() += bytes;
+    }
+
     fn charge(&self, bytes: u64, operation: &'static str, path: &Path) -> Result<()> {
         let mut free = self.free_bytes.lock();
         match free.checked_sub(bytes) {
@@ -95,9 +99,21 @@ impl WriteFile for FaultyFile {
         self.charged_len = self.charged_len.max(len);
         self.file.allocate(len)
     }
+
+    fn trim(&mut self) -> Result<()> {
+        self.file.trim()?;
+        self.faults.give_back(self.charged_len.saturating_sub(self.file.len()));
+        self.charged_len = self.charged_len.min(self.file.len());
+        Ok(())
+    }
 }
 
 impl Vfs for FaultyVfs {
+    /// The disk in memory moves no directory, so a held one is the disk itself.
+    fn hold_dir(self: Arc<Self>, path: &Path) -> Result<Arc<dyn Vfs>> {
+        Arc::new(self.disk.clone()).hold_dir(path)?;
+        Ok(self)
+    }
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
         self.faults.charge(1, "create", path)?;
         let file = self.disk.create_new(path)?;

@@ -4,12 +4,14 @@
 //! after the power went off that changes nothing any more.
 
 use crate::disk::event::{DiskEvent, DiskOp};
-use crate::disk::{Shared, volume};
+use crate::disk::volume::Node;
+use crate::disk::{Shared, SimDisk, event, volume};
 use crate::tape::Label;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tinylsm::base::error::{Error, Result};
+use tinylsm::base::error::Result;
+use tinylsm::sync::yield_point;
 use tinylsm::vfs::{Advice, DirLock, LockMode, ReadFile, WriteFile};
 
 /// The event of reading a file that has no name any more.
@@ -86,22 +88,52 @@ impl WriteFile for SimWriteFile {
     }
 
     fn allocate(&mut self, len: u64) -> Result<()> {
-        let shared = &self.shared;
         let path = self.path.as_path();
-        shared.begin(DiskOp::Allocate, path)?;
-        if shared.refuses_allocation() {
+        self.shared.begin(DiskOp::Allocate, path)?;
+        if self.is_broken {
+            return Err(volume::failed("allocate", path, "an earlier append failed"));
+        }
+        if self.shared.refuses_allocation() {
             return Ok(());
         }
-        let allocate = || -> Result<()> {
-            let mut volume = shared.volume.lock();
-            let growth = len.saturating_sub(volume.inode(self.id).len);
-            shared.check_space(&volume, growth, DiskOp::Allocate, path)?;
-            let seq = volume.next_seq();
-            volume.charge(self.id, |inode| inode.reserve(seq, len));
-            Ok(())
-        };
-        let result: Result<(), Error> = allocate();
-        shared.end(DiskEvent { op: DiskOp::Allocate, path, to: None, offset: 0, len, error: None }, result)
+        let result = self.reserve(len);
+        let event = DiskEvent { op: DiskOp::Allocate, path, to: None, offset: 0, len, error: None };
+        self.shared.end(event, result)
+    }
+
+    fn trim(&mut self) -> Result<()> {
+        let path = self.path.as_path();
+        self.shared.begin(DiskOp::Trim, path)?;
+        self.cut(self.len);
+        let event = DiskEvent { op: DiskOp::Trim, path, to: None, offset: 0, len: self.len, error: None };
+        self.shared.end(event, Ok(()))
+    }
+}
+
+impl SimWriteFile {
+    /// Lengthens the file. A disk that is too full takes what it has, and only then says so.
+    fn reserve(&self, len: u64) -> Result<()> {
+        let shared = &self.shared;
+        let mut volume = shared.volume.lock();
+        let before = volume.inode(self.id).len;
+        let growth = len.saturating_sub(before);
+        let full = shared.check_space(&volume, growth, DiskOp::Allocate, &self.path);
+        let taken = if full.is_ok() { growth } else { shared.room(&volume) };
+        let seq = volume.next_seq();
+        volume.charge(self.id, |inode| inode.reserve(seq, before + taken));
+        drop(volume);
+        full.inspect_err(|_| {
+            // Others may meet the full disk before this one has given anything back.
+            yield_point("allocate failed");
+            self.cut(before);
+        })
+    }
+
+    /// Shortens the file to `len` at most.
+    fn cut(&self, len: u64) {
+        let mut volume = self.shared.volume.lock();
+        let seq = volume.next_seq();
+        volume.charge(self.id, |inode| inode.trim(seq, len));
     }
 }
 
@@ -159,22 +191,44 @@ impl ReadFile for SimReadFile {
 }
 
 pub(in crate::disk) struct SimLock {
-    shared: Arc<Shared>,
+    disk: SimDisk,
+    path: PathBuf,
     id: u64,
     mode: LockMode,
 }
 
 impl SimLock {
-    pub(in crate::disk) fn new(shared: Arc<Shared>, id: u64, mode: LockMode) -> SimLock {
-        SimLock { shared, id, mode }
+    pub(in crate::disk) fn new(disk: SimDisk, path: &Path, id: u64, mode: LockMode) -> SimLock {
+        SimLock { disk, path: path.to_owned(), id, mode }
     }
 }
 
-impl DirLock for SimLock {}
+impl DirLock for SimLock {
+    fn check(&self) -> Result<()> {
+        let shared = &self.disk.shared;
+        shared.begin(DiskOp::Metadata, &self.path)?;
+        let check = || {
+            let route = self.disk.route(&self.path)?;
+            match shared.volume.lock().find("lock", &route) {
+                Ok(Node::File(id)) if id == self.id => Ok(()),
+                _ => Err(volume::failed(
+                    "lock",
+                    &self.path,
+                    "the lock file was removed or replaced while the lock was held",
+                )),
+            }
+        };
+        shared.end(event(DiskOp::Metadata, &self.path), check())
+    }
+
+    fn release(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        let mut volume = self.shared.volume.lock();
+        let mut volume = self.disk.shared.volume.lock();
         volume.inode_mut(self.id).holders.give_back(self.mode);
         volume.release_open(self.id);
     }

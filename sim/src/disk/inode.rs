@@ -1,6 +1,6 @@
 //! A file's bytes: what readers see, and how much of it the disk has.
 //!
-//! Files grow at their end and are never overwritten, so the history of a file is a list of ranges rather than
+//! Files grow at their end, give back only what lies behind it, and are never overwritten, so the history of a file is a list of ranges rather than
 //! of sectors: the writes that no sync covered yet, in order, and the ranges that a failed sync gave up.
 //! Everything else below [`Inode::durable_len`] is on the disk as readers see it. A sync that works drops the
 //! ranges it covers. Bytes are shared between a disk and its crash images until one of them writes.
@@ -11,20 +11,41 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use tinylsm::vfs::LockMode;
 
-/// A write that no sync covered yet. A reservation is a write of no bytes.
+/// A change of a file's bytes or length that no sync covered yet.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::disk) struct Write {
     /// When, in the order of all changes of the disk.
     pub(in crate::disk) seq: u64,
+    pub(in crate::disk) kind: WriteKind,
+    /// The bytes it wrote; the same place twice where it wrote none.
     pub(in crate::disk) start: u64,
     pub(in crate::disk) end: u64,
-    /// The file's length once this write is in it.
-    pub(in crate::disk) len_after: u64,
+}
+
+/// What a [`Write`] does to its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::disk) enum WriteKind {
+    /// Puts bytes into it.
+    Append,
+    /// Makes it at least this long.
+    Reserve(u64),
+    /// Makes it at most this long.
+    Trim(u64),
 }
 
 impl Write {
-    pub(in crate::disk) fn is_reservation(&self) -> bool {
-        self.start == self.end
+    /// Tells whether it changes only the length, which a journal keeps in order.
+    pub(in crate::disk) fn is_of_length(&self) -> bool {
+        self.kind != WriteKind::Append
+    }
+
+    /// Returns how long a file of `len` bytes is once this is in it.
+    pub(in crate::disk) fn len_after(&self, len: u64) -> u64 {
+        match self.kind {
+            WriteKind::Append => len.max(self.end),
+            WriteKind::Reserve(to) => len.max(to),
+            WriteKind::Trim(to) => len.min(to),
+        }
     }
 }
 
@@ -71,10 +92,11 @@ impl Holders {
 /// A file, whatever its names.
 #[derive(Clone, Debug, Default)]
 pub(in crate::disk) struct Inode {
-    /// What readers see, up to the last byte ever written; behind it lie zeros up to `len`.
+    /// What readers see, up to the last byte ever written; behind it lie zeros up to `len`. Bytes behind `len` were
+    /// trimmed, and only a crash can bring them back.
     pub(in crate::disk) bytes: Arc<Vec<u8>>,
     pub(in crate::disk) len: u64,
-    /// The length that a crash keeps at least.
+    /// The length as of the last sync. A crash keeps it, unless a trim is pending.
     pub(in crate::disk) durable_len: u64,
     /// Ordered by `seq`, and so by `start` too: one owner appends.
     pub(in crate::disk) pending: Vec<Write>,
@@ -104,6 +126,23 @@ impl Inode {
         self.live_names + self.opens > 0
     }
 
+    /// Returns the length that every crash keeps.
+    pub(in crate::disk) fn least_len(&self) -> u64 {
+        let trims = self.pending.iter().map(|write| match write.kind {
+            WriteKind::Trim(to) => to,
+            WriteKind::Append | WriteKind::Reserve(_) => u64::MAX,
+        });
+        trims.fold(self.durable_len, u64::min)
+    }
+
+    /// Returns what readers see, without the zeros behind the last byte written.
+    pub(in crate::disk) fn seen_bytes(&self) -> Arc<Vec<u8>> {
+        match usize::try_from(self.len) {
+            Ok(len) if len < self.bytes.len() => Arc::new(self.bytes[..len].to_vec()),
+            _ => self.bytes.clone(),
+        }
+    }
+
     /// Returns how many bytes wait for a sync.
     pub(in crate::disk) fn pending_len(&self) -> u64 {
         self.pending.iter().map(|write| write.end - write.start).sum()
@@ -129,7 +168,7 @@ impl Inode {
         assert_eq!(left, 0, "no more is written than was given");
         self.len = self.len.max(offset + count);
         if count > 0 {
-            self.pending.push(Write { seq, start: offset, end: offset + count, len_after: self.len });
+            self.pending.push(Write { seq, kind: WriteKind::Append, start: offset, end: offset + count });
         }
     }
 
@@ -138,7 +177,15 @@ impl Inode {
         if len > self.len {
             let at = self.bytes.len() as u64;
             self.len = len;
-            self.pending.push(Write { seq, start: at, end: at, len_after: len });
+            self.pending.push(Write { seq, kind: WriteKind::Reserve(len), start: at, end: at });
+        }
+    }
+
+    /// Shortens the file to `len` at most.
+    pub(in crate::disk) fn trim(&mut self, seq: u64, len: u64) {
+        if len < self.len {
+            self.len = len;
+            self.pending.push(Write { seq, kind: WriteKind::Trim(len), start: len, end: len });
         }
     }
 
@@ -160,21 +207,34 @@ impl Inode {
 
     /// Makes every write up to `upto` durable.
     pub(in crate::disk) fn settle(&mut self, upto: u64) {
-        let covered = self.pending.partition_point(|write| write.seq <= upto);
-        for write in self.pending.drain(..covered) {
-            self.durable_len = self.durable_len.max(write.len_after);
+        for write in self.take_pending(upto) {
+            self.durable_len = write.len_after(self.durable_len);
         }
         self.durable_len = self.durable_len.min(self.len);
+        self.forget_trimmed();
     }
 
-    /// Makes the length of every reservation up to `upto` durable: the journal has it. Bytes still wait.
-    pub(in crate::disk) fn settle_reservations(&mut self, upto: u64) {
-        for write in &self.pending {
-            if write.is_reservation() && write.seq <= upto {
-                self.durable_len = self.durable_len.max(write.len_after);
+    /// Makes every change of length up to `upto` durable: the journal has it. Bytes still wait.
+    pub(in crate::disk) fn settle_lengths(&mut self, upto: u64) {
+        let is_settled = |write: &Write| write.is_of_length() && write.seq <= upto;
+        for write in self.pending.iter().filter(|write| is_settled(write)) {
+            self.durable_len = write.len_after(self.durable_len);
+        }
+        self.pending.retain(|write| !is_settled(write));
+        self.forget_trimmed();
+    }
+
+    /// Forgets bytes behind the end once no crash can bring them back.
+    fn forget_trimmed(&mut self) {
+        let is_trimmed = (self.bytes.len() as u64) > self.len;
+        if is_trimmed && !self.pending.iter().any(|write| matches!(write.kind, WriteKind::Trim(_))) {
+            self.bytes = self.seen_bytes();
+            let len = self.len;
+            self.pending.retain(|write| write.is_of_length() || write.start < len);
+            for write in &mut self.pending {
+                write.end = write.end.min(len.max(write.start));
             }
         }
-        self.pending.retain(|write| !write.is_reservation() || write.seq > upto);
     }
 
     /// Lets a sync of every write up to `upto` fail.
@@ -189,7 +249,7 @@ impl Inode {
     fn keep_unwritten(&mut self, upto: u64, tape: &Tape) {
         let old_durable_len = self.durable_len;
         for write in self.take_pending(upto) {
-            self.durable_len = self.durable_len.max(write.len_after);
+            self.durable_len = write.len_after(self.durable_len);
             let mut start = write.start;
             while start < write.end {
                 let mut end = write.end.min((start / PAGE_LEN_BYTES + 1) * PAGE_LEN_BYTES);
@@ -213,8 +273,7 @@ impl Inode {
             let (start, end) = (range(write.start), range(write.end));
             bytes[start..end].fill(0);
         }
-        let still_pending = self.pending.iter().map(|write| write.len_after).max().unwrap_or(0);
-        self.len = self.durable_len.max(still_pending);
+        self.len = self.pending.iter().fold(self.durable_len, |len, write| write.len_after(len));
         let kept = usize::try_from(self.len).expect("a simulated file fits memory").min(bytes.len());
         bytes.truncate(kept);
     }

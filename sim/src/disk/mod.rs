@@ -29,7 +29,7 @@ use crate::disk::crash::Wreck;
 use crate::disk::faults::MILLION;
 use crate::disk::file::{SimLock, SimReadFile, SimWriteFile};
 use crate::disk::inode::Inode;
-use crate::disk::volume::{Node, Volume, failed, missing};
+use crate::disk::volume::{Node, Place, Route, Volume, failed, missing};
 use crate::tape::{Label, Tape};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -48,7 +48,15 @@ const WALL_ORIGIN_MS: i64 = 1_780_000_000_000;
 /// A simulated disk. Clones share it.
 #[derive(Clone)]
 pub struct SimDisk {
-    shared: Arc<Shared>,
+    pub(in crate::disk) shared: Arc<Shared>,
+    /// The directory that this view of the disk holds.
+    held: Option<Arc<HeldDir>>,
+}
+
+/// A directory that is held, and the names from the root that it had.
+struct HeldDir {
+    id: u64,
+    names: Vec<String>,
 }
 
 /// Which operation the power goes at.
@@ -102,6 +110,7 @@ impl SimDisk {
 
     fn with_volume(profile: Profile, tape: Tape, volume: Volume, story: Option<CrashStory>) -> SimDisk {
         SimDisk {
+            held: None,
             shared: Arc::new(Shared {
                 profile,
                 tape,
@@ -121,6 +130,20 @@ impl SimDisk {
                 idle_ns: AtomicU64::new(0),
             }),
         }
+    }
+
+    /// Reads a path as this view does.
+    pub(in crate::disk) fn route<'p>(&self, path: &'p Path) -> Result<Route<'p>> {
+        let mut names = volume::names_of(path)?;
+        let mut start = volume::ROOT;
+        if let Some(held) = &self.held
+            && names.len() >= held.names.len()
+            && held.names.iter().zip(&names).all(|(held, name)| held == name)
+        {
+            start = held.id;
+            names.drain(..held.names.len());
+        }
+        Ok(Route { start, names, path })
     }
 
     /// Sets what may fail from now on.
@@ -154,7 +177,7 @@ impl SimDisk {
             .filter_map(|(name, node)| match node {
                 Node::File(id) => {
                     let inode = volume.inode(*id);
-                    Some(SeenFile { name: name.to_string(), len: inode.len, bytes: inode.bytes.clone() })
+                    Some(SeenFile { name: name.to_string(), len: inode.len, bytes: inode.seen_bytes() })
                 }
                 Node::Dir(_) => None,
             })
@@ -264,8 +287,9 @@ impl SimDisk {
     /// # Errors
     /// `NotFound`; `InvalidArgument` behind the file's end.
     pub fn flip_bit(&self, path: &Path, offset: u64, bit: u8) -> Result<()> {
+        let route = self.route(path)?;
         let mut volume = self.shared.volume.lock();
-        let id = volume.find_file("flip_bit", path)?;
+        let id = volume.find_file("flip_bit", &route)?;
         let inode = volume.inode_mut(id);
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
         if offset >= inode.len {
@@ -457,14 +481,28 @@ fn event<'a>(op: DiskOp, path: &'a Path) -> DiskEvent<'a> {
 }
 
 impl Vfs for SimDisk {
+    fn hold_dir(self: Arc<Self>, path: &Path) -> Result<Arc<dyn Vfs>> {
+        let shared = &self.shared;
+        shared.begin(DiskOp::Open, path)?;
+        let hold = || -> Result<SimDisk> {
+            let route = self.route(path)?;
+            let id = shared.volume.lock().find_dir("hold_dir", &route)?;
+            let names = volume::names_of(path)?.into_iter().map(str::to_owned).collect();
+            Ok(SimDisk { shared: Arc::clone(shared), held: Some(Arc::new(HeldDir { id, names })) })
+        };
+        let view = shared.end(event(DiskOp::Open, path), hold())?;
+        Ok(Arc::new(view))
+    }
+
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
         let shared = &self.shared;
         shared.begin(DiskOp::Create, path)?;
         let is_failing = shared.fails(|plan| plan.create, "create failed");
         let happens = !is_failing || shared.tape.below(Label::Fault, 2) == 1;
         let create = || -> Result<u64> {
+            let route = self.route(path)?;
             let mut volume = shared.volume.lock();
-            let place = volume.place("create", path)?;
+            let place = volume.place("create", &route)?;
             if volume.node(place).is_some() {
                 let error = Error::new(ErrorKind::AlreadyExists, "the name is taken");
                 return Err(error.with_file(path).with_operation("create"));
@@ -492,8 +530,9 @@ impl Vfs for SimDisk {
             if shared.fails(|plan| plan.open, "open failed") {
                 return Err(failed("open", path, "simulated error"));
             }
+            let route = self.route(path)?;
             let mut volume = shared.volume.lock();
-            let id = volume.find_file("open", path)?;
+            let id = volume.find_file("open", &route)?;
             volume.hold_open(id);
             Ok(id)
         };
@@ -504,9 +543,10 @@ impl Vfs for SimDisk {
     fn sync_file(&self, path: &Path) -> Result<()> {
         let shared = &self.shared;
         shared.begin(DiskOp::Open, path)?;
+        let route = self.route(path)?;
         let id = {
             let mut volume = shared.volume.lock();
-            let id = volume.find_file("sync", path)?;
+            let id = volume.find_file("sync", &route)?;
             // Held open, because its name may go while the sync takes its time.
             volume.hold_open(id);
             id
@@ -521,16 +561,16 @@ impl Vfs for SimDisk {
         shared.begin(DiskOp::Rename, from)?;
         let is_failing = shared.fails(|plan| plan.rename, "rename failed");
         let rename = || -> Result<()> {
-            let (old, new) = (volume::names_of(from)?, volume::names_of(to)?);
-            if old.split_last().map(|(_, above)| above) != new.split_last().map(|(_, above)| above) {
+            let (old, new) = (self.route(from)?, self.route(to)?);
+            if old.above() != new.above() {
                 return Err(Error::invalid("a rename stays within its directory")
                     .with_file(from)
                     .with_operation("rename"));
             }
             let mut volume = shared.volume.lock();
-            let source = volume.place("rename", from)?;
-            let target = volume.place("rename", to)?;
-            let moved = volume.find_file("rename", from)?;
+            let source = volume.place("rename", &old)?;
+            let target = volume.place("rename", &new)?;
+            let moved = volume.find_file("rename", &old)?;
             match volume.node(target) {
                 Some(Node::Dir(_)) => return Err(failed("rename", to, "is a directory")),
                 // Two names of one file: nothing changes, as POSIX has it.
@@ -550,10 +590,11 @@ impl Vfs for SimDisk {
         shared.begin(DiskOp::Remove, path)?;
         let is_failing = shared.fails(|plan| plan.remove, "remove failed");
         let remove = || -> Result<()> {
+            let route = self.route(path)?;
             let mut volume = shared.volume.lock();
-            volume.find_file("remove", path)?;
+            volume.find_file("remove", &route)?;
             if !is_failing || shared.tape.below(Label::Fault, 2) == 1 {
-                let place = volume.place("remove", path)?;
+                let place = volume.place("remove", &route)?;
                 volume.remove_name(place);
             }
             if is_failing { Err(failed("remove", path, "simulated error")) } else { Ok(()) }
@@ -569,9 +610,10 @@ impl Vfs for SimDisk {
             if shared.fails(|plan| plan.link, "link failed") {
                 return Err(failed("link", from, "simulated error"));
             }
+            let (source, target) = (self.route(from)?, self.route(to)?);
             let mut volume = shared.volume.lock();
-            let id = volume.find_file("link", from)?;
-            let place = volume.place("link", to)?;
+            let id = volume.find_file("link", &source)?;
+            let place = volume.place("link", &target)?;
             if volume.node(place).is_some() {
                 let error = Error::new(ErrorKind::AlreadyExists, "the name is taken");
                 return Err(error.with_file(to).with_operation("link"));
@@ -580,7 +622,7 @@ impl Vfs for SimDisk {
                 volume.add_name(place, Node::File(id));
                 return Ok(Copied::Linked);
             }
-            let (bytes, len) = (Arc::clone(&volume.inode(id).bytes), volume.inode(id).len);
+            let (bytes, len) = (volume.inode(id).seen_bytes(), volume.inode(id).len);
             shared.check_space(&volume, len, DiskOp::Link, to)?;
             let copy = volume.add_inode(Inode::default());
             volume.add_name(place, Node::File(copy));
@@ -599,22 +641,22 @@ impl Vfs for SimDisk {
         let shared = &self.shared;
         shared.begin(DiskOp::CreateDir, path)?;
         let create = || -> Result<()> {
+            let route = self.route(path)?;
             let mut volume = shared.volume.lock();
-            let mut at = std::path::PathBuf::from("/");
-            for name in volume::names_of(path)? {
-                at.push(name);
-                let place = volume.place("create_dir", &at)?;
-                match volume.node(place) {
-                    Some(Node::Dir(_)) => {}
-                    Some(Node::File(_)) => return Err(failed("create_dir", &at, "not a directory")),
+            let mut dir = route.start;
+            for name in route.names {
+                let place = Place { dir, name };
+                dir = match volume.node(place) {
+                    Some(Node::Dir(below)) => below,
+                    Some(Node::File(_)) => return Err(failed("create_dir", path, "not a directory")),
                     None => {
-                        let above = place.dir;
-                        volume.add_dir(place);
+                        let below = volume.add_dir(place);
                         let upto = volume.seq;
                         // The contract: names of new directories are durable when this returns.
-                        volume.settle_names(above, upto);
+                        volume.settle_names(dir, upto);
+                        below
                     }
-                }
+                };
             }
             Ok(())
         };
@@ -628,8 +670,9 @@ impl Vfs for SimDisk {
             if shared.fails(|plan| plan.read_dir, "read_dir failed") {
                 return Err(failed("read_dir", path, "simulated error"));
             }
+            let route = self.route(path)?;
             let volume = shared.volume.lock();
-            let id = volume.find_dir("read_dir", path)?;
+            let id = volume.find_dir("read_dir", &route)?;
             let names = volume.dir(id).live.iter();
             let entry = |(name, node): (&Arc<str>, &Node)| DirEntry {
                 name: name.to_string(),
@@ -645,9 +688,10 @@ impl Vfs for SimDisk {
     fn sync_dir(&self, path: &Path) -> Result<()> {
         let shared = &self.shared;
         shared.begin(DiskOp::SyncDir, path)?;
+        let route = self.route(path)?;
         let (id, upto, waiting) = {
             let volume = shared.volume.lock();
-            let id = volume.find_dir("sync_dir", path)?;
+            let id = volume.find_dir("sync_dir", &route)?;
             (id, volume.seq, volume.dir(id).pending.len() as u64)
         };
         shared.end(DiskEvent { len: waiting, ..event(DiskOp::SyncDirBegin, path) }, Ok(()))?;
@@ -681,8 +725,9 @@ impl Vfs for SimDisk {
         let shared = &self.shared;
         shared.begin(DiskOp::Lock, path)?;
         let lock = || -> Result<u64> {
+            let route = self.route(path)?;
             let mut volume = shared.volume.lock();
-            let place = volume.place("lock", path)?;
+            let place = volume.place("lock", &route)?;
             let id = match volume.node(place) {
                 Some(Node::File(id)) => id,
                 Some(Node::Dir(_)) => return Err(failed("lock", path, "is a directory")),
@@ -702,15 +747,16 @@ impl Vfs for SimDisk {
             Ok(id)
         };
         let id = shared.end(event(DiskOp::Lock, path), lock())?;
-        Ok(Box::new(SimLock::new(Arc::clone(shared), id, mode)))
+        Ok(Box::new(SimLock::new(self.clone(), path, id, mode)))
     }
 
     fn metadata(&self, path: &Path) -> Result<Metadata> {
         let shared = &self.shared;
         shared.begin(DiskOp::Metadata, path)?;
         let look = || -> Result<Metadata> {
+            let route = self.route(path)?;
             let volume = shared.volume.lock();
-            Ok(match volume.find("metadata", path)? {
+            Ok(match volume.find("metadata", &route)? {
                 Node::File(id) => Metadata { len: volume.inode(id).len, is_dir: false },
                 Node::Dir(_) => Metadata { len: 0, is_dir: true },
             })

@@ -88,11 +88,29 @@ pub(in crate::disk) struct Dir {
     pub(in crate::disk) pending: Vec<NameChange>,
 }
 
+/// A path as one view of the disk reads it.
+#[derive(Clone, Debug)]
+pub(in crate::disk) struct Route<'p> {
+    /// Where it begins: the root, or a directory that is held.
+    pub(in crate::disk) start: u64,
+    /// The names from there.
+    pub(in crate::disk) names: Vec<&'p str>,
+    /// What the caller said.
+    pub(in crate::disk) path: &'p Path,
+}
+
+impl Route<'_> {
+    /// Returns the way to the directory of the last name.
+    pub(in crate::disk) fn above(&self) -> (u64, Option<&[&str]>) {
+        (self.start, self.names.split_last().map(|(_, above)| above))
+    }
+}
+
 /// Where a name is, or would be.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::disk) struct Place<'p> {
     pub(in crate::disk) dir: u64,
-    /// Empty for the root.
+    /// Empty for the directory itself.
     pub(in crate::disk) name: &'p str,
 }
 
@@ -143,15 +161,16 @@ impl Volume {
     }
 
     /// Finds the directory of a path's last name.
-    pub(in crate::disk) fn place<'p>(&self, operation: &'static str, path: &'p Path) -> Result<Place<'p>> {
-        let names = names_of(path)?;
-        let Some((name, above)) = names.split_last() else { return Ok(Place { dir: ROOT, name: "" }) };
-        let mut dir = ROOT;
+    pub(in crate::disk) fn place<'p>(&self, operation: &'static str, route: &Route<'p>) -> Result<Place<'p>> {
+        let Some((name, above)) = route.names.split_last() else {
+            return Ok(Place { dir: route.start, name: "" });
+        };
+        let mut dir = route.start;
         for name in above {
             dir = match self.dirs[&dir].live.get(*name) {
                 Some(Node::Dir(below)) => *below,
-                Some(Node::File(_)) => return Err(failed(operation, path, "not a directory")),
-                None => return Err(missing(operation, path)),
+                Some(Node::File(_)) => return Err(failed(operation, route.path, "not a directory")),
+                None => return Err(missing(operation, route.path)),
             };
         }
         Ok(Place { dir, name })
@@ -159,27 +178,27 @@ impl Volume {
 
     pub(in crate::disk) fn node(&self, place: Place<'_>) -> Option<Node> {
         if place.name.is_empty() {
-            return Some(Node::Dir(ROOT));
+            return Some(Node::Dir(place.dir));
         }
         self.dirs[&place.dir].live.get(place.name).copied()
     }
 
-    pub(in crate::disk) fn find(&self, operation: &'static str, path: &Path) -> Result<Node> {
-        let place = self.place(operation, path)?;
-        self.node(place).ok_or_else(|| missing(operation, path))
+    pub(in crate::disk) fn find(&self, operation: &'static str, route: &Route<'_>) -> Result<Node> {
+        let place = self.place(operation, route)?;
+        self.node(place).ok_or_else(|| missing(operation, route.path))
     }
 
-    pub(in crate::disk) fn find_file(&self, operation: &'static str, path: &Path) -> Result<u64> {
-        match self.find(operation, path)? {
+    pub(in crate::disk) fn find_file(&self, operation: &'static str, route: &Route<'_>) -> Result<u64> {
+        match self.find(operation, route)? {
             Node::File(inode) => Ok(inode),
-            Node::Dir(_) => Err(failed(operation, path, "is a directory")),
+            Node::Dir(_) => Err(failed(operation, route.path, "is a directory")),
         }
     }
 
-    pub(in crate::disk) fn find_dir(&self, operation: &'static str, path: &Path) -> Result<u64> {
-        match self.find(operation, path)? {
+    pub(in crate::disk) fn find_dir(&self, operation: &'static str, route: &Route<'_>) -> Result<u64> {
+        match self.find(operation, route)? {
             Node::Dir(dir) => Ok(dir),
-            Node::File(_) => Err(failed(operation, path, "not a directory")),
+            Node::File(_) => Err(failed(operation, route.path, "not a directory")),
         }
     }
 
