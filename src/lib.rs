@@ -53,6 +53,7 @@ pub use db::stats::{BackgroundError, KeyspaceStats, LevelStats, Stats, VerifyRep
 pub use db::Db;
 pub use db::builder::DbBuilder;
 pub use table::options::Compression;
+pub use table::shared::Cache;
 pub use write::commit::Durability;
 
 /// The examples of the first page, compiled and run with the tests.

@@ -8,26 +8,26 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::key::InternalKey;
 use crate::base::time::UnixMillis;
-use crate::cache::BlockCache;
 use crate::format::names::FileName;
 use crate::table::options::TableOptions;
-use crate::table::reader::{Table, TableFile};
+use crate::table::reader::{Table, TableFile, TableSource};
+use crate::table::shared::Cache;
 use crate::table::writer::{TableSettings, TableSummary, TableWriter};
 use crate::version::edit::TableMeta;
 use crate::version::levels::Live;
 use crate::vfs::Vfs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a job needs from the database around it.
 pub struct JobContext<'a> {
     /// Where tables are written.
-    pub vfs: &'a dyn Vfs,
+    pub vfs: Arc<dyn Vfs>,
     /// The database's directory.
     pub directory: PathBuf,
     /// Through which the new tables will be read.
-    pub cache: Arc<BlockCache>,
+    pub cache: Arc<Cache>,
     /// Gives out a file number that was never used.
     pub next_number: &'a dyn Fn() -> FileNumber,
     /// Set when the job has to stop.
@@ -137,7 +137,7 @@ impl<'a> Outputs<'a> {
     fn open(&self, summary: &TableSummary) -> Result<Arc<Live<Arc<Table>>>> {
         let meta = Arc::new(meta_of(summary));
         let table = open_table(
-            self.context.vfs,
+            &self.context.vfs,
             &self.context.directory,
             &meta,
             &self.settings.order,
@@ -150,23 +150,21 @@ impl<'a> Outputs<'a> {
 /// Opens a table that the catalog knows.
 ///
 /// # Errors
-/// `Corruption` if it is missing or damaged; `Incompatible`; `Io`.
+/// `Corruption` if it is missing or damaged; `Incompatible`; `Exhausted`; `Io`.
 pub fn open_table(
-    vfs: &dyn Vfs,
-    directory: &std::path::Path,
+    vfs: &Arc<dyn Vfs>,
+    directory: &Path,
     meta: &TableMeta,
     order: &KeyOrder,
-    cache: &Arc<BlockCache>,
+    cache: &Arc<Cache>,
 ) -> Result<Arc<Table>> {
-    let path = FileName::Table(meta.number).path(directory);
-    let file = vfs.open(&path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
-            error.wrap(ErrorKind::Corruption, "a table that the manifest names is missing")
-        }
-        _ => error,
-    })?;
-    let source = TableFile { file, path, number: meta.number, len_bytes: meta.len_bytes };
-    Ok(Arc::new(Table::open(source, order.clone(), Arc::clone(cache))?))
+    let file = TableFile {
+        source: TableSource::Path(Arc::clone(vfs)),
+        path: FileName::Table(meta.number).path(directory),
+        number: meta.number,
+        len_bytes: meta.len_bytes,
+    };
+    Ok(Arc::new(Table::open(file, order.clone(), Arc::clone(cache))?))
 }
 
 fn meta_of(summary: &TableSummary) -> TableMeta {

@@ -12,6 +12,7 @@ use crate::base::comparator::KeyOrder;
 use crate::base::ids::FileNumber;
 use crate::base::limits::LEVELS_COUNT;
 use crate::read::tree::Tables;
+use crate::table::properties::Properties;
 use crate::table::reader::Table;
 use crate::version::levels::Live;
 use std::sync::Arc;
@@ -124,8 +125,9 @@ pub fn pick_rewrite(
     before: FileNumber,
 ) -> Option<Plan> {
     assert!(level > 0, "the tables of level 0 overlap");
-    let can_shrink =
-        |live: &Arc<Live<Arc<Table>>>| live.meta.number < before && live.table.properties().may_shrink();
+    let can_shrink = |live: &Arc<Live<Arc<Table>>>| {
+        live.meta.number < before && live.table.properties().is_ok_and(Properties::may_shrink)
+    };
     let upper = vec![touched(tables, level, range, order).find(can_shrink)?];
     Some(Plan { level, target: level, upper, lower: Vec::new() })
 }

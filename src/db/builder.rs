@@ -2,12 +2,12 @@
 
 use crate::base::comparator::Comparator;
 use crate::base::error::Result;
-use crate::cache::BlockCache;
 use crate::db::Db;
 use crate::db::opening::{self, OpenRequest};
 use crate::db::options::{Background, Comparators, Options};
 use crate::db::runtime::Runtime;
 use crate::db::state::Host;
+use crate::table::shared::Cache;
 use crate::vfs::Vfs;
 use crate::vfs::os::OsVfs;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub struct DbBuilder {
     background: Background,
     comparators: Comparators,
     create_if_missing: bool,
-    cache: Option<Arc<BlockCache>>,
+    cache: Option<Arc<Cache>>,
     is_degraded: bool,
 }
 
@@ -83,6 +83,20 @@ impl DbBuilder {
     /// Sets whether [`DbBuilder::open`] creates what is not there; it does by default.
     pub fn create_if_missing(mut self, yes: bool) -> DbBuilder {
         self.create_if_missing = yes;
+        self
+    }
+
+    /// Shares memory for blocks and open files with other databases; then `Options::block_cache_bytes` and
+    /// `Options::open_files_max` do not count.
+    pub fn cache(mut self, cache: Arc<Cache>) -> DbBuilder {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// Sets whether to open although tables are missing or damaged, so that the rest can be read, written and saved. What
+    /// would have to look into such a table fails with what is wrong with it, and [`Db::background_errors`] names it.
+    pub fn degraded(mut self, yes: bool) -> DbBuilder {
+        self.is_degraded = yes;
         self
     }
 

@@ -291,7 +291,7 @@ impl Core {
         body: impl FnOnce(&JobContext<'_>, &mut Vec<FileNumber>) -> Result<T>,
     ) -> Result<T> {
         let context = JobContext {
-            vfs: self.directory.as_ref(),
+            vfs: self.disk(),
             directory: self.directory.path().to_owned(),
             cache: Arc::clone(&self.cache),
             next_number: &|| self.take_file_number(),

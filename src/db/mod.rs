@@ -375,7 +375,7 @@ impl Db {
             core.ends.check_open()?;
             verify(&live.table)?;
             report.files += 1;
-            report.blocks += live.table.index().blocks_count() as u64;
+            report.blocks += live.table.index()?.blocks_count() as u64;
             report.entries += live.meta.entries;
             report.bytes += live.meta.len_bytes;
         }

@@ -13,12 +13,12 @@
 //! one segment and not a hundred. If it is more, it becomes sealed memtables, which are flushed like any others.
 
 use crate::base::contain::contain;
+use crate::base::comparator::KeyOrder;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
-use crate::cache::BlockCache;
 use crate::compaction::output::open_table;
 use crate::db::directory::Directory;
 use crate::db::ends::{Step, is_mendable};
@@ -31,8 +31,10 @@ use crate::format::names::{FileName, first_free_number};
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
 use crate::read::tree::Tree;
+use crate::table::reader::Table;
+use crate::table::shared::Cache;
 use crate::version::catalog::Catalog;
-use crate::version::edit::Change;
+use crate::version::edit::{Change, TableMeta};
 use crate::version::levels::{Live, Version};
 use crate::version::manifest;
 use crate::version::pointer;
@@ -50,7 +52,7 @@ pub(crate) struct OpenRequest {
     pub vfs: Arc<dyn Vfs>,
     pub options: Options,
     pub comparators: Comparators,
-    pub cache: Option<Arc<BlockCache>>,
+    pub cache: Option<Arc<Cache>>,
     pub host: Host,
     pub create_if_missing: bool,
     pub is_read_only: bool,
@@ -101,7 +103,7 @@ struct Opening {
     directory: Arc<Directory>,
     options: Options,
     comparators: Comparators,
-    cache: Arc<BlockCache>,
+    cache: Arc<Cache>,
     is_degraded: bool,
 }
 
@@ -140,7 +142,7 @@ fn open_in(directory: &Arc<Directory>, request: OpenRequest) -> Result<Arc<Core>
     }
     // Somebody may have changed everything between the first look and the lock.
     let names = list(directory)?;
-    let cache = cache.unwrap_or_else(|| Arc::new(BlockCache::new(options.block_cache_bytes)));
+    let cache = cache.unwrap_or_else(|| Arc::new(Cache::new(options.block_cache_bytes, options.open_files_max)));
     let opening = Opening { directory: Arc::clone(directory), options, comparators, cache, is_degraded };
     let recovered = match pointer::read(directory.as_ref(), directory.path())? {
         Some(pointer) => opening.recover(pointer)?,
@@ -234,7 +236,7 @@ impl Opening {
             let mut tables: Vec<(usize, LiveTable)> = Vec::new();
             for (level, metas) in keyspace.levels.iter().enumerate() {
                 for meta in metas.values() {
-                    let table = open_table(directory, directory.path(), meta, &order, &self.cache)?;
+                    let table = self.open_table(meta, &order)?;
                     tables.push((level, Arc::new(Live { meta: Arc::clone(meta), table })));
                 }
             }
@@ -247,6 +249,18 @@ impl Opening {
         let mut recovered = self.recovered(catalog, state);
         self.replay_segments(&mut recovered)?;
         Ok(recovered)
+    }
+
+    /// Opens a table; one that is damaged or missing gets a stand-in in a degraded opening, which fails where it is asked.
+    fn open_table(&self, meta: &Arc<TableMeta>, order: &KeyOrder) -> Result<Arc<Table>> {
+        let disk = Arc::clone(&self.directory) as Arc<dyn Vfs>;
+        match open_table(&disk, self.directory.path(), meta, order, &self.cache) {
+            Err(error) if self.is_degraded && error.kind() == ErrorKind::Corruption => {
+                let path = FileName::Table(meta.number).path(self.directory.path());
+                Ok(Arc::new(Table::unavailable(path, meta.number, order.clone(), error)))
+            }
+            opened => opened,
+        }
     }
 
     /// Applies the options given for the default keyspace to the stored ones, or refuses them.

@@ -23,6 +23,9 @@ pub struct Options {
     pub wal_preallocate_bytes: u64,
     /// Bytes of table blocks kept in memory. 64 MiB.
     pub block_cache_bytes: u64,
+    /// Tables whose files are kept open for reading blocks that are not in memory, 8 or more. One more is open for each
+    /// thread that finds them all in use. 512.
+    pub open_files_max: usize,
     /// What a write survives if it does not say so itself. [`Durability::Disk`].
     pub durability: Durability,
     /// Bytes of version edits after which a new manifest is begun. 4 MiB.
@@ -49,6 +52,7 @@ impl Default for Options {
             sealed_memtables_max: 2,
             wal_preallocate_bytes: 64 << 20,
             block_cache_bytes: 64 << 20,
+            open_files_max: 512,
             durability: Durability::Disk,
             manifest_roll_bytes: 4 << 20,
             stall_timeout: Duration::from_secs(60),
@@ -68,6 +72,7 @@ impl Options {
     pub fn validate(&self) -> Result<()> {
         require(self.memtable_bytes >= 1024, "memtable_bytes must be 1024 or more")?;
         require(self.sealed_memtables_max >= 1, "sealed_memtables_max must be 1 or more")?;
+        require(self.open_files_max >= 8, "open_files_max must be 8 or more")?;
         require(self.manifest_roll_bytes >= 64, "manifest_roll_bytes must be 64 or more")?;
         require(self.level0_slowdown <= self.level0_stop, "level0_slowdown must not be above level0_stop")?;
         match &self.default_keyspace {

@@ -14,7 +14,6 @@ use crate::base::error::{Error, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
-use crate::cache::BlockCache;
 use crate::db::board::Board;
 use crate::db::directory::Directory;
 use crate::db::ends::Ends;
@@ -30,6 +29,7 @@ use crate::mvcc::visible::Horizon;
 use crate::read::tree::Tree;
 use crate::sync::{Condvar, Mutex, yield_point};
 use crate::table::reader::Table;
+use crate::table::shared::Cache;
 use crate::version::edit::Change;
 use crate::version::levels::Live;
 use crate::version::manifest::{Failure, ManifestWriter};
@@ -243,7 +243,7 @@ pub(crate) struct Core {
     pub directory: Arc<Directory>,
     pub options: Options,
     pub comparators: Comparators,
-    pub cache: Arc<BlockCache>,
+    pub cache: Arc<Cache>,
     pub ends: Ends,
     pub host: Host,
     pub view: View,
@@ -263,7 +263,7 @@ pub(crate) struct Parts {
     pub directory: Arc<Directory>,
     pub options: Options,
     pub comparators: Comparators,
-    pub cache: Arc<BlockCache>,
+    pub cache: Arc<Cache>,
     pub host: Host,
     pub view: View,
     pub leader: Leader,
@@ -321,6 +321,11 @@ impl Core {
             is_queued: AtomicBool::new(false),
             counters: Counters::default(),
         })
+    }
+
+    /// Returns the disk that everything of this database lies on.
+    pub(crate) fn disk(&self) -> Arc<dyn Vfs> {
+        Arc::clone(&self.directory) as Arc<dyn Vfs>
     }
 
     pub(crate) fn weak(&self) -> Weak<Core> {

@@ -119,7 +119,7 @@ impl Core {
         let tables_bytes: u64 = state.tables().map(|(_, live)| live.meta.len_bytes).sum();
         let sealed_log_bytes: u64 = book.files.segments().map(|(_, len)| len).sum();
         let open_log_bytes = book.active_wal.as_ref().map_or(0, |segment| segment.disk_len());
-        let cache = self.cache.stats();
+        let cache = self.cache.blocks().stats();
         Stats {
             last_seq: self.view.visible_seq(),
             memtable_bytes: count(&self.writing.active_bytes),

@@ -115,6 +115,7 @@ impl Swarm {
             sealed_memtables_max: 1 + usize::try_from(below(3)).expect("small"),
             wal_preallocate_bytes: *tape.pick(Label::Options, &[4 << 10, 0, 1 << 10, 16 << 10]),
             block_cache_bytes: *tape.pick(Label::Options, &[16 << 10, 0, 4 << 10]),
+            open_files_max: 8,
             durability: Durability::Disk,
             manifest_roll_bytes: *tape.pick(Label::Options, &[1 << 10, 512, 4 << 10]),
             stall_timeout: Duration::from_secs(600),
