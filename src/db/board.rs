@@ -123,6 +123,12 @@ impl Board {
         }
     }
 
+    /// Notes what will keep a kind of job from succeeding, before it is tried.
+    pub(crate) fn park(&mut self, kind: JobKind, error: &Error, now: u64) {
+        self.claim(kind);
+        self.finish(kind, &Err(error.clone()), now);
+    }
+
     /// Gives a claim back without having tried anything.
     ///
     /// # Panics

@@ -20,6 +20,7 @@ use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::compaction::output::open_table;
+use crate::db::board::JobKind;
 use crate::db::directory::Directory;
 use crate::db::ends::{Step, is_mendable};
 use crate::db::establish::Establishment;
@@ -257,7 +258,7 @@ impl Opening {
         match open_table(&disk, self.directory.path(), meta, order, &self.cache) {
             Err(error) if self.is_degraded && error.kind() == ErrorKind::Corruption => {
                 let path = FileName::Table(meta.number).path(self.directory.path());
-                Ok(Arc::new(Table::unavailable(path, meta.number, order.clone(), error)))
+                Ok(Arc::new(Table::unavailable(path, meta.number, meta.len_bytes, order.clone(), error)))
             }
             opened => opened,
         }
@@ -415,6 +416,11 @@ impl Opening {
         let mut book = Book { sealed: generations, ..Book::default() };
         for keyspace in &state.keyspaces {
             book.board.nominate(keyspace.info.id);
+        }
+        for (keyspace, live) in state.tables() {
+            if let Some(error) = live.table.failure() {
+                book.board.park(JobKind::Compact(keyspace.info.id), error, self.directory.now());
+            }
         }
         if !is_read_only {
             let wal_first = book.sealed.front().map(|(number, _)| *number);

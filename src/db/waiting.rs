@@ -7,6 +7,7 @@ use crate::db::board::JobKind;
 use crate::db::ends::{Phase, writing_is_off};
 use crate::db::jobs::Job;
 use crate::db::state::{Book, Core, Host};
+use crate::vfs::Vfs;
 use std::collections::BTreeSet;
 
 impl Core {
