@@ -36,10 +36,20 @@ pub fn run(name: &str, place: &Path) {
 /// As [`run`], with at most `descriptors_count` open descriptors.
 #[track_caller]
 pub fn run_with_few_descriptors(name: &str, place: &Path, descriptors_count: u32) {
+    finish(name, place, limited(&format!("-n {descriptors_count}")));
+}
+
+/// As [`run`], with at most so much memory.
+#[track_caller]
+pub fn run_with_little_memory(name: &str, place: &Path, memory_mib: u32) {
+    finish(name, place, limited(&format!("-v {}", memory_mib << 10)));
+}
+
+fn limited(limit: &str) -> Command {
     let exe = std::env::current_exe().expect("a test knows its program");
     let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("ulimit -n {descriptors_count}; exec \"$0\" \"$@\"")).arg(exe);
-    finish(name, place, command);
+    command.arg("-c").arg(format!("ulimit {limit} && exec \"$0\" \"$@\"")).arg(exe);
+    command
 }
 
 #[track_caller]
