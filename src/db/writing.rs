@@ -310,7 +310,12 @@ impl Core {
         self.book.lock().board.retry_now(|_| true);
         self.wake_background();
         self.changed.notify_all();
-        resumed
+        resumed?;
+        // Puts are refused until the reserve is back.
+        if self.reserve.is_spent() {
+            return self.await_jobs(|kind| kind == JobKind::Reserve, |_| !self.reserve.is_spent());
+        }
+        Ok(())
     }
 
     /// Mends what a full disk broke: what opening could not do, and the log, by a new segment behind what the old one holds
