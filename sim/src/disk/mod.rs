@@ -112,6 +112,7 @@ impl SimDisk {
     /// Sets what may fail from now on.
     pub fn set_faults(&self, faults: FaultPlan) {
         *self.shared.faults.lock() = faults;
+        self.shared.chained_count.store(0, Ordering::Relaxed);
     }
 
     /// Sets how long operations take from now on.

@@ -32,7 +32,7 @@ pub(in crate::disk) struct Shared {
     pub(in crate::disk) story: Option<CrashStory>,
     pub(in crate::disk) faults: Mutex<FaultPlan>,
     /// How many of the next opportunities fail because one has just failed.
-    chained_count: AtomicU32,
+    pub(in crate::disk) chained_count: AtomicU32,
     pub(in crate::disk) latency: Mutex<LatencyPlan>,
     pub(in crate::disk) space_bytes: Mutex<Option<u64>>,
     pub(in crate::disk) descriptors: Mutex<DescriptorTable>,
