@@ -83,7 +83,8 @@ const _: () = assert!(
     STORED_VALUE_LEN_BYTES_MAX + KEY_LEN_BYTES_MAX + OPERATION_OVERHEAD_LEN_BYTES_MAX <= BATCH_LEN_BYTES_MAX,
     "a batch holds the largest operation"
 );
-const _: () = assert!(BATCH_LEN_BYTES_MAX + 20 <= FRAME_PAYLOAD_LEN_BYTES_MAX, "a frame holds the largest batch");
+const _: () =
+    assert!(BATCH_LEN_BYTES_MAX + 20 <= FRAME_PAYLOAD_LEN_BYTES_MAX, "a frame holds the largest batch");
 const _: () = assert!(FRAME_PAYLOAD_LEN_BYTES_MAX < u32::MAX as usize, "a frame's length has 32 bits");
 const _: () = assert!(BLOCK_LEN_BYTES_MAX < u32::MAX as usize, "a block's length has 32 bits");
 const _: () = assert!(

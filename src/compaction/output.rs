@@ -74,10 +74,9 @@ impl<'a> Outputs<'a> {
     /// # Errors
     /// `NoSpace`, `Io`; `Closed` if the job was cancelled.
     pub fn add(&mut self, key: InternalKey<'_>, value: &[u8], is_new_key: bool) -> Result<()> {
-        let is_full = self
-            .writer
-            .as_ref()
-            .is_some_and(|writer| writer.estimated_len() >= self.settings.table_len_bytes_max);
+        let is_full = self.writer.as_ref().is_some_and(|writer| {
+            writer.estimated_len() >= self.settings.table_len_bytes_max || writer.is_index_full()
+        });
         if is_full && is_new_key {
             self.end_table()?;
         }
