@@ -19,6 +19,12 @@ pub const KEYSPACES_COUNT_MAX: usize = 4096;
 /// Records of weak durability held back in memory before they are handed to the system in one append.
 pub const WAL_HELD_BACK_LEN_BYTES_MAX: usize = 1 << 20;
 
+/// Tables of one job that are written and not yet synced. Together they cost little more than one sync; each holds a
+/// descriptor until then.
+pub const UNSYNCED_TABLES_COUNT_MAX: usize = 64;
+/// Bytes of such tables: what the disk is given to write at once, so that the syncs of the log do not wait for long.
+pub const UNSYNCED_TABLES_LEN_BYTES_MAX: u64 = 16 << 20;
+
 /// Bytes of the log that only the system has, from which on the background makes them durable: few milliseconds of
 /// a disk's time, which is what a seal then waits at most.
 pub const WAL_WRITE_BACK_LEN_BYTES: u64 = 4 << 20;

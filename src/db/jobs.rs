@@ -7,12 +7,13 @@
 
 use crate::base::error::{Error, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
-use crate::compaction::flush::flush;
+use crate::compaction::flush::{FlushSource, flush_all};
 use crate::compaction::merge::merge;
 use crate::compaction::output::{JobContext, OutputSettings};
 use crate::compaction::picker::{self, Plan};
 use crate::db::state::{Book, Core, Counters, Generation, KeyspaceTree, LiveTable};
 use crate::format::names::FileName;
+use crate::memtable::Memtable;
 use crate::read::tree::Tables;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
@@ -238,15 +239,12 @@ impl Core {
     fn run_flush(&self, generation: &Arc<Generation>) -> Result<()> {
         let state = self.state.load_full();
         let snapshots = self.snapshots.live();
-        let mut added: Vec<(KeyspaceId, LiveTable)> = Vec::new();
-        self.with_context(|context, created| {
-            for (id, memtable) in &generation.memtables {
-                let settings = Core::output_settings(state.keyspace(*id));
-                let tables = flush(context, memtable, settings, snapshots.clone(), created)?;
-                added.extend(tables.into_iter().map(|table| (*id, table)));
-            }
-            Ok(())
-        })?;
+        let source = |(id, memtable): &(KeyspaceId, Arc<Memtable>)| FlushSource {
+            memtable: Arc::clone(memtable),
+            settings: Core::output_settings(state.keyspace(*id)),
+        };
+        let sources = generation.memtables.iter().map(source).collect();
+        let added = self.with_context(|context, created| flush_all(context, sources, &snapshots, created))?;
         let bytes = added.iter().map(|(_, live)| live.meta.len_bytes).sum();
         self.install_flush(generation, &added)?;
         Counters::add(&self.counters.flushes, 1);
