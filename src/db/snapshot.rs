@@ -29,12 +29,12 @@ use std::sync::Arc;
 pub struct Snapshot {
     horizon: Arc<Horizon>,
     // Declared last: the database must outlive what it counts.
-    _handle: Arc<Handle>,
+    handle: Arc<Handle>,
 }
 
 impl Snapshot {
     pub(crate) fn new(horizon: Arc<Horizon>, handle: Arc<Handle>) -> Snapshot {
-        Snapshot { horizon, _handle: handle }
+        Snapshot { horizon, handle }
     }
 
     /// Returns the number of the last commit that the snapshot sees.
@@ -45,23 +45,25 @@ impl Snapshot {
     /// Returns the value of `key` as it was.
     ///
     /// # Errors
-    /// As `Keyspace::get`.
+    /// As `Keyspace::get`; `InvalidArgument` for a keyspace of another database.
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
+        keyspace.check_belongs(&self.handle.core)?;
         keyspace.get_at(key.as_ref(), *self.horizon)
     }
 
     /// Returns the values of several keys as they were.
     ///
     /// # Errors
-    /// As `Keyspace::get`.
+    /// As `Keyspace::get`; `InvalidArgument` for a keyspace of another database.
     pub fn multi_get<K: AsRef<[u8]>>(&self, keyspace: &Keyspace, keys: &[K]) -> Result<Vec<Option<Slice>>> {
+        keyspace.check_belongs(&self.handle.core)?;
         keys.iter().map(|key| keyspace.get_at(key.as_ref(), *self.horizon)).collect()
     }
 
     /// Iterates over all keys as they were.
     ///
     /// # Errors
-    /// `Closed`.
+    /// `Closed`; `InvalidArgument` for a keyspace of another database.
     pub fn iter(&self, keyspace: &Keyspace) -> Result<Iter> {
         self.range(keyspace, ..)
     }
@@ -69,16 +71,18 @@ impl Snapshot {
     /// Iterates over the keys of a range as they were.
     ///
     /// # Errors
-    /// `Closed`.
+    /// `Closed`; `InvalidArgument` for a keyspace of another database.
     pub fn range(&self, keyspace: &Keyspace, range: impl KeyRange) -> Result<Iter> {
+        keyspace.check_belongs(&self.handle.core)?;
         keyspace.range_at(range, *self.horizon)
     }
 
     /// Iterates over the keys that begin with `prefix`, as they were.
     ///
     /// # Errors
-    /// `InvalidArgument` unless the keyspace is in bytewise order; `Closed`.
+    /// `InvalidArgument` unless the keyspace is in bytewise order and of this database; `Closed`.
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<Iter> {
+        keyspace.check_belongs(&self.handle.core)?;
         keyspace.range_at(keyspace.prefix_range(prefix.as_ref())?, *self.horizon)
     }
 }

@@ -362,7 +362,7 @@ impl Table {
     /// Makes an error of what is wrong with a block.
     #[cold]
     pub(crate) fn damaged(&self, block_index: usize, damaged: Damaged) -> Error {
-        Error::corruption(&self.path, self.span(block_index).start, damaged.0)
+        damaged.into_error(&self.path, self.span(block_index).start)
     }
 }
 
@@ -433,7 +433,7 @@ impl Blocks<'_> {
         let stored = &self.bytes[at(handle.offset)..at(handle.end())];
         stored::unpack(stored, self.number, handle.offset, 0)
             .and_then(|block| read(&block))
-            .map_err(|damaged| Error::corruption(self.path, handle.offset, damaged.0))
+            .map_err(|damaged| damaged.into_error(self.path, handle.offset))
     }
 }
 
@@ -443,6 +443,8 @@ fn check_compatible(properties: &Properties, order: &KeyOrder, path: &Path, offs
         format!("the table is in the order {:?}, the keyspace in {:?}", properties.comparator, order.name())
     } else if unknown_features != 0 {
         format!("the table needs features {unknown_features:#x}, which this build does not know")
+    } else if let Some(entries) = properties.unknown_entries() {
+        format!("the table holds {entries}, which this version cannot read")
     } else {
         return Ok(());
     };

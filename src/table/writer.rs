@@ -14,7 +14,7 @@ use crate::base::comparator::KeyOrder;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::key::{InternalKey, Kind, Tag};
-use crate::base::limits::{KEY_LEN_BYTES_MAX, VALUE_LEN_BYTES_MAX};
+use crate::base::limits::{BLOCK_TARGET_LEN_BYTES_MAX, KEY_LEN_BYTES_MAX, STORED_VALUE_LEN_BYTES_MAX};
 use crate::base::time::UnixMillis;
 use crate::format::checksum::FileChecksum;
 use crate::table::block::{BlockBuilder, common_prefix_len};
@@ -30,7 +30,6 @@ use std::io::IoSlice;
 
 const BUFFER_LEN_BYTES: usize = 128 << 10;
 const BLOCK_LEN_BYTES_LOWEST: usize = 64;
-const BLOCK_LEN_BYTES_HIGHEST: usize = 1 << 20;
 /// The properties and the index's trailer, for the estimate.
 const END_LEN_BYTES: usize = 600;
 
@@ -118,7 +117,7 @@ impl TableWriter {
     /// If the entry is out of order, of a kind that does not exist, or over a limit of limits.rs.
     pub fn add(&mut self, key: InternalKey<'_>, value: &[u8]) -> Result<()> {
         assert!(key.user_key.len() <= KEY_LEN_BYTES_MAX, "keys are checked before they are written");
-        assert!(value.len() <= VALUE_LEN_BYTES_MAX, "values are checked before they are written");
+        assert!(value.len() <= STORED_VALUE_LEN_BYTES_MAX, "values are checked before they are written");
         let kind = key.tag.kind().expect("only kinds that exist are written");
         assert!(kind != Kind::PutWithExpiry || value.len() >= 8, "an expiry takes eight bytes");
         let (shared, is_new_key) = self.continue_from_last(key);
@@ -132,7 +131,7 @@ impl TableWriter {
         self.last_key.extend_from_slice(&key.user_key[shared..]);
         self.last_tag = key.tag;
         let target =
-            self.settings.options.block_len_bytes.clamp(BLOCK_LEN_BYTES_LOWEST, BLOCK_LEN_BYTES_HIGHEST);
+            self.settings.options.block_len_bytes.clamp(BLOCK_LEN_BYTES_LOWEST, BLOCK_TARGET_LEN_BYTES_MAX);
         if self.block.len() >= target {
             self.end_block()?;
         }

@@ -229,7 +229,7 @@ impl Story {
                 self.aim_into_recovery();
             }
             self.failures_before = self.disk.failures_count();
-            let opened = self.builder(&self.disk, self.swarm.background).open();
+            let opened = self.builder(&self.disk, self.swarm.background.clone()).open();
             match opened {
                 Ok(db) => {
                     self.tale.recoveries_count += u64::from(!is_first);
@@ -665,7 +665,7 @@ impl Story {
         }
         let sound =
             |what: &'static str, error: tinylsm::Error| violation("liveness", format!("{what}: {error:?}"));
-        let db = self.builder(&self.disk, self.swarm.background).open().map_err(|e| sound("open", e))?;
+        let db = self.builder(&self.disk, self.swarm.background.clone()).open().map_err(|e| sound("open", e))?;
         self.tale.recoveries_count += u64::from(!is_first);
         self.judge_recovery(&db)?;
         let id = self.judge.lock().model.begin(vec![((0, b"rest".to_vec()), Some(b"at last".to_vec()))]);
@@ -691,7 +691,7 @@ impl Story {
         }
         db.close().map_err(|e| sound("close", e))?;
         let reader = self
-            .builder(&self.disk, self.swarm.background)
+            .builder(&self.disk, self.swarm.background.clone())
             .open_read_only()
             .map_err(|e| sound("reopen", e))?;
         self.judge_recovery(&reader)
@@ -710,7 +710,7 @@ impl Story {
         for _ in 0..=price / keyspace.options().block_bytes as u64 {
             drop(keyspace.iter().map_err(fault)?);
         }
-        if self.swarm.background == Background::Manual {
+        if matches!(self.swarm.background, Background::Manual) {
             db.wait_idle().map_err(fault)?;
         } else {
             self.disk.sleep(Duration::from_secs(60));

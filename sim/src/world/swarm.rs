@@ -121,7 +121,8 @@ impl Swarm {
             stall_timeout: Duration::from_secs(600),
             level0_slowdown: 4 + usize::try_from(below(8)).expect("small"),
             level0_stop: 12 + usize::try_from(below(8)).expect("small"),
-            default_keyspace: keyspaces[0].clone(),
+            default_keyspace: Some(keyspaces[0].clone()),
+            reserve_bytes_max: 64 << 20,
         };
         let has_faults = tape.chance(Label::Options, 1, 3);
         let is_done = |deed: Deed| match deed {
