@@ -54,7 +54,7 @@ pub const WAL_ALLOCATE_LEN_BYTES_MIN: u64 = 64 << 10;
 
 /// Tables of one job that are written and not yet synced. Together they cost little more than one sync; each holds a
 /// descriptor until then.
-pub const UNSYNCED_TABLES_COUNT_MAX: usize = 64;
+pub const UNSYNCED_TABLES_COUNT_MAX: usize = 128;
 /// Bytes of such tables: what the disk is given to write at once, so that the syncs of the log do not wait for long.
 pub const UNSYNCED_TABLES_LEN_BYTES_MAX: u64 = 16 << 20;
 
