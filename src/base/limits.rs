@@ -52,6 +52,12 @@ pub const WAL_HELD_BACK_LEN_BYTES_MAX: usize = 1 << 20;
 /// little, and in a large segment one sync in thousands has to wait for the file's new length as well.
 pub const WAL_ALLOCATE_LEN_BYTES_MIN: u64 = 64 << 10;
 
+/// Tables of one job that are written and not yet synced. Together they cost little more than one sync; each holds a
+/// descriptor until then.
+pub const UNSYNCED_TABLES_COUNT_MAX: usize = 128;
+/// Bytes of such tables: what the disk is given to write at once, so that the syncs of the log do not wait for long.
+pub const UNSYNCED_TABLES_LEN_BYTES_MAX: u64 = 16 << 20;
+
 /// Bytes of the log that only the system has, from which on the background makes them durable: few milliseconds of
 /// a disk's time, which is what a seal then waits at most.
 pub const WAL_WRITE_BACK_LEN_BYTES: u64 = 4 << 20;

@@ -8,7 +8,7 @@
 use crate::base::contain::contain;
 use crate::base::error::{ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
-use crate::compaction::flush::flush;
+use crate::compaction::flush::{FlushSource, flush_all};
 use crate::compaction::merge::merge;
 use crate::compaction::output::{JobContext, OutputSettings};
 use crate::compaction::picker::{self, Plan};
@@ -16,6 +16,7 @@ use crate::db::board::JobKind;
 use crate::db::ends::Phase;
 use crate::db::state::{Book, Core, Counters, Generation, Host, KeyspaceTree, LiveTable};
 use crate::format::names::FileName;
+use crate::memtable::Memtable;
 use crate::read::tree::Tables;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
@@ -82,7 +83,12 @@ impl Core {
         let book = self.book.lock();
         let interval = u64::try_from(PURGE_INTERVAL.as_nanos()).expect("a second");
         let purge_at = book.files.has_obsolete().then(|| looked_at.saturating_add(interval));
-        let next = book.board.next_retry_at(looked_at).into_iter().chain(purge_at).chain(self.reserve_try_at(looked_at));
+        let next = book
+            .board
+            .next_retry_at(looked_at)
+            .into_iter()
+            .chain(purge_at)
+            .chain(self.reserve_try_at(looked_at));
         next.min().map_or(Look::WhenCalled, Look::At)
     }
 
@@ -330,15 +336,12 @@ impl Core {
     pub(crate) fn run_flush(&self, generation: &Arc<Generation>) -> Result<()> {
         let state = Arc::clone(&self.view.state());
         let snapshots = self.view.snapshots.live();
-        let mut added: Vec<(KeyspaceId, LiveTable)> = Vec::new();
-        self.with_context(|context, created| {
-            for (id, memtable) in &generation.memtables {
-                let settings = Core::output_settings(state.keyspace(*id));
-                let tables = flush(context, memtable, settings, snapshots.clone(), created)?;
-                added.extend(tables.into_iter().map(|table| (*id, table)));
-            }
-            Ok(())
-        })?;
+        let source = |(id, memtable): &(KeyspaceId, Arc<Memtable>)| FlushSource {
+            memtable: Arc::clone(memtable),
+            settings: Core::output_settings(state.keyspace(*id)),
+        };
+        let sources = generation.memtables.iter().map(source).collect();
+        let added = self.with_context(|context, created| flush_all(context, sources, &snapshots, created))?;
         let bytes = added.iter().map(|(_, live)| live.meta.len_bytes).sum();
         self.install_flush(generation, &added)?;
         Counters::add(&self.counters.flushes, 1);

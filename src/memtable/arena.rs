@@ -9,6 +9,8 @@ use bytes::{Bytes, BytesMut};
 /// Longest chunk: what a value that a reader keeps can hold on to.
 const CHUNK_LEN_BYTES_MAX: usize = 64 << 10;
 const CHUNK_LEN_BYTES_MIN: usize = 256;
+/// The first chunk is so long, and each one twice as long as the one before: few entries take little memory.
+const CHUNK_LEN_BYTES_FIRST: usize = 4 << 10;
 /// A memtable has at least so many chunks, so that the unused end of the last one is a small part of it.
 const CHUNKS_COUNT_MIN: usize = 16;
 /// An entry longer than this part of a chunk gets memory of its own, so that no chunk wastes more than that.
@@ -21,16 +23,19 @@ const NODE_LEN_BYTES: u64 = 112;
 /// Takes the bytes of entries; belongs to the one writer.
 pub struct Arena {
     chunk: BytesMut,
+    /// Length of the next chunk.
     chunk_len_bytes: usize,
+    chunk_len_bytes_max: usize,
     charged_bytes: u64,
 }
 
 impl Arena {
     /// Makes an arena for memtables that will take about `memtable_bytes` together. Allocates nothing yet.
     pub fn new(memtable_bytes: usize) -> Arena {
-        let chunk_len_bytes =
+        let chunk_len_bytes_max =
             (memtable_bytes / CHUNKS_COUNT_MIN).clamp(CHUNK_LEN_BYTES_MIN, CHUNK_LEN_BYTES_MAX);
-        Arena { chunk: BytesMut::new(), chunk_len_bytes, charged_bytes: 0 }
+        let chunk_len_bytes = CHUNK_LEN_BYTES_FIRST.min(chunk_len_bytes_max);
+        Arena { chunk: BytesMut::new(), chunk_len_bytes, chunk_len_bytes_max, charged_bytes: 0 }
     }
 
     /// Copies key and value, side by side.
@@ -42,6 +47,7 @@ impl Arena {
         }
         if self.chunk.capacity() < len {
             self.chunk = BytesMut::with_capacity(self.chunk_len_bytes);
+            self.chunk_len_bytes = (2 * self.chunk_len_bytes).min(self.chunk_len_bytes_max);
         }
         self.chunk.extend_from_slice(key);
         self.chunk.extend_from_slice(value);

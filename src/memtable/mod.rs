@@ -70,7 +70,23 @@ impl Memtable {
             }
         }
         self.len_bytes.fetch_add(charge_of(key.user_key, value), Ordering::Relaxed);
-        self.count.fetch_add(1, Ordering::Relaxed);
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.filter.is_outgrown(count) {
+            self.grow_filter();
+        }
+    }
+
+    /// Walks over some thousand entries, once.
+    #[cold]
+    fn grow_filter(&self) {
+        match &self.list {
+            List::Bytewise(set) => {
+                self.filter.grow(set.iter().map(|entry| hash_key(entry.value().user_key())));
+            }
+            List::Custom(set, _) => {
+                self.filter.grow(set.iter().map(|entry| hash_key(entry.value().user_key())));
+            }
+        }
     }
 
     /// Returns the newest entry of `key` at or below `seq`.
