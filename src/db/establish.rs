@@ -121,7 +121,8 @@ impl Core {
     fn write_segment(&self, number: FileNumber, plan: &mut Establishment) -> Result<WalWriter> {
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
         let step = self.options.wal_preallocate_bytes;
-        let mut wal = WalWriter::create(disk, path, number, plan.predecessor, step)?;
+        let wal = WalWriter::create(disk, path, number, plan.predecessor, step)?;
+        let mut wal = wal.with_held_len_max(self.options.wal_held_len_max());
         for record in &mut plan.records {
             let (first, last) = (record.header.first_seq, record.header.last_seq());
             wal.add(&mut record.frame, first, last)?;

@@ -148,13 +148,14 @@ impl Core {
         let number = self.take_file_number();
         let step = self.options.wal_preallocate_bytes;
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
-        WalWriter::create(disk, path, number, Some(predecessor), step).inspect_err(|error| {
+        let created = WalWriter::create(disk, path, number, Some(predecessor), step).inspect_err(|error| {
             // Nobody knows the file, if there is one; the old segment is as good as before.
             self.book.lock().files.discard(FileName::Wal(number), 0);
             self.check_directory();
             self.spend_reserve(error);
             self.wake_background();
-        })
+        })?;
+        Ok(created.with_held_len_max(self.options.wal_held_len_max()))
     }
 
     /// Switches to `next`: the memtables filled so far become a sealed generation.
