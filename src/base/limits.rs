@@ -84,6 +84,10 @@ pub const fn reserve_len_min(memtable_bytes: usize) -> u64 {
 /// What part of the tables' bytes is set aside.
 pub const RESERVE_PART: u64 = 16;
 
+/// Readers tell the background each time that they have wasted one part of this many of a memtable's size by stepping
+/// over hidden entries: so often that little more is wasted than a merge costs, so seldom that telling costs nothing.
+pub const NOTICE_PART: u64 = 256;
+
 // How the limits compose: what a call accepts can be logged, flushed, merged, named in the manifest and read back.
 const _: () = assert!(
     STORED_VALUE_LEN_BYTES_MAX + KEY_LEN_BYTES_MAX + OPERATION_OVERHEAD_LEN_BYTES_MAX <= BATCH_LEN_BYTES_MAX,

@@ -132,6 +132,14 @@ impl Core {
         }
     }
 
+    /// Returns how many bytes new tables may take, if the disk is short of them.
+    pub(crate) fn short_space(&self) -> Option<u64> {
+        if !self.reserve.is_spent() {
+            return None;
+        }
+        self.directory.available_space(self.directory.path()).ok()
+    }
+
     /// Gives the reserve up if `error` says that the disk is full; tells whether that made room.
     pub(crate) fn spend_reserve(&self, error: &Error) -> bool {
         if !is_full(error) {

@@ -96,6 +96,10 @@ impl Core {
             self.ask_for_write_back();
         }
         self.view.publish(leader.last_seq);
+        if self.is_settled.swap(false, Ordering::SeqCst) {
+            // There is going to be a quiet after this commit too.
+            self.wake_background();
+        }
         Ok(())
     }
 
