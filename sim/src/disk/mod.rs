@@ -161,6 +161,22 @@ impl SimDisk {
             .collect()
     }
 
+    /// Returns the files of one directory like [`SimDisk::files`]; none if there is no such directory.
+    pub fn files_in(&self, directory: &Path) -> Vec<SeenFile> {
+        let volume = self.shared.volume.lock();
+        let Ok(dir) = volume.find_dir("look", directory) else { return Vec::new() };
+        let names = volume.dir(dir).live.iter();
+        names
+            .filter_map(|(name, node)| match node {
+                Node::File(id) => {
+                    let inode = volume.inode(*id);
+                    Some(SeenFile { name: name.to_string(), len: inode.len, bytes: inode.bytes.clone() })
+                }
+                Node::Dir(_) => None,
+            })
+            .collect()
+    }
+
     /// Ends all faults, and makes room.
     pub fn heal(&self) {
         self.set_faults(FaultPlan::default());
