@@ -13,6 +13,7 @@ mod cli;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+
 #[derive(Parser)]
 #[command(name = "cargo sim", about = "Runs TinyLSM on a simulated disk, clock and schedule")]
 struct Arguments {

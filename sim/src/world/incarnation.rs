@@ -52,7 +52,7 @@ impl Story {
             if self.context.tape.chance(Label::Check, 1, 2) {
                 self.mend_and_resume(&db)?;
             }
-        } else if !self.disk.is_off() && self.context.tape.chance(Label::Check, 1, 3) {
+        } else if !self.disk.is_off() && self.context.tape.chance(Label::Check, 1, 4) {
             self.come_to_quiet(&db)?;
         }
         drop(keyspaces);

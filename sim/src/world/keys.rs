@@ -65,7 +65,7 @@ impl Swarm {
     /// Draws how long a value is: any short length, or one around a threshold of the engine.
     pub fn next_value_len(&self, tape: &Tape) -> usize {
         let below = |bound| tape.below(Label::Workload, bound);
-        if below(24) > 0 {
+        if below(40) > 0 {
             return usize::try_from(below(self.value_len_max)).expect("small");
         }
         if self.has_big_values && below(2) == 0 {

@@ -80,9 +80,9 @@ impl Swarm {
         let is_manual = rarely(5);
         let options = draw_options(tape, &keyspaces[0]);
         let has_faults = rarely(3);
-        let habit = match below(24) {
-            22 => Habit::ShortLives,
-            23 => Habit::SmallDisk,
+        let habit = match below(64) {
+            62 => Habit::ShortLives,
+            60 | 61 | 63 => Habit::SmallDisk,
             _ => Habit::Ordinary,
         };
         let has_neighbour = rarely(12);
@@ -100,12 +100,12 @@ impl Swarm {
         let (incarnations_count, operations_count) = match habit {
             // Now and then a hundred.
             Habit::ShortLives if rarely(8) => (100, 1 + below(3)),
-            Habit::ShortLives => (8 + below(40), below(6)),
+            Habit::ShortLives => (8 + below(30), below(6)),
             _ => (1 + below(4), (30 + below(275)) / clients_count),
         };
-        let key_style = match below(24) {
-            16..=22 => KeyStyle::Edges,
-            23 => KeyStyle::Long,
+        let key_style = match below(96) {
+            64..=94 => KeyStyle::Edges,
+            95 => KeyStyle::Long,
             _ => KeyStyle::Text,
         };
         let value_thresholds = vec![
@@ -136,8 +136,8 @@ impl Swarm {
             keys_count: *tape.pick(Label::Options, &[20, 8, 60, 200]),
             value_len_max: *tape.pick(Label::Options, &[100, 20, 400, 1500]),
             value_thresholds,
-            has_big_values: rarely(64),
-            keyspaces_max: if rarely(40) { 40 } else { 6 },
+            has_big_values: rarely(160),
+            keyspaces_max: if rarely(64) { 40 } else { 4 },
             disk_bytes: (habit == Habit::SmallDisk).then(|| tape.magnitude(Label::Options, 18)),
             has_neighbour,
             has_foreign_names: rarely(16) && !known.holds(Fault::ForeignNamesDisturb),

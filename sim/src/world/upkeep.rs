@@ -14,7 +14,7 @@ use std::ops::Bound;
 use tinylsm::{Background, ErrorKind, KeyspaceOptions};
 
 /// A crash image is recovered behind one in so many syncs.
-const IMAGE_BEHIND_SYNC_ONE_IN: u64 = 12;
+const IMAGE_BEHIND_SYNC_ONE_IN: u64 = 30;
 
 impl Client {
     /// Goes home with a violation that somebody else's check found; a check that the power cut short found nothing.
@@ -128,7 +128,8 @@ impl Client {
     /// Takes hundreds of snapshots, and keeps only a few of them for a while.
     pub(in crate::world) fn take_many_snapshots(&mut self) -> Result<(), Stop> {
         let mut kept = Vec::new();
-        for number in 0..100 + self.below(200) {
+        // Often a few, now and then hundreds.
+        for number in 0..self.context.tape.magnitude(Label::Workload, 8) {
             let held = HeldSnapshot::take(&self.context, self.db());
             if number % 50 == 0 {
                 kept.push(held);
