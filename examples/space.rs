@@ -68,7 +68,8 @@ fn table_bytes(db: &Db) -> u64 {
 fn disk_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let entries = std::fs::read_dir(path).expect("the database's directory is there");
-    let lens = entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|metadata| metadata.blocks() * 512);
+    let lens =
+        entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|metadata| metadata.blocks() * 512);
     lens.sum()
 }
 

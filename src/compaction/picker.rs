@@ -141,7 +141,7 @@ fn garbage_bytes(candidates: &[Candidate]) -> u64 {
 }
 
 /// Returns the target of a sorted level in bytes.
-fn target_bytes(level: usize, limits: LevelLimits) -> u64 {
+pub fn target_bytes(level: usize, limits: LevelLimits) -> u64 {
     assert!(level > 0, "level 0 is counted in tables");
     (1..level).fold(limits.level_base_bytes, |bytes, _| bytes.saturating_mul(limits.level_multiplier))
 }
@@ -196,7 +196,8 @@ impl Picker<'_> {
         let Situation { is_quiet, level0_wasted_bytes, .. } = self.situation;
         let candidates = self.survey.candidates();
         let level0_steps = candidates.iter().find(|candidate| candidate.source == Source::Level0);
-        let level0_spent = level0_wasted_bytes.saturating_add(level0_steps.map_or(0, |level0| level0.steps_bytes));
+        let level0_spent =
+            level0_wasted_bytes.saturating_add(level0_steps.map_or(0, |level0| level0.steps_bytes));
         let worn = Plan::level0(&self.survey, Thrift::Frugal).filter(|plan| level0_spent >= plan.len_bytes());
         if let Some(plan) = worn.filter(|plan| self.fits(plan)) {
             return Some(plan);
@@ -209,8 +210,8 @@ impl Picker<'_> {
                 self.best(&candidates, steps, |candidate| steps(candidate) >= candidate.price_bytes)
             })
             .or_else(|| {
-                let is_due = is_quiet
-                    && is_much(garbage_bytes(&candidates), self.survey.all().bytes, self.situation);
+                let is_due =
+                    is_quiet && is_much(garbage_bytes(&candidates), self.survey.all().bytes, self.situation);
                 self.best(&candidates, |candidate| candidate.frees_bytes, |_| is_due)
             })
             .or_else(|| if self.is_short.get() { self.shaded() } else { None })
@@ -220,15 +221,17 @@ impl Picker<'_> {
     /// the disk.
     fn shaded(&self) -> Option<Plan> {
         let levels = self.survey.tables().levels().iter().enumerate().skip(1);
-        let plans = levels
-            .flat_map(|(level, tables)| tables.iter().map(move |live| Plan::shaded(&self.survey, level, live)));
+        let plans = levels.flat_map(|(level, tables)| {
+            tables.iter().map(move |live| Plan::shaded(&self.survey, level, live))
+        });
         let is_due = |plan: &Plan| {
             !plan.above.is_empty()
                 && plan.frees_bytes.saturating_mul(WORTHWHILE_PART) >= plan.len_bytes()
                 && self.fits(plan)
         };
         plans.filter(is_due).max_by(|a, b| {
-            let (left, right) = (product(a.frees_bytes, b.len_bytes()), product(b.frees_bytes, a.len_bytes()));
+            let (left, right) =
+                (product(a.frees_bytes, b.len_bytes()), product(b.frees_bytes, a.len_bytes()));
             left.cmp(&right)
         })
     }

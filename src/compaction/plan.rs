@@ -78,15 +78,18 @@ impl Plan {
         let lower: Vec<LiveTable> =
             tables.overlapping(level + 1, range.0, range.1, order).map(Arc::clone).collect();
         let beneath = survey.beneath(level, range);
-        let frees_bytes = upper.iter().map(|live| survey.freed_by(live, beneath).1).fold(0, u64::saturating_add);
+        let frees_bytes =
+            upper.iter().map(|live| survey.freed_by(live, beneath).1).fold(0, u64::saturating_add);
         let is_single = upper.len() == 1 && lower.is_empty();
-        let shed_bytes = if is_single && beneath.bytes == 0 { survey.reclaimable_bytes(&upper[0]) } else { 0 };
+        let shed_bytes =
+            if is_single && beneath.bytes == 0 { survey.reclaimable_bytes(&upper[0]) } else { 0 };
         let is_shedding = match thrift {
             Thrift::Frugal => shed_bytes >= upper[0].meta.len_bytes / MOVED_GARBAGE_PART,
             Thrift::Thorough => shed_bytes > 0,
         };
         let is_move = is_single && (shed_bytes == 0 || !is_shedding);
-        let mut plan = Plan { level, target: level + 1, upper, lower, above: Vec::new(), frees_bytes, is_move };
+        let mut plan =
+            Plan { level, target: level + 1, upper, lower, above: Vec::new(), frees_bytes, is_move };
         plan.frees_bytes = frees_bytes.min(plan.len_bytes());
         plan
     }

@@ -94,8 +94,10 @@ impl RangeWalk {
         order: &KeyOrder,
     ) -> impl Iterator<Item = &'t LiveTable> {
         tables.level(level).iter().filter(move |live| {
-            let begins = self.largest.as_ref().is_none_or(|key| order.compare(&live.meta.smallest, key).is_le());
-            let ends = self.smallest.as_ref().is_none_or(|key| order.compare(&live.meta.largest, key).is_ge());
+            let begins =
+                self.largest.as_ref().is_none_or(|key| order.compare(&live.meta.smallest, key).is_le());
+            let ends =
+                self.smallest.as_ref().is_none_or(|key| order.compare(&live.meta.largest, key).is_ge());
             begins && ends
         })
     }

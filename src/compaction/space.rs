@@ -174,9 +174,8 @@ impl<'a> Survey<'a> {
     pub fn shading(&self, level: usize, live: &LiveTable) -> Vec<LiveTable> {
         let meta = &live.meta;
         let asked_seq = live.kept.as_ref().map_or(SeqNum::ZERO, Kept::shaded_seq);
-        let above = (0..level).flat_map(|above| {
-            self.tables.overlapping(above, &meta.smallest, &meta.largest, self.order)
-        });
+        let above = (0..level)
+            .flat_map(|above| self.tables.overlapping(above, &meta.smallest, &meta.largest, self.order));
         above.filter(|above| above.meta.largest_seq > asked_seq).map(Arc::clone).collect()
     }
 
@@ -199,7 +198,8 @@ impl<'a> Survey<'a> {
     pub fn candidates(&self) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> = self.level0().into_iter().collect();
         for (level, tables) in self.tables.levels().iter().enumerate().skip(1) {
-            candidates.extend(tables.iter().enumerate().filter_map(|(at, live)| self.sorted(level, at, live)));
+            candidates
+                .extend(tables.iter().enumerate().filter_map(|(at, live)| self.sorted(level, at, live)));
         }
         candidates
     }
@@ -209,7 +209,9 @@ impl<'a> Survey<'a> {
         let mut awaited = Vec::new();
         for live in self.tables.levels().iter().flatten() {
             let Some(kept) = &live.kept else { continue };
-            if !kept.for_snapshots().is_empty() && garbage_bytes(live).saturating_mul(16) >= live.meta.len_bytes {
+            if !kept.for_snapshots().is_empty()
+                && garbage_bytes(live).saturating_mul(16) >= live.meta.len_bytes
+            {
                 awaited.extend(kept.for_snapshots().iter().filter(|seq| self.is_live(seq)));
             }
         }
@@ -234,8 +236,13 @@ impl<'a> Survey<'a> {
         }
         // The tables of level 0 hide each other's entries as well, all but those of the newest.
         tables.iter().skip(1).for_each(|live| beneath += Amount::of(live));
-        let mut candidate =
-            Candidate { source: Source::Level0, price_bytes, frees_bytes: 0, frees_surely_bytes: 0, steps_bytes };
+        let mut candidate = Candidate {
+            source: Source::Level0,
+            price_bytes,
+            frees_bytes: 0,
+            frees_surely_bytes: 0,
+            steps_bytes,
+        };
         for live in tables {
             let (freed, surely) = self.freed_by(live, beneath);
             candidate.frees_bytes += freed;

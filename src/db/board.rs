@@ -91,7 +91,8 @@ pub(crate) struct Board {
 impl Board {
     /// Tells whether a job of a kind may be claimed now: none runs, and no pause holds it back.
     pub(crate) fn is_free(&self, kind: JobKind, now: u64) -> bool {
-        !self.running.contains(&kind) && self.troubles.get(&kind).is_none_or(|trouble| trouble.retry_at <= now)
+        !self.running.contains(&kind)
+            && self.troubles.get(&kind).is_none_or(|trouble| trouble.retry_at <= now)
     }
 
     /// Claims a kind of job: nobody else does it until it is finished.
@@ -206,9 +207,8 @@ impl Board {
     pub(crate) fn next_candidate(&self, last: Option<KeyspaceId>, now: u64) -> Option<KeyspaceId> {
         let start = last.map_or(KeyspaceId(0), |last| KeyspaceId(last.0.saturating_add(1)));
         let around = self.candidates.range(start..).chain(self.candidates.range(..start));
-        let is_free = |id: &KeyspaceId| {
-            self.is_free(JobKind::Compact(*id), now) && !self.callers.contains_key(id)
-        };
+        let is_free =
+            |id: &KeyspaceId| self.is_free(JobKind::Compact(*id), now) && !self.callers.contains_key(id);
         around.copied().find(is_free)
     }
 

@@ -83,9 +83,9 @@ impl Core {
             Change::TimeHighWater(plan.time_high_water),
         ];
         let mut catalog = plan.catalog.clone();
-        catalog.apply(&edit).map_err(|reason| {
-            Error::corruption(&FileName::Current.path(self.directory.path()), 0, reason)
-        })?;
+        catalog
+            .apply(&edit)
+            .map_err(|reason| Error::corruption(&FileName::Current.path(self.directory.path()), 0, reason))?;
         let mut needed: BTreeSet<FileName> =
             catalog.tables().map(|(_, _, meta)| FileName::Table(meta.number)).collect();
         let (disk, path) = (self.directory.as_ref(), self.directory.path());

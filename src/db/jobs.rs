@@ -265,7 +265,8 @@ impl Core {
                     steps_count: tree.active.steps_count(),
                 };
                 let is_flushed = tree.sealed.is_empty();
-                if is_flushed && picker::is_seal_due(unflushed, &tree.tables, limits, &tree.order, situation) {
+                if is_flushed && picker::is_seal_due(unflushed, &tree.tables, limits, &tree.order, situation)
+                {
                     self.book.lock().is_seal_wanted = true;
                 }
                 // If one is gone meanwhile, something may be due.
@@ -495,7 +496,8 @@ impl Core {
         }
         let around = Surroundings { tables: &keyspace.tree.tables, snapshots: self.view.snapshots.live() };
         let settings = Core::output_settings(keyspace);
-        let outputs = self.with_context(|context, created| merge(context, plan, around, settings, created))?;
+        let outputs =
+            self.with_context(|context, created| merge(context, plan, around, settings, created))?;
         let bytes = outputs.iter().map(|live| live.meta.len_bytes).sum();
         self.install_compaction(keyspace, plan, outputs)?;
         Counters::add(&self.counters.compactions, 1);

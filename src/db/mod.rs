@@ -326,7 +326,9 @@ impl Db {
     /// Returns why writing is off, or else the first of [`Db::background_errors`].
     pub fn background_error(&self) -> Option<Error> {
         let core = self.core();
-        core.ends.failure().or_else(|| core.book.lock().board.troubles().next().map(|(_, error)| error.clone()))
+        core.ends
+            .failure()
+            .or_else(|| core.book.lock().board.troubles().next().map(|(_, error)| error.clone()))
     }
 
     /// Returns what each kind of background job, and the merges of each keyspace, have met since they last succeeded.

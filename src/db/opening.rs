@@ -12,8 +12,8 @@
 //! What the old segments hold is written again into the fresh one if it is little, so that a hundred short lives leave
 //! one segment and not a hundred. If it is more, it becomes sealed memtables, which are flushed like any others.
 
-use crate::base::contain::contain;
 use crate::base::comparator::KeyOrder;
+use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::limits;
@@ -26,7 +26,8 @@ use crate::db::ends::{Step, is_mendable};
 use crate::db::establish::Establishment;
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
 use crate::db::state::{
-    Book, Core, Counters, Generation, Host, KeyspaceInfo, KeyspaceTree, Leader, Link, LiveTable, Parts, State, View,
+    Book, Core, Counters, Generation, Host, KeyspaceInfo, KeyspaceTree, Leader, Link, LiveTable, Parts,
+    State, View,
 };
 use crate::format::names::{FileName, first_free_number};
 use crate::memtable::Memtable;
@@ -144,8 +145,16 @@ fn open_in(directory: &Arc<Directory>, request: OpenRequest) -> Result<Arc<Core>
     }
     // Somebody may have changed everything between the first look and the lock.
     let names = list(directory)?;
-    let cache = cache.unwrap_or_else(|| Arc::new(Cache::new(options.block_cache_bytes, options.open_files_max)));
-    let opening = Opening { directory: Arc::clone(directory), options, comparators, cache, is_degraded, link: Link::default() };
+    let cache =
+        cache.unwrap_or_else(|| Arc::new(Cache::new(options.block_cache_bytes, options.open_files_max)));
+    let opening = Opening {
+        directory: Arc::clone(directory),
+        options,
+        comparators,
+        cache,
+        is_degraded,
+        link: Link::default(),
+    };
     let recovered = match pointer::read(directory.as_ref(), directory.path())? {
         Some(pointer) => opening.recover(pointer)?,
         None => opening.create(&names)?,
@@ -433,8 +442,18 @@ impl Opening {
         }
         let view = View::new(state, leader.last_seq, time_high_water);
         let Opening { directory, options, comparators, cache, link, .. } = self;
-        let core =
-            Core::new(Parts { directory, options, comparators, cache, host, view, leader, book, next_file, link });
+        let core = Core::new(Parts {
+            directory,
+            options,
+            comparators,
+            cache,
+            host,
+            view,
+            leader,
+            book,
+            next_file,
+            link,
+        });
         Counters::add(&core.counters.torn_tails_cut, recovered.torn_tails_count);
         if is_read_only {
             core.ends.open(Step::OpenReadOnly);

@@ -265,7 +265,7 @@ impl WriteOptions {
 }
 
 /// Who runs flushes and compactions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Background {
     /// So many threads of the database's own, 1 to 64. With two or more, one is always left for flushes.
     Threads(usize),

@@ -68,7 +68,8 @@ impl Core {
 
     /// Tells whether the reserve should be made, or made larger.
     pub(crate) fn is_reserve_due(&self, now: u64) -> bool {
-        now >= self.reserve.try_at.load(Ordering::Relaxed) && self.reserve.held_bytes() < self.reserve_target()
+        now >= self.reserve.try_at.load(Ordering::Relaxed)
+            && self.reserve.held_bytes() < self.reserve_target()
     }
 
     /// Returns when to look for room again, if there was none and that is after `now`.

@@ -296,7 +296,8 @@ impl Counters {
 impl Core {
     /// Puts a core together, in the phase of opening.
     pub(crate) fn new(parts: Parts) -> Arc<Core> {
-        let Parts { directory, options, comparators, cache, host, view, leader, book, next_file, link } = parts;
+        let Parts { directory, options, comparators, cache, host, view, leader, book, next_file, link } =
+            parts;
         let writing = Writing {
             queue: Queue::default(),
             active_bytes: AtomicU64::new(leader.arena.charged_bytes()),
@@ -425,11 +426,7 @@ impl Core {
     ///
     /// # Errors
     /// As [`Ends::check_writable`]; what the manifest meets.
-    pub(crate) fn install(
-        &self,
-        manifest: &mut Option<ManifestWriter>,
-        changes: Vec<Change>,
-    ) -> Result<()> {
+    pub(crate) fn install(&self, manifest: &mut Option<ManifestWriter>, changes: Vec<Change>) -> Result<()> {
         self.ends.check_writable()?;
         self.install_in_any_phase(manifest, changes)
     }

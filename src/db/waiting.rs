@@ -1,7 +1,7 @@
 //! Waiting for background work: each caller for what it asked for, and for no longer than that can come.
 
-use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::contain::contain;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::seq::SeqNum;
 use crate::compaction::picker;
@@ -127,7 +127,8 @@ impl Core {
         self.await_jobs(
             |kind| kind != JobKind::Reserve,
             |book| {
-                let is_flushed = |front: &crate::db::state::Generation| upto.is_none_or(|upto| front.last_seq > upto);
+                let is_flushed =
+                    |front: &crate::db::state::Generation| upto.is_none_or(|upto| front.last_seq > upto);
                 if !book.sealed.front().is_none_or(|(_, generation)| is_flushed(generation)) {
                     return false;
                 }
@@ -149,7 +150,8 @@ impl Core {
                     book.board.busy_keyspaces().collect()
                 });
                 due.retain(|id| {
-                    let is_busy = book.board.is_candidate(*id) || book.board.is_running(JobKind::Compact(*id));
+                    let is_busy =
+                        book.board.is_candidate(*id) || book.board.is_running(JobKind::Compact(*id));
                     is_busy && !book.board.was_idle_since(*id, idle_before)
                 });
                 due.is_empty()
@@ -186,7 +188,8 @@ impl Core {
             self.await_merge_claim(id)?;
             let keyspace = self.view.state().keyspace(id).clone();
             is_helping = !is_helping;
-            let planned = contain("picking a merge", || Ok(self.plan_range(&keyspace, &mut walk, &mut is_helping)));
+            let planned =
+                contain("picking a merge", || Ok(self.plan_range(&keyspace, &mut walk, &mut is_helping)));
             let plan = match planned {
                 Ok(Some(plan)) => plan,
                 Ok(None) => {
@@ -209,7 +212,12 @@ impl Core {
 
     /// Returns the next merge of a walk; or before it, if `is_helping`, the one that is due for the writers' sake, every
     /// other time at most, since the background lets the walk go first.
-    fn plan_range(&self, keyspace: &KeyspaceTree, walk: &mut RangeWalk, is_helping: &mut bool) -> Option<Plan> {
+    fn plan_range(
+        &self,
+        keyspace: &KeyspaceTree,
+        walk: &mut RangeWalk,
+        is_helping: &mut bool,
+    ) -> Option<Plan> {
         let snapshots = self.view.snapshots.live();
         let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
         if *is_helping {

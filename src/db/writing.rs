@@ -13,9 +13,9 @@ use crate::format::names::FileName;
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
 use crate::version::edit::Change;
+use crate::vfs::Vfs;
 use crate::wal::Predecessor;
 use crate::wal::writer::WalWriter;
-use crate::vfs::Vfs;
 use crate::write::commit::{Durability, Failure, Request, Target, commit_group};
 use crate::write::queue::{Member, Turn};
 use crate::write::stall::{Lag, Pace, pace};
@@ -152,13 +152,14 @@ impl Core {
         let number = self.take_file_number();
         let step = self.options.wal_preallocate_bytes;
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
-        let created = WalWriter::create(disk, path, number, Some(predecessor), step).inspect_err(|error| {
-            // Nobody knows the file, if there is one; the old segment is as good as before.
-            self.book.lock().files.discard(FileName::Wal(number), 0);
-            self.check_directory();
-            self.spend_reserve(error);
-            self.wake_background();
-        })?;
+        let created =
+            WalWriter::create(disk, path, number, Some(predecessor), step).inspect_err(|error| {
+                // Nobody knows the file, if there is one; the old segment is as good as before.
+                self.book.lock().files.discard(FileName::Wal(number), 0);
+                self.check_directory();
+                self.spend_reserve(error);
+                self.wake_background();
+            })?;
         Ok(created.with_held_len_max(self.options.wal_held_len_max()))
     }
 

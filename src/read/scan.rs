@@ -206,7 +206,8 @@ impl Scan {
             return Some(live.count_steps(count));
         }
         index -= level0.len();
-        let mut filled = (1..tree.tables.levels().len()).filter(|&level| !tree.tables.level(level).is_empty());
+        let mut filled =
+            (1..tree.tables.levels().len()).filter(|&level| !tree.tables.level(level).is_empty());
         let level = filled.nth(index)?;
         // The steps lie around the last key; between two tables, the one behind it is as good.
         Some(tree.tables.at_or_after(level, &end.last_key, &tree.order)?.count_steps(count))

@@ -17,8 +17,12 @@ use tinylsm::base::error::{Error, ErrorKind, Result};
 use tinylsm::sync::host;
 use tinylsm::vfs::{Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
 
-impl Vfs for SimDisk {
-    fn hold_dir(self: Arc<Self>, path: &Path) -> Result<Arc<dyn Vfs>> {
+impl SimDisk {
+    /// Returns a view of this disk that keeps the directory `path`, as `Vfs::hold_dir` does.
+    ///
+    /// # Errors
+    /// As `Vfs::hold_dir`.
+    pub fn hold(&self, path: &Path) -> Result<SimDisk> {
         let shared = &self.shared;
         shared.begin(DiskOp::Open, path)?;
         let hold = || -> Result<SimDisk> {
@@ -27,10 +31,15 @@ impl Vfs for SimDisk {
             let id = shared.volume.lock().find_dir("hold_dir", &route)?;
             let names = volume::names_of(path)?.into_iter().map(str::to_owned).collect();
             let held = Arc::new(HeldDir { id, names, _descriptor: descriptor });
-            Ok(SimDisk { held: Some(held), ..(*self).clone() })
+            Ok(SimDisk { held: Some(held), ..self.clone() })
         };
-        let view = shared.end(event(DiskOp::Open, path), hold())?;
-        Ok(Arc::new(view))
+        shared.end(event(DiskOp::Open, path), hold())
+    }
+}
+
+impl Vfs for SimDisk {
+    fn hold_dir(self: Arc<Self>, path: &Path) -> Result<Arc<dyn Vfs>> {
+        Ok(Arc::new(self.hold(path)?))
     }
 
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
