@@ -121,6 +121,7 @@ impl Context {
             // On a full disk it is only read, and may lose again what nobody had synced.
             model.check(seq, &contents).map_err(|message| violation("exact prefix", message))?;
             judge.reach("recovered on a disk too full to write");
+            judge.begin_incarnation();
             return Ok(());
         }
         model.settle(seq, &contents).map_err(|message| violation("exact prefix", message))?;
