@@ -19,6 +19,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use tempfile::TempDir;
+use tinylsm::sync::{Condvar, Mutex, spawn};
 use tinylsm::{Background, Db, DbBuilder, ErrorKind, KeyspaceOptions, Result, WriteOptions};
 use watchdog::{CALL_MAX, ends, within};
 
@@ -245,6 +246,18 @@ impl Line {
     }
 }
 
+/// Ends this process after a while, so that a forked child that hangs does not outlive the tests.
+fn end_in_any_case() {
+    let watch = || {
+        let (mutex, nobody) = (Mutex::new(()), Condvar::new());
+        for _ in 0..3 {
+            nobody.wait_for(&mut mutex.lock(), CALL_MAX);
+        }
+        std::process::exit(3);
+    };
+    spawn("the end", watch).expect("a test machine has threads to give");
+}
+
 /// Forks; the child does `body`, says what it returns, waits to be let go, and ends without unwinding.
 fn fork_off(body: impl FnOnce() -> String) -> Line {
     let (ours, mut theirs) = Line::pair();
@@ -255,6 +268,7 @@ fn fork_off(body: impl FnOnce() -> String) -> Line {
         }
         Fork::Child => {
             drop(ours);
+            end_in_any_case();
             let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
             theirs.say(&said.unwrap_or_else(|_| "a panic".to_owned()));
             theirs.hear();
@@ -337,12 +351,15 @@ fn dropping_in_a_forked_child_does_nothing() {
         let keeper = Some(db);
         let (mut ours, mut theirs) = Line::pair();
         if let Fork::Child = fork::fork().expect("a test machine has processes to give") {
+            end_in_any_case();
+            drop(ours);
             let dropped =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop((handle.take(), keeper))));
             theirs.say(if dropped.is_ok() { "done" } else { "a panic" });
-            ours.hear();
+            theirs.hear();
             std::process::exit(0);
         }
+        drop(theirs);
         let said = ours.hear();
         assert_eq!(said.as_deref(), Some("done"), "dropping in a forked child");
         assert!(before == files_in(&place.join("db")), "a forked child changed a file");
@@ -352,6 +369,7 @@ fn dropping_in_a_forked_child_does_nothing() {
         db.put("after", "1").expect("the parent goes on");
         db.flush().expect("flushes");
         db.close().expect("the directory is the parent's");
+        ours.say("go");
         return;
     }
     let dir = TempDir::new().expect("a directory");

@@ -179,7 +179,7 @@ fn whoever_waits_while_the_database_is_closed_is_told() {
             }
             Ok(())
         });
-        let waits: [fn(&Db) -> Result<()>; 3] =
+        let waits: [Wait; 3] =
             [Db::flush, Db::wait_idle, |db: &Db| db.compact_range(db.default_keyspace(), ..)];
         let waiters = waits.map(|wait| {
             let db = db.clone();
@@ -327,9 +327,12 @@ fn old_handles_give_closed_and_change_nothing_when_the_database_is_open_again() 
 
 // ---- Waits ----
 
+/// A call that may wait for work of the background.
+type Wait = fn(&Db) -> Result<()>;
+
 /// Checks that every blocking call on a database that takes no writes ends, and says why it did nothing.
 fn check_waits_end(db: &Db, kind: ErrorKind) {
-    let calls: [(&str, fn(&Db) -> Result<()>); 4] = [
+    let calls: [(&str, Wait); 4] = [
         ("flush", Db::flush),
         ("compact_range", |db| db.compact_range(db.default_keyspace(), ..)),
         ("sync", Db::sync),
@@ -394,7 +397,7 @@ fn no_call_waits_for_ever_on_a_failed_database() {
 /// A flush waits for what was in memory when it was called, not for what others write meanwhile.
 #[test]
 fn a_flush_waits_for_its_own_work_only() {
-    let waits: [(&str, fn(&Db) -> Result<()>); 2] =
+    let waits: [(&str, Wait); 2] =
         [("flush", Db::flush), ("compact_range", |db| db.compact_range(db.default_keyspace(), ..))];
     for (what, wait) in waits {
         within(move || {
@@ -443,7 +446,7 @@ fn a_wait_in_a_manual_database_ends_with_the_error_of_its_work() {
             }
             Ok(())
         });
-        let calls: [(&str, fn(&Db) -> Result<()>); 3] = [
+        let calls: [(&str, Wait); 3] = [
             ("flush", Db::flush),
             ("wait_idle", Db::wait_idle),
             ("compact_range", |db| db.compact_range(db.default_keyspace(), ..)),

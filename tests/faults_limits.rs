@@ -147,7 +147,7 @@ fn a_merge_trigger_above_the_write_stop_is_refused_or_works() {
             memtable_bytes: 2 << 10,
             level0_slowdown: 3,
             level0_stop: stop,
-            stall_timeout: Duration::from_millis(50),
+            stall_timeout: Duration::from_secs(3),
             default_keyspace: keyspace_options(trigger),
             ..tiny()
         };

@@ -88,7 +88,7 @@ fn fragile(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Backgrou
 }
 
 fn fragile_builder(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Background) -> DbBuilder {
-    let options = Options { memtable_bytes: 64 << 10, stall_timeout: Duration::from_millis(200), ..tiny() };
+    let options = Options { memtable_bytes: 64 << 10, stall_timeout: Duration::from_secs(3), ..tiny() };
     builder(disk).options(options).comparator(Arc::clone(order) as Arc<dyn Comparator>).background(background)
 }
 

@@ -212,7 +212,7 @@ fn scaled() -> Options {
         wal_preallocate_bytes: 64 << 10,
         block_cache_bytes: 0,
         manifest_roll_bytes: 16 << 10,
-        stall_timeout: Duration::from_millis(200),
+        stall_timeout: Duration::from_secs(2),
         default_keyspace: keyspace,
         ..Options::default()
     }
