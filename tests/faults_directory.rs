@@ -289,7 +289,8 @@ fn every_call_in_a_forked_child_is_refused_at_once() {
         let db = real(place.join("db")).open().expect("opens");
         let expected = fill(&db, "parent");
         let before = files_in(&place.join("db"));
-        let calls: [(&str, fn(&Db) -> String); 9] = [
+        type Use = fn(&Db) -> String;
+        let calls: [(&str, Use); 9] = [
             ("put", |db| said_of(db.put("child", "1"))),
             ("put without durability", |db| {
                 said_of(db.default_keyspace().put_with("child", "1", &WriteOptions::none()))
@@ -346,15 +347,12 @@ fn dropping_in_a_forked_child_does_nothing() {
         let db = real(place.join("db")).open().expect("opens");
         fill(&db, "parent");
         let before = files_in(&place.join("db"));
-        // Both processes have the handle; the child drops its own.
-        let mut handle = Some(db.clone());
-        let keeper = Some(db);
+        let other = db.clone();
         let (mut ours, mut theirs) = Line::pair();
         if let Fork::Child = fork::fork().expect("a test machine has processes to give") {
             end_in_any_case();
             drop(ours);
-            let dropped =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop((handle.take(), keeper))));
+            let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop((db, other))));
             theirs.say(if dropped.is_ok() { "done" } else { "a panic" });
             theirs.hear();
             std::process::exit(0);
@@ -365,7 +363,6 @@ fn dropping_in_a_forked_child_does_nothing() {
         assert!(before == files_in(&place.join("db")), "a forked child changed a file");
         let refused = real(place.join("db")).open().map(drop).expect_err("the parent has it open");
         assert_eq!(refused.kind(), ErrorKind::Locked);
-        let db = keeper.expect("the parent keeps it");
         db.put("after", "1").expect("the parent goes on");
         db.flush().expect("flushes");
         db.close().expect("the directory is the parent's");
