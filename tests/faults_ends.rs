@@ -34,7 +34,7 @@ fn value_of(db: &Db, key: &str) -> Option<String> {
 /// nothing is written behind the freed lock, and what the next opener was told is durable stays.
 #[test]
 fn of_two_that_close_at_once_one_ends_the_database_and_the_next_opener_loses_nothing() {
-    const ROUNDS: u32 = 1_000;
+    const ROUNDS: u32 = 400;
     within(|| {
         let disk = MemVfs::new();
         for round in 0..ROUNDS {

@@ -273,7 +273,7 @@ fn check_no_panic(what: &str, disk: &MemVfs) {
         match outcome {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                let kinds = [ErrorKind::Corruption, ErrorKind::Incompatible, ErrorKind::InvalidArgument];
+                let kinds = [ErrorKind::Corruption, ErrorKind::Incompatible];
                 assert!(kinds.contains(&error.kind()), "{what}: {error:?}");
             }
             Err(text) => panic!("{what}: a panic: {text}"),
