@@ -1,6 +1,6 @@
 //! Threads and locks, behind one door.
 //!
-//! Owns every lock, wait and thread of the engine. In production (`plain`) these are parking_lot's locks and
+//! Owns every lock, wait and thread of the engine, and the question which process it runs in. In production (`plain`) these are parking_lot's locks and
 //! the system's threads, with nothing in between. Under the cargo feature `sim` (`simulated`) each operation
 //! first asks whether this OS thread hosts a simulation (`host`): if so the simulator's scheduler decides who
 //! runs next, and if not it behaves as in production, so that one build serves both kinds of test.
@@ -17,8 +17,11 @@
 #[cfg(feature = "sim")]
 pub mod host;
 mod plain;
+mod process;
 #[cfg(feature = "sim")]
 mod simulated;
+
+pub use crate::sync::process::process_id;
 
 #[cfg(not(feature = "sim"))]
 pub use crate::sync::plain::{Condvar, JoinHandle, Mutex, MutexGuard, spawn, yield_point};

@@ -22,18 +22,32 @@
 //! `verify` (the checksum vouches for it).
 
 use crate::base::comparator::KeyOrder;
+use crate::base::error::{Error, ErrorKind};
 use crate::base::key::{InternalKey, TAG_LEN_BYTES, Tag};
+use crate::base::limits::KEY_LEN_BYTES_MAX;
 use crate::format::varint;
 use std::cmp::Ordering;
+use std::path::Path;
 
 /// Entries from one whole key to the next.
 pub const RESTART_INTERVAL_COUNT: usize = 16;
 const RESTART_LEN_BYTES: usize = 8;
 const COUNT_LEN_BYTES: usize = 4;
 
-/// What is wrong with a block whose checksum is right.
+/// What is wrong with a block whose checksum is right, or that it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged(pub &'static str);
+
+/// The one fault that is no damage: a newer version wrote the block.
+pub const UNKNOWN_BLOCK_TYPE: Damaged = Damaged("a block of a type that this version does not know");
+
+impl Damaged {
+    /// Makes an error of it, for a block at `offset` of `file`: `Corruption`, or `Incompatible` if that is what it is.
+    pub fn into_error(self, file: &Path, offset: u64) -> Error {
+        let kind = if self == UNKNOWN_BLOCK_TYPE { ErrorKind::Incompatible } else { ErrorKind::Corruption };
+        Error::new(kind, self.0).with_file(file).with_offset(offset)
+    }
+}
 
 /// Returns how many bytes `a` and `b` have in common at their front.
 #[inline]
@@ -329,12 +343,14 @@ impl<'a> BlockView<'a> {
     }
 }
 
+/// Reads lengths that take more than one byte each. Only such can add up to a key over its limit.
 #[cold]
 fn decode_long_head(bytes: &[u8]) -> Option<(usize, usize, usize, usize)> {
     let mut rest = bytes;
     let mut take = || Some(varint::take_u32(&mut rest)? as usize);
     let (shared, unshared, value_len) = (take()?, take()?, take()?);
-    Some((shared, unshared, value_len, bytes.len() - rest.len()))
+    let is_key = shared.checked_add(unshared).is_some_and(|len| len <= KEY_LEN_BYTES_MAX);
+    is_key.then_some((shared, unshared, value_len, bytes.len() - rest.len()))
 }
 
 #[cfg(test)]

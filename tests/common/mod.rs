@@ -21,7 +21,7 @@ pub fn tiny() -> Options {
         wal_preallocate_bytes: 1 << 10,
         manifest_roll_bytes: 1 << 10,
         block_cache_bytes: 16 << 10,
-        default_keyspace: keyspace,
+        default_keyspace: Some(keyspace),
         ..Options::default()
     }
 }
