@@ -11,7 +11,7 @@ mod common;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{Model, contents, tiny};
+use common::{Model, contents, tiny, tiny_keyspace};
 use fork::Fork;
 use std::collections::BTreeMap;
 use std::fs;
@@ -166,7 +166,7 @@ fn a_database_never_touches_another_one_that_was_put_in_its_place() {
             check("a flush");
             drop(first.compact_range(first.default_keyspace(), ..));
             check("a merge");
-            drop(first.create_keyspace("more", tiny().default_keyspace));
+            drop(first.create_keyspace("more", tiny_keyspace()));
             check("a new keyspace");
             drop(first.wait_idle());
             check("a removal");
@@ -208,7 +208,7 @@ fn a_database_whose_lock_was_taken_over_changes_nothing_more() {
         refused("a put", first.put("first99", "1").map(drop));
         refused("a flush", first.flush());
         refused("a merge", first.compact_range(first.default_keyspace(), ..));
-        refused("a new keyspace", first.create_keyspace("more", tiny().default_keyspace).map(drop));
+        refused("a new keyspace", first.create_keyspace("more", tiny_keyspace()).map(drop));
         refused("closing", first.close());
         second.close().expect("closes");
         let second = real(dir.path()).open().expect("opens");

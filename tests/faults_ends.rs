@@ -6,7 +6,7 @@ mod hooked;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{contents, tiny};
+use common::{contents, keyspace_of, tiny, tiny_keyspace};
 use hooked::{HookedVfs, Op};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering as Atomic};
@@ -121,7 +121,7 @@ fn the_lock_stays_taken_while_a_callers_own_work_is_in_the_directory() {
             let disk = MemVfs::new();
             let watched = HookedVfs::over(disk.clone());
             let mut options = tiny();
-            options.default_keyspace.level0_compaction_trigger =
+            keyspace_of(&mut options).level0_compaction_trigger =
                 if matches!(work, CallersWork::Step) { 2 } else { 10 };
             let db = builder(&watched).options(options).background(work.background()).open().expect("opens");
             for round in 0..2 {
@@ -205,7 +205,7 @@ fn old_handles_give_closed_and_change_nothing_when_the_database_is_open_again() 
         let disk = MemVfs::new();
         let watched = HookedVfs::over(disk.clone());
         let db = open(&watched);
-        let other = db.create_keyspace("other", tiny().default_keyspace).expect("creates");
+        let other = db.create_keyspace("other", tiny_keyspace()).expect("creates");
         db.put("k", "old").expect("puts");
         let snapshot = db.snapshot();
         let old = db.clone();
@@ -356,7 +356,7 @@ fn no_call_waits_for_ever_on_a_read_only_database() {
         for is_flushed in [false, true] {
             let disk = MemVfs::new();
             let mut options = tiny();
-            options.default_keyspace.level0_compaction_trigger = 1;
+            keyspace_of(&mut options).level0_compaction_trigger = 1;
             let db = builder(&disk).options(options).background(Background::Manual).open().expect("opens");
             db.put("k", "v").expect("puts");
             if is_flushed {

@@ -9,7 +9,7 @@ mod hooked;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{Model, contents, tiny};
+use common::{Model, contents, keyspace_of, tiny, tiny_keyspace};
 use faulty::FaultyVfs;
 use hooked::{HookedVfs, Op};
 use std::path::{Path, PathBuf};
@@ -121,12 +121,12 @@ fn other_options_for_an_existing_default_keyspace_are_applied_or_refused() {
         }
         db.close().expect("closes");
         let mut options = tiny();
-        change(&mut options.default_keyspace);
+        change(keyspace_of(&mut options));
         match builder(&disk).options(options.clone()).open() {
             Ok(db) => {
                 assert_eq!(
                     db.default_keyspace().options(),
-                    &options.default_keyspace,
+                    keyspace_of(&mut options),
                     "change {number} is ignored in silence"
                 );
                 let keys: Vec<_> = db.iter().expect("open").map(|item| item.expect("readable").0).collect();
@@ -324,8 +324,8 @@ impl Damaged {
         let disk = MemVfs::new();
         let db =
             builder(&disk).options(damaged_options()).background(Background::Manual).open().expect("opens");
-        let bad = db.create_keyspace("bad", damaged_options().default_keyspace).expect("creates");
-        db.create_keyspace("good", damaged_options().default_keyspace).expect("creates");
+        let bad = db.create_keyspace("bad", tiny_keyspace()).expect("creates");
+        db.create_keyspace("good", tiny_keyspace()).expect("creates");
         for i in 0..30 {
             bad.put(format!("key{i:02}"), "v".repeat(20)).expect("puts");
         }
@@ -488,7 +488,7 @@ fn a_scan_gives_the_rows_in_front_of_the_damage_from_both_ends() {
         let mut options = damaged_options();
         options.memtable_bytes = 1 << 20;
         options.level0_stop = 36;
-        options.default_keyspace.level0_compaction_trigger = 10;
+        keyspace_of(&mut options).level0_compaction_trigger = 10;
         options
     };
     let manual = || builder(&disk).options(options()).background(Background::Manual).open().expect("opens");

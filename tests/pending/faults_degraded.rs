@@ -5,7 +5,7 @@ mod common;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{Model, contents, tiny};
+use common::{Model, contents, keyspace_of, tiny};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tinylsm::vfs::Vfs;
@@ -17,8 +17,8 @@ fn options() -> Options {
     let mut options = tiny();
     options.memtable_bytes = 64 << 10;
     options.block_cache_bytes = 0;
-    options.default_keyspace.table_bytes = 1024;
-    options.default_keyspace.level_base_bytes = 1 << 30;
+    keyspace_of(&mut options).table_bytes = 1024;
+    keyspace_of(&mut options).level_base_bytes = 1 << 30;
     options
 }
 
@@ -55,7 +55,7 @@ impl Ground {
         let disk = MemVfs::new();
         let db = builder(&disk).open().expect("opens");
         for name in &NAMES[1..] {
-            db.create_keyspace(name, options().default_keyspace).expect("creates");
+            db.create_keyspace(name, keyspace_of(&mut options()).clone()).expect("creates");
         }
         let mut expected = Model::new();
         let mut tables = Vec::new();

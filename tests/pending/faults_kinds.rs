@@ -11,7 +11,7 @@ mod common;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{contents, tiny};
+use common::{contents, tiny, tiny_keyspace};
 use std::cmp::Ordering;
 use std::fs::File;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ fn fragile(background: Background) -> (Db, Keyspace, Arc<Fragile>) {
         .background(background)
         .open()
         .expect("opens");
-    let options = KeyspaceOptions { comparator: order.name().to_owned(), ..tiny().default_keyspace };
+    let options = KeyspaceOptions { comparator: order.name().to_owned(), ..tiny_keyspace() };
     let keyspace = db.create_keyspace("fragile", options).expect("creates");
     for i in 0..20 {
         keyspace.put(format!("key{i:02}"), "v").expect("puts");

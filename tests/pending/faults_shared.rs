@@ -10,7 +10,7 @@ mod common;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{contents, tiny};
+use common::{contents, keyspace_of, tiny};
 use std::cmp::Ordering;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -56,8 +56,8 @@ fn many_tables() -> Options {
     let mut options = tiny();
     options.memtable_bytes = 1 << 20;
     options.block_cache_bytes = 0;
-    options.default_keyspace.table_bytes = 1024;
-    options.default_keyspace.level_base_bytes = 1 << 30;
+    keyspace_of(&mut options).table_bytes = 1024;
+    keyspace_of(&mut options).level_base_bytes = 1 << 30;
     options
 }
 
@@ -220,7 +220,7 @@ fn a_panic_in_one_database_does_not_stop_another_on_the_same_threads() {
         let (cache, background) = shared(1 << 20, 100);
         let order = Arc::new(Fragile::default());
         let mut options = tiny();
-        options.default_keyspace.comparator = order.name().to_owned();
+        keyspace_of(&mut options).comparator = order.name().to_owned();
         let open = |options: Options| {
             let opener =
                 Db::builder("/db").vfs(Arc::new(MemVfs::new())).options(options).comparator(order.clone());
