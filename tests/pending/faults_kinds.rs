@@ -11,7 +11,7 @@ mod common;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{contents, tiny};
+use common::{contents, tiny, tiny_keyspace};
 use std::cmp::Ordering;
 use std::fs::File;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ fn fragile(background: Background) -> (Db, Keyspace, Arc<Fragile>) {
         .background(background)
         .open()
         .expect("opens");
-    let options = KeyspaceOptions { comparator: order.name().to_owned(), ..tiny().default_keyspace };
+    let options = KeyspaceOptions { comparator: order.name().to_owned(), ..tiny_keyspace() };
     let keyspace = db.create_keyspace("fragile", options).expect("creates");
     for i in 0..20 {
         keyspace.put(format!("key{i:02}"), "v").expect("puts");
@@ -76,12 +76,30 @@ fn a_contained_panic_is_internal() {
         within(move || {
             let (db, keyspace, order) = fragile(background.clone());
             order.is_broken.store(true, Atomic::SeqCst);
-            check_internal("get", ends_somehow("get", { let keyspace = keyspace.clone(); move || keyspace.get("key05") }));
-            check_internal("flush", ends_somehow("flush", { let db = db.clone(); move || db.flush() }));
+            check_internal(
+                "get",
+                ends_somehow("get", {
+                    let keyspace = keyspace.clone();
+                    move || keyspace.get("key05")
+                }),
+            );
+            check_internal(
+                "flush",
+                ends_somehow("flush", {
+                    let db = db.clone();
+                    move || db.flush()
+                }),
+            );
             let errors = db.background_errors();
             assert!(errors.iter().any(|each| each.keyspace.as_deref() == Some("fragile")), "{errors:?}");
             check_internal_error("background_error", &db.background_error().expect("it is latched"));
-            check_internal("put", ends_somehow("put", { let keyspace = keyspace.clone(); move || keyspace.put("key05", "w") }));
+            check_internal(
+                "put",
+                ends_somehow("put", {
+                    let keyspace = keyspace.clone();
+                    move || keyspace.put("key05", "w")
+                }),
+            );
             check_internal_error("background_error", &db.background_error().expect("it is latched"));
             order.is_broken.store(false, Atomic::SeqCst);
             ends("closing", move || db.close()).map_or_else(drop, drop);

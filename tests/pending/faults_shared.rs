@@ -10,7 +10,7 @@ mod common;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{contents, tiny};
+use common::{contents, keyspace_of, tiny};
 use std::cmp::Ordering;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -56,8 +56,8 @@ fn many_tables() -> Options {
     let mut options = tiny();
     options.memtable_bytes = 1 << 20;
     options.block_cache_bytes = 0;
-    options.default_keyspace.table_bytes = 1024;
-    options.default_keyspace.level_base_bytes = 1 << 30;
+    keyspace_of(&mut options).table_bytes = 1024;
+    keyspace_of(&mut options).level_base_bytes = 1 << 30;
     options
 }
 
@@ -95,7 +95,7 @@ fn open_tables_are_bounded_and_no_reader_loses_its_own() {
             for (start, iter) in iters.iter_mut().enumerate() {
                 let (found, value) = iter.next().expect("there are more").expect("readable");
                 let i = start * 2 + step;
-                assert_eq!((found, value.to_vec()), (key(i).as_str().into(), noise(i)));
+                assert_eq!((&*found, &*value), (key(i).as_bytes(), &*noise(i)));
             }
         }
         // Their tables are merged away under them.
@@ -122,7 +122,8 @@ fn databases_share_a_cache_and_keep_apart() {
         let dbs: Vec<Db> = (0..3)
             .map(|number| {
                 let opener = Db::builder(dir.path().join(number.to_string())).options(many_tables());
-                let db = opener.cache(Arc::clone(&cache)).background(background.clone()).open().expect("opens");
+                let db =
+                    opener.cache(Arc::clone(&cache)).background(background.clone()).open().expect("opens");
                 for i in 0..TABLES_COUNT {
                     db.put(key(i), noise(i + 1000 * number)).expect("puts");
                 }
@@ -219,9 +220,10 @@ fn a_panic_in_one_database_does_not_stop_another_on_the_same_threads() {
         let (cache, background) = shared(1 << 20, 100);
         let order = Arc::new(Fragile::default());
         let mut options = tiny();
-        options.default_keyspace.comparator = order.name().to_owned();
+        keyspace_of(&mut options).comparator = order.name().to_owned();
         let open = |options: Options| {
-            let opener = Db::builder("/db").vfs(Arc::new(MemVfs::new())).options(options).comparator(order.clone());
+            let opener =
+                Db::builder("/db").vfs(Arc::new(MemVfs::new())).options(options).comparator(order.clone());
             opener.cache(Arc::clone(&cache)).background(background.clone()).open().expect("opens")
         };
         let (fragile, sound) = (open(options), open(tiny()));
@@ -257,10 +259,14 @@ fn the_stats_count_what_lies_on_the_disk() {
     within(|| {
         let dir = TempDir::new().expect("a directory");
         let options = Options { memtable_bytes: 4 << 20, ..Options::default() };
-        let db = Db::builder(dir.path()).options(options).background(Background::Manual).open().expect("opens");
+        let db =
+            Db::builder(dir.path()).options(options).background(Background::Manual).open().expect("opens");
         let check = |when: &str| {
             let (said, found) = (db.stats().disk_bytes, len_on_disk(dir.path()));
-            assert!(said.abs_diff(found) <= TOLERANCE_LEN_BYTES, "{when}: {said} bytes by the stats, {found} found");
+            assert!(
+                said.abs_diff(found) <= TOLERANCE_LEN_BYTES,
+                "{when}: {said} bytes by the stats, {found} found"
+            );
         };
         check("empty");
         for i in 0..1000 {
