@@ -177,6 +177,11 @@ impl Error {
         }))
     }
 
+    /// Tells whether this is a clone of `other`.
+    pub fn is_same(&self, other: &Error) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Returns what a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -27,6 +27,8 @@ pub struct KeyspaceId(pub u32);
 impl KeyspaceId {
     /// The keyspace that every database has.
     pub const DEFAULT: KeyspaceId = KeyspaceId(0);
+    /// Its name.
+    pub const DEFAULT_NAME: &str = "default";
 }
 
 impl fmt::Display for KeyspaceId {

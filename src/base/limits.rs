@@ -52,9 +52,41 @@ pub const WAL_HELD_BACK_LEN_BYTES_MAX: usize = 1 << 20;
 /// little, and in a large segment one sync in thousands has to wait for the file's new length as well.
 pub const WAL_ALLOCATE_LEN_BYTES_MIN: u64 = 64 << 10;
 
+/// Tables of one job that are written and not yet synced. Together they cost little more than one sync; each holds a
+/// descriptor until then.
+pub const UNSYNCED_TABLES_COUNT_MAX: usize = 128;
+/// Bytes of such tables: what the disk is given to write at once, so that the syncs of the log do not wait for long.
+pub const UNSYNCED_TABLES_LEN_BYTES_MAX: u64 = 16 << 20;
+
 /// Bytes of the log that only the system has, from which on the background makes them durable: few milliseconds of
 /// a disk's time, which is what a seal then waits at most.
 pub const WAL_WRITE_BACK_LEN_BYTES: u64 = 4 << 20;
+
+/// Log that an opening writes again instead of making tables of it: about what one sync costs, so that it is not felt,
+/// and small enough that a closed small database takes little.
+pub const CARRIED_LOG_LEN_BYTES_MAX: u64 = 32 << 10;
+
+/// Returns how much log an opening writes again; a database with small memtables writes a part of one.
+pub const fn carried_log_len_max(memtable_bytes: usize) -> u64 {
+    let part = memtable_bytes as u64 / 4;
+    if part < CARRIED_LOG_LEN_BYTES_MAX { part } else { CARRIED_LOG_LEN_BYTES_MAX }
+}
+
+/// The least space that is set aside for a full disk: some hundred deletes and a small flush.
+pub const RESERVE_LEN_BYTES_MIN: u64 = 32 << 10;
+
+/// Returns the least space that is set aside; a database with small memtables does with less.
+pub const fn reserve_len_min(memtable_bytes: usize) -> u64 {
+    let part = memtable_bytes as u64 / 2;
+    if part < RESERVE_LEN_BYTES_MIN { part } else { RESERVE_LEN_BYTES_MIN }
+}
+
+/// What part of the tables' bytes is set aside.
+pub const RESERVE_PART: u64 = 16;
+
+/// Readers tell the background each time that they have wasted one part of this many of a memtable's size by stepping
+/// over hidden entries: so often that little more is wasted than a merge costs, so seldom that telling costs nothing.
+pub const NOTICE_PART: u64 = 256;
 
 // How the limits compose: what a call accepts can be logged, flushed, merged, named in the manifest and read back.
 const _: () = assert!(

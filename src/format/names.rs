@@ -7,6 +7,7 @@
 //! 000006.wal           a WAL segment
 //! 000007.sst           a table
 //! 000008.tmp           becomes CURRENT by rename
+//! RESERVE              space set aside for a full disk
 //! ```
 //!
 //! A name that does not parse is not ours, and is never touched. Neither is one with a number that no database comes to
@@ -32,6 +33,8 @@ pub enum FileName {
     Table(FileNumber),
     /// A file on its way to become `CURRENT`.
     Temporary(FileNumber),
+    /// Space set aside for a full disk; its bytes mean nothing.
+    Reserve,
 }
 
 impl FileName {
@@ -40,6 +43,7 @@ impl FileName {
         let parsed = match name {
             "LOCK" => FileName::Lock,
             "CURRENT" => FileName::Current,
+            "RESERVE" => FileName::Reserve,
             _ => {
                 let number_of = |digits: &str| FileNumber::from_disk(digits.parse().ok()?);
                 if let Some(digits) = name.strip_prefix("MANIFEST-") {
@@ -63,7 +67,7 @@ impl FileName {
     /// Returns the number in the name, if it has one.
     pub fn number(&self) -> Option<FileNumber> {
         match *self {
-            FileName::Lock | FileName::Current => None,
+            FileName::Lock | FileName::Current | FileName::Reserve => None,
             FileName::Manifest(number)
             | FileName::Wal(number)
             | FileName::Table(number)
@@ -102,6 +106,7 @@ impl std::fmt::Display for FileName {
         match self {
             FileName::Lock => f.write_str("LOCK"),
             FileName::Current => f.write_str("CURRENT"),
+            FileName::Reserve => f.write_str("RESERVE"),
             FileName::Manifest(number) => write!(f, "MANIFEST-{number}"),
             FileName::Wal(number) => write!(f, "{number}.wal"),
             FileName::Table(number) => write!(f, "{number}.sst"),
@@ -116,7 +121,9 @@ mod tests {
 
     #[test]
     fn names_go_both_ways_and_foreign_ones_do_not_parse() {
-        for name in ["LOCK", "CURRENT", "MANIFEST-000001", "000002.wal", "1234567.sst", "000008.tmp"] {
+        for name in
+            ["LOCK", "CURRENT", "RESERVE", "MANIFEST-000001", "000002.wal", "1234567.sst", "000008.tmp"]
+        {
             assert_eq!(FileName::parse(name).expect(name).to_string(), name);
         }
         for name in ["", "lock", "MANIFEST-", "MANIFEST-1", "2.wal", "+00002.wal", "000002.wal.bak", "x.sst"]

@@ -43,7 +43,7 @@ fn verify_bytes(table: &Table) -> Result<()> {
         checksum.update(&buffer[..len]);
         offset += len as u64;
     }
-    if checksum.value() != table.file_checksum() {
+    if checksum.value() != table.file_checksum()? {
         return Err(Error::corruption(table.path(), 0, "checksum mismatch of the whole file"));
     }
     Ok(())
@@ -75,7 +75,7 @@ fn verify_entries(table: &Arc<Table>) -> Result<()> {
         if !table.may_contain(hash_key(key.user_key)) {
             return Err(corrupt("the filter denies a key that is there"));
         }
-        if table.index().find(key) != cursor.block_index() {
+        if table.index()?.find(key) != cursor.block_index() {
             return Err(corrupt("the index does not lead to a key that is there"));
         }
         let is_new_key = counted.entries_count == 0 || last_key != key.user_key;
@@ -86,21 +86,21 @@ fn verify_entries(table: &Arc<Table>) -> Result<()> {
         cursor.next()?;
     }
     counted.largest = OwnedKey::copy_from(InternalKey::new(&last_key, last_tag));
-    let told = table.properties();
+    let told = table.properties()?;
     let expected = Properties {
         keyspace: told.keyspace,
         comparator: told.comparator.clone(),
         created_at: told.created_at,
         compression: told.compression,
         keys_count: told.keys_count.and(counted.keys_count),
-        data_blocks_count: table.index().blocks_count() as u64,
-        data_len_bytes: table.footer().data_end(),
+        data_blocks_count: table.index()?.blocks_count() as u64,
+        data_len_bytes: table.footer()?.data_end(),
         data_raw_len_bytes: told.data_raw_len_bytes,
         features: told.features,
         ..counted
     };
     if *told != expected {
-        let offset = table.footer().properties.offset;
+        let offset = table.footer()?.properties.offset;
         return Err(Error::corruption(table.path(), offset, "the properties do not fit the entries"));
     }
     Ok(())

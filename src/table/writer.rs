@@ -7,7 +7,8 @@
 //! The bytes are a pure function of the settings and the entries: no clock, no randomness, no dependence on
 //! how the disk behaved. Running a flush or compaction twice gives the same file.
 //!
-//! The writer makes the file's bytes durable; the name is the caller's to sync.
+//! The writer makes the file's bytes durable, or leaves that to a caller who syncs many files at once; the name is the
+//! caller's to sync in any case.
 
 use crate::base::comparator::KeyOrder;
 use crate::base::error::{Error, Result};
@@ -162,7 +163,20 @@ impl TableWriter {
     ///
     /// # Panics
     /// If no entry was added.
-    pub fn finish(mut self) -> Result<TableSummary> {
+    pub fn finish(self) -> Result<TableSummary> {
+        let (summary, mut file) = self.finish_unsynced()?;
+        file.sync()?;
+        Ok(summary)
+    }
+
+    /// Ends the table and returns its file, which the caller has to sync before anything may rely on the table.
+    ///
+    /// # Errors
+    /// As [`WriteFile::append`]; the table is lost then.
+    ///
+    /// # Panics
+    /// If no entry was added.
+    pub fn finish_unsynced(mut self) -> Result<(TableSummary, Box<dyn WriteFile>)> {
         if !self.block.is_empty() {
             self.end_block()?;
         }
@@ -180,7 +194,7 @@ impl TableWriter {
     }
 
     /// Writes all that follows the data blocks, in the order that the footer checks.
-    fn write_end(mut self, properties: Properties) -> Result<TableSummary> {
+    fn write_end(mut self, properties: Properties) -> Result<(TableSummary, Box<dyn WriteFile>)> {
         let filter = std::mem::replace(&mut self.filter, FilterBuilder::new(self.settings.options.filter));
         let filter = match filter.finish() {
             Some(block) => Some(self.write_plain(&block)?),
@@ -198,13 +212,13 @@ impl TableWriter {
         let offset = self.position();
         self.buffer.extend_from_slice(&footer.encode(self.settings.number, offset));
         self.flush()?;
-        self.file.sync()?;
-        Ok(TableSummary {
+        let summary = TableSummary {
             number: self.settings.number,
             len_bytes: self.flushed_len_bytes,
             file_checksum: footer.file_checksum,
             properties,
-        })
+        };
+        Ok((summary, self.file))
     }
 
     /// Checks that `key` follows the last one, and returns how much of the user key they share and whether they differ.

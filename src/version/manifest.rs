@@ -209,6 +209,12 @@ impl ManifestWriter {
         self.log.number()
     }
 
+    /// Returns its length in bytes.
+    #[allow(clippy::len_without_is_empty, reason = "a manifest is never empty")]
+    pub fn len(&self) -> u64 {
+        self.log.len()
+    }
+
     /// Returns the manifest's path.
     pub fn path(&self) -> &Path {
         self.log.path()

@@ -164,7 +164,9 @@ impl WalWriter {
     /// Gives back what was reserved behind the end, for a segment that takes nothing more. What cannot be given back
     /// now goes with the file.
     pub fn trim(&mut self) {
-        drop(self.log.trim());
+        if self.log.trim().is_ok() {
+            self.segment.note_reserved(0);
+        }
         self.ahead.asked_len = self.log.len();
     }
 
@@ -229,6 +231,11 @@ impl WalWriter {
     /// Returns what the background may do with the segment.
     pub fn segment(&self) -> &Arc<Segment> {
         &self.segment
+    }
+
+    /// Returns the failure after which the segment takes nothing more.
+    pub fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
     }
 
     /// Returns the segment's number.
@@ -327,7 +334,9 @@ impl WalWriter {
         let step_len_min = limits::WAL_ALLOCATE_LEN_BYTES_MIN.min(*step_len_max);
         *asked_len = end_len.saturating_add((end_len / 4).clamp(step_len_min, *step_len_max));
         // A disk that is too full for this much, or cannot reserve, may still take the append, which tells if not.
-        drop(self.log.allocate(*asked_len));
+        if self.log.allocate(*asked_len).is_ok() {
+            self.segment.note_reserved(*asked_len);
+        }
     }
 }
 
