@@ -11,7 +11,7 @@ mod common;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{Model, contents, tiny};
+use common::{Model, contents, tiny, tiny_keyspace};
 use fork::Fork;
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,6 +19,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use tempfile::TempDir;
+use tinylsm::sync::{Condvar, Mutex, spawn};
 use tinylsm::{Background, Db, DbBuilder, ErrorKind, KeyspaceOptions, Result, WriteOptions};
 use watchdog::{CALL_MAX, ends, within};
 
@@ -165,7 +166,7 @@ fn a_database_never_touches_another_one_that_was_put_in_its_place() {
             check("a flush");
             drop(first.compact_range(first.default_keyspace(), ..));
             check("a merge");
-            drop(first.create_keyspace("more", tiny().default_keyspace));
+            drop(first.create_keyspace("more", tiny_keyspace()));
             check("a new keyspace");
             drop(first.wait_idle());
             check("a removal");
@@ -207,7 +208,7 @@ fn a_database_whose_lock_was_taken_over_changes_nothing_more() {
         refused("a put", first.put("first99", "1").map(drop));
         refused("a flush", first.flush());
         refused("a merge", first.compact_range(first.default_keyspace(), ..));
-        refused("a new keyspace", first.create_keyspace("more", tiny().default_keyspace).map(drop));
+        refused("a new keyspace", first.create_keyspace("more", tiny_keyspace()).map(drop));
         refused("closing", first.close());
         second.close().expect("closes");
         let second = real(dir.path()).open().expect("opens");
@@ -245,6 +246,18 @@ impl Line {
     }
 }
 
+/// Ends this process after a while, so that a forked child that hangs does not outlive the tests.
+fn end_in_any_case() {
+    let watch = || {
+        let (mutex, nobody) = (Mutex::new(()), Condvar::new());
+        for _ in 0..3 {
+            nobody.wait_for(&mut mutex.lock(), CALL_MAX);
+        }
+        std::process::exit(3);
+    };
+    spawn("the end", watch).expect("a test machine has threads to give");
+}
+
 /// Forks; the child does `body`, says what it returns, waits to be let go, and ends without unwinding.
 fn fork_off(body: impl FnOnce() -> String) -> Line {
     let (ours, mut theirs) = Line::pair();
@@ -255,6 +268,7 @@ fn fork_off(body: impl FnOnce() -> String) -> Line {
         }
         Fork::Child => {
             drop(ours);
+            end_in_any_case();
             let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
             theirs.say(&said.unwrap_or_else(|_| "a panic".to_owned()));
             theirs.hear();
@@ -275,7 +289,8 @@ fn every_call_in_a_forked_child_is_refused_at_once() {
         let db = real(place.join("db")).open().expect("opens");
         let expected = fill(&db, "parent");
         let before = files_in(&place.join("db"));
-        let calls: [(&str, fn(&Db) -> String); 9] = [
+        type Use = fn(&Db) -> String;
+        let calls: [(&str, Use); 9] = [
             ("put", |db| said_of(db.put("child", "1"))),
             ("put without durability", |db| {
                 said_of(db.default_keyspace().put_with("child", "1", &WriteOptions::none()))
@@ -332,26 +347,26 @@ fn dropping_in_a_forked_child_does_nothing() {
         let db = real(place.join("db")).open().expect("opens");
         fill(&db, "parent");
         let before = files_in(&place.join("db"));
-        // Both processes have the handle; the child drops its own.
-        let mut handle = Some(db.clone());
-        let keeper = Some(db);
+        let other = db.clone();
         let (mut ours, mut theirs) = Line::pair();
         if let Fork::Child = fork::fork().expect("a test machine has processes to give") {
-            let dropped =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop((handle.take(), keeper))));
+            end_in_any_case();
+            drop(ours);
+            let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop((db, other))));
             theirs.say(if dropped.is_ok() { "done" } else { "a panic" });
-            ours.hear();
+            theirs.hear();
             std::process::exit(0);
         }
+        drop(theirs);
         let said = ours.hear();
         assert_eq!(said.as_deref(), Some("done"), "dropping in a forked child");
         assert!(before == files_in(&place.join("db")), "a forked child changed a file");
         let refused = real(place.join("db")).open().map(drop).expect_err("the parent has it open");
         assert_eq!(refused.kind(), ErrorKind::Locked);
-        let db = keeper.expect("the parent keeps it");
         db.put("after", "1").expect("the parent goes on");
         db.flush().expect("flushes");
         db.close().expect("the directory is the parent's");
+        ours.say("go");
         return;
     }
     let dir = TempDir::new().expect("a directory");

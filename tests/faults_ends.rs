@@ -6,7 +6,7 @@ mod hooked;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{contents, tiny};
+use common::{contents, keyspace_of, tiny, tiny_keyspace};
 use hooked::{HookedVfs, Op};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering as Atomic};
@@ -34,7 +34,7 @@ fn value_of(db: &Db, key: &str) -> Option<String> {
 /// nothing is written behind the freed lock, and what the next opener was told is durable stays.
 #[test]
 fn of_two_that_close_at_once_one_ends_the_database_and_the_next_opener_loses_nothing() {
-    const ROUNDS: u32 = 1_000;
+    const ROUNDS: u32 = 400;
     within(|| {
         let disk = MemVfs::new();
         for round in 0..ROUNDS {
@@ -121,7 +121,7 @@ fn the_lock_stays_taken_while_a_callers_own_work_is_in_the_directory() {
             let disk = MemVfs::new();
             let watched = HookedVfs::over(disk.clone());
             let mut options = tiny();
-            options.default_keyspace.level0_compaction_trigger =
+            keyspace_of(&mut options).level0_compaction_trigger =
                 if matches!(work, CallersWork::Step) { 2 } else { 10 };
             let db = builder(&watched).options(options).background(work.background()).open().expect("opens");
             for round in 0..2 {
@@ -179,7 +179,7 @@ fn whoever_waits_while_the_database_is_closed_is_told() {
             }
             Ok(())
         });
-        let waits: [fn(&Db) -> Result<()>; 3] =
+        let waits: [Wait; 3] =
             [Db::flush, Db::wait_idle, |db: &Db| db.compact_range(db.default_keyspace(), ..)];
         let waiters = waits.map(|wait| {
             let db = db.clone();
@@ -205,7 +205,7 @@ fn old_handles_give_closed_and_change_nothing_when_the_database_is_open_again() 
         let disk = MemVfs::new();
         let watched = HookedVfs::over(disk.clone());
         let db = open(&watched);
-        let other = db.create_keyspace("other", tiny().default_keyspace).expect("creates");
+        let other = db.create_keyspace("other", tiny_keyspace()).expect("creates");
         db.put("k", "old").expect("puts");
         let snapshot = db.snapshot();
         let old = db.clone();
@@ -327,9 +327,12 @@ fn old_handles_give_closed_and_change_nothing_when_the_database_is_open_again() 
 
 // ---- Waits ----
 
+/// A call that may wait for work of the background.
+type Wait = fn(&Db) -> Result<()>;
+
 /// Checks that every blocking call on a database that takes no writes ends, and says why it did nothing.
 fn check_waits_end(db: &Db, kind: ErrorKind) {
-    let calls: [(&str, fn(&Db) -> Result<()>); 4] = [
+    let calls: [(&str, Wait); 4] = [
         ("flush", Db::flush),
         ("compact_range", |db| db.compact_range(db.default_keyspace(), ..)),
         ("sync", Db::sync),
@@ -353,7 +356,7 @@ fn no_call_waits_for_ever_on_a_read_only_database() {
         for is_flushed in [false, true] {
             let disk = MemVfs::new();
             let mut options = tiny();
-            options.default_keyspace.level0_compaction_trigger = 1;
+            keyspace_of(&mut options).level0_compaction_trigger = 1;
             let db = builder(&disk).options(options).background(Background::Manual).open().expect("opens");
             db.put("k", "v").expect("puts");
             if is_flushed {
@@ -394,7 +397,7 @@ fn no_call_waits_for_ever_on_a_failed_database() {
 /// A flush waits for what was in memory when it was called, not for what others write meanwhile.
 #[test]
 fn a_flush_waits_for_its_own_work_only() {
-    let waits: [(&str, fn(&Db) -> Result<()>); 2] =
+    let waits: [(&str, Wait); 2] =
         [("flush", Db::flush), ("compact_range", |db| db.compact_range(db.default_keyspace(), ..))];
     for (what, wait) in waits {
         within(move || {
@@ -443,7 +446,7 @@ fn a_wait_in_a_manual_database_ends_with_the_error_of_its_work() {
             }
             Ok(())
         });
-        let calls: [(&str, fn(&Db) -> Result<()>); 3] = [
+        let calls: [(&str, Wait); 3] = [
             ("flush", Db::flush),
             ("wait_idle", Db::wait_idle),
             ("compact_range", |db| db.compact_range(db.default_keyspace(), ..)),

@@ -7,7 +7,7 @@ mod hooked;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{contents, tiny};
+use common::{contents, tiny, tiny_keyspace};
 use hooked::{HookedVfs, Op};
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ fn fragile(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Backgrou
     let options = KeyspaceOptions {
         comparator: order.name().to_owned(),
         level0_compaction_trigger: 10,
-        ..tiny().default_keyspace
+        ..tiny_keyspace()
     };
     let keyspace = db.create_keyspace("fragile", options).expect("creates");
     for i in 0..20 {
@@ -88,7 +88,7 @@ fn fragile(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Backgrou
 }
 
 fn fragile_builder(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Background) -> DbBuilder {
-    let options = Options { memtable_bytes: 64 << 10, stall_timeout: Duration::from_millis(200), ..tiny() };
+    let options = Options { memtable_bytes: 64 << 10, stall_timeout: Duration::from_secs(3), ..tiny() };
     builder(disk).options(options).comparator(Arc::clone(order) as Arc<dyn Comparator>).background(background)
 }
 

@@ -13,7 +13,7 @@ mod hooked;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{contents, tiny};
+use common::{contents, keyspace_of, tiny, tiny_keyspace};
 use hooked::{HookedVfs, Op};
 use std::fs::{self, File};
 use std::io;
@@ -41,8 +41,8 @@ const TABLES_COUNT: usize = 150;
 fn many_tables() -> Options {
     let mut options = tiny();
     options.memtable_bytes = 1 << 20;
-    options.default_keyspace.table_bytes = 1024;
-    options.default_keyspace.level_base_bytes = 1 << 30;
+    keyspace_of(&mut options).table_bytes = 1024;
+    keyspace_of(&mut options).level_base_bytes = 1 << 30;
     options
 }
 
@@ -253,7 +253,7 @@ fn a_flush_of_a_thousand_keyspaces_syncs_a_few_times() {
         let options = Options { memtable_bytes: 64 << 20, manifest_roll_bytes: 64 << 20, ..tiny() };
         let db = builder(&disk).options(options).background(Background::Manual).open().expect("opens");
         let keyspaces: Vec<_> = (0..KEYSPACES_COUNT)
-            .map(|i| db.create_keyspace(&format!("keyspace{i}"), tiny().default_keyspace).expect("creates"))
+            .map(|i| db.create_keyspace(&format!("keyspace{i}"), tiny_keyspace()).expect("creates"))
             .collect();
         let mut batch = WriteBatch::new();
         for keyspace in &keyspaces {

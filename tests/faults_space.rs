@@ -13,7 +13,7 @@ mod small_disk;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{Model, contents, tiny};
+use common::{Model, contents, keyspace_of, tiny};
 use hooked::{HookedVfs, Op};
 use small_disk::SmallDisk;
 use std::cmp::Ordering;
@@ -212,8 +212,8 @@ fn scaled() -> Options {
         wal_preallocate_bytes: 64 << 10,
         block_cache_bytes: 0,
         manifest_roll_bytes: 16 << 10,
-        stall_timeout: Duration::from_millis(200),
-        default_keyspace: keyspace,
+        stall_timeout: Duration::from_secs(2),
+        default_keyspace: Some(keyspace),
         ..Options::default()
     }
 }
@@ -522,7 +522,7 @@ fn popping_the_first_key_over_and_over_stays_cheap() {
         let order = Arc::new(Counting::default());
         let mut options = scaled();
         options.memtable_bytes = 8 << 20;
-        options.default_keyspace.comparator = order.name().to_owned();
+        keyspace_of(&mut options).comparator = order.name().to_owned();
         let db = usual(&MemVfs::new())
             .options(options)
             .comparator(order.clone())

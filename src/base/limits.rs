@@ -84,12 +84,17 @@ pub const fn reserve_len_min(memtable_bytes: usize) -> u64 {
 /// What part of the tables' bytes is set aside.
 pub const RESERVE_PART: u64 = 16;
 
+/// Readers tell the background each time that they have wasted one part of this many of a memtable's size by stepping
+/// over hidden entries: so often that little more is wasted than a merge costs, so seldom that telling costs nothing.
+pub const NOTICE_PART: u64 = 256;
+
 // How the limits compose: what a call accepts can be logged, flushed, merged, named in the manifest and read back.
 const _: () = assert!(
     STORED_VALUE_LEN_BYTES_MAX + KEY_LEN_BYTES_MAX + OPERATION_OVERHEAD_LEN_BYTES_MAX <= BATCH_LEN_BYTES_MAX,
     "a batch holds the largest operation"
 );
-const _: () = assert!(BATCH_LEN_BYTES_MAX + 20 <= FRAME_PAYLOAD_LEN_BYTES_MAX, "a frame holds the largest batch");
+const _: () =
+    assert!(BATCH_LEN_BYTES_MAX + 20 <= FRAME_PAYLOAD_LEN_BYTES_MAX, "a frame holds the largest batch");
 const _: () = assert!(FRAME_PAYLOAD_LEN_BYTES_MAX < u32::MAX as usize, "a frame's length has 32 bits");
 const _: () = assert!(BLOCK_LEN_BYTES_MAX < u32::MAX as usize, "a block's length has 32 bits");
 const _: () = assert!(

@@ -7,3 +7,6 @@ pub mod flush;
 pub mod merge;
 pub mod output;
 pub mod picker;
+pub mod plan;
+pub mod range;
+pub mod space;

@@ -9,8 +9,10 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::key::InternalKey;
 use crate::base::limits::{UNSYNCED_TABLES_COUNT_MAX, UNSYNCED_TABLES_LEN_BYTES_MAX};
+use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::format::names::FileName;
+use crate::mvcc::retain::{Kept, Reason};
 use crate::table::options::TableOptions;
 use crate::table::reader::{Table, TableFile, TableSource};
 use crate::table::shared::Cache;
@@ -111,7 +113,10 @@ pub struct Outputs<'a> {
     settings: OutputSettings,
     writer: Option<TableWriter>,
     group: Group<'a>,
-    finished: Vec<TableSummary>,
+    /// Why what is in the table being written stays.
+    kept: Kept,
+    shaded_seq: SeqNum,
+    finished: Vec<(TableSummary, Kept)>,
     /// Every number whose file may exist, for cleaning up after a failure.
     created: &'a mut Vec<FileNumber>,
 }
@@ -142,18 +147,33 @@ impl<'a> Outputs<'a> {
         created: &'a mut Vec<FileNumber>,
         group: Group<'a>,
     ) -> Outputs<'a> {
-        Outputs { context, settings, writer: None, group, finished: Vec::new(), created }
+        let kept = Kept::default();
+        let (writer, finished) = (None, Vec::new());
+        Outputs { context, settings, writer, group, kept, shaded_seq: SeqNum::ZERO, finished, created }
     }
 
-    /// Appends an entry; `is_new_key` says that its user key differs from the one before.
+    /// Says that what lies above the outputs was taken into account up to a number.
+    pub fn shaded_up_to(mut self, seq: SeqNum) -> Outputs<'a> {
+        self.shaded_seq = seq;
+        self.kept = Kept::shaded(seq);
+        self
+    }
+
+    /// Appends an entry that stays for `reason`; the table is cut only where `is_new_key` says that its user key
+    /// differs from the one before.
     ///
     /// # Errors
     /// `NoSpace`, `Io`; `Closed` if the job was cancelled.
-    pub fn add(&mut self, key: InternalKey<'_>, value: &[u8], is_new_key: bool) -> Result<()> {
-        let is_full = self
-            .writer
-            .as_ref()
-            .is_some_and(|writer| writer.estimated_len() >= self.settings.table_len_bytes_max);
+    pub fn add(
+        &mut self,
+        key: InternalKey<'_>,
+        value: &[u8],
+        reason: Reason,
+        is_new_key: bool,
+    ) -> Result<()> {
+        let is_full = self.writer.as_ref().is_some_and(|writer| {
+            writer.estimated_len() >= self.settings.table_len_bytes_max || writer.is_index_full()
+        });
         if is_full && is_new_key {
             self.end_table()?;
         }
@@ -161,6 +181,7 @@ impl<'a> Outputs<'a> {
             self.check_cancelled()?;
             self.writer = Some(self.start_table()?);
         }
+        self.kept.note(reason);
         self.writer.as_mut().expect("started above").add(key, value)
     }
 
@@ -196,7 +217,8 @@ impl<'a> Outputs<'a> {
             let (summary, file) = writer.finish_unsynced()?;
             let vfs = &*self.context.vfs;
             self.unsynced().add(file, vfs)?;
-            self.finished.push(summary);
+            let kept = std::mem::replace(&mut self.kept, Kept::shaded(self.shaded_seq));
+            self.finished.push((summary, kept));
         }
         Ok(())
     }
@@ -231,16 +253,16 @@ impl<'a> Outputs<'a> {
             std::mem::take(unsynced).settle(self.context)?;
         }
         let finished = std::mem::take(&mut self.finished);
-        finished.iter().map(|summary| self.open(summary)).collect()
+        finished.into_iter().map(|(summary, kept)| self.open(&summary, kept)).collect()
     }
 
-    fn open(&mut self, summary: &TableSummary) -> Result<Arc<Live<Arc<Table>>>> {
+    fn open(&mut self, summary: &TableSummary, kept: Kept) -> Result<Arc<Live<Arc<Table>>>> {
         let meta = Arc::new(meta_of(summary));
         let (context, order) = (self.context, self.settings.order.clone());
         let table = self.with_descriptor(|| {
             open_table(&context.vfs, &context.directory, &meta, &order, &context.cache)
         })?;
-        Ok(Arc::new(Live { meta, table }))
+        Ok(Arc::new(Live::new(meta, table, Some(kept))))
     }
 }
 

@@ -1,21 +1,44 @@
-//! What to merge next: a pure function from a version to a plan.
+//! What to merge next: a pure function from a version and a situation to a plan.
 //!
 //! Leveled compaction after LevelDB: level 0 is due by its number of tables, a deeper level by its bytes against
 //! a target that grows by a factor from level to level; the most overdue goes first. From a deeper level goes the
-//! table that overlaps the least of the next level for its size, which wastes the least rewriting.
+//! table that overlaps the least of the next level for its size, which wastes the least rewriting; deletes count as
+//! what they hide, since it shrinks what they meet.
 //!
-//! Level 0 is due as well when reading it has cost as much as merging it would: each seek reads a block of every one
-//! of its tables that it would not need if they were merged. LevelDB compacts after so many seeks, Pebble after so many
-//! bytes; here the two sides are counted in the same unit.
+//! While no level is due, these are, in this order:
+//!
+//! - level 0, when reading it has cost as much as merging it would: each seek reads a block of every one of its tables
+//!   that it would not need if they were merged. LevelDB compacts after so many seeks, Pebble after so many bytes; here
+//!   the two sides are counted in the same unit.
+//! - a merge that frees a good part of what it rewrites, because of deletes or of snapshots that are gone.
+//! - a merge that spares readers at least as many steps over hidden entries as it costs.
+//! - in a quiet database, whatever frees most for its cost, until what may be garbage is a small part of the whole.
+//!
+//! Every merge brings entries down or is rid of some, so without writes, reads and released snapshots there comes the
+//! moment when none is due. What a merge could not drop because of a live snapshot is due again when that one is gone.
+//!
+//! A merge that has no room on the disk is not begun; a smaller one that frees something is.
 
 use crate::base::comparator::KeyOrder;
-use crate::base::ids::FileNumber;
 use crate::base::limits::LEVELS_COUNT;
+use crate::base::seq::SeqNum;
+use crate::compaction::plan::{Plan, Thrift};
+use crate::compaction::space::{Candidate, LiveTable, Source, Survey, range_of};
 use crate::read::tree::Tables;
-use crate::table::properties::Properties;
-use crate::table::reader::Table;
-use crate::version::levels::Live;
+use crate::read::waste::STEP_COST_BYTES;
+use std::cell::Cell;
+use std::cmp::Reverse;
 use std::sync::Arc;
+
+/// A merge that frees so much of what it rewrites is due: one part of this many.
+const WORTHWHILE_PART: u64 = 4;
+/// In a quiet database, one part of this many of the live bytes may be garbage.
+const QUIET_GARBAGE_PART: u64 = 10;
+/// And besides, one part of this many of a memtable's size.
+const QUIET_SLACK_PART: u64 = 8;
+/// What sealing a memtable costs besides writing its bytes: one part of this many of a memtable's size. A segment of
+/// the log is begun and a table named, which takes a few milliseconds.
+const SEAL_PRICE_PART: u64 = 256;
 
 /// When levels are due.
 #[derive(Clone, Copy, Debug)]
@@ -28,66 +51,93 @@ pub struct LevelLimits {
     pub level_multiplier: u64,
 }
 
-/// A merge to be done.
-#[derive(Clone)]
-pub struct Plan {
-    /// Where the upper inputs are.
-    pub level: usize,
-    /// Where the outputs go: the next level, or the same one if it is only rewritten.
-    pub target: usize,
-    /// Tables of `level`.
-    pub upper: Vec<Arc<Live<Arc<Table>>>>,
-    /// Tables of the next level that share keys with them.
-    pub lower: Vec<Arc<Live<Arc<Table>>>>,
+/// What counts besides the version.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// Whether nothing was written for a while, or somebody waits for nothing to be due.
+    pub is_quiet: bool,
+    /// Live snapshots, ascending.
+    pub snapshots: &'a [SeqNum],
+    /// What seeks have wasted on level 0 since it was last merged, in bytes.
+    pub level0_wasted_bytes: u64,
+    /// The size at which a memtable of the keyspace is sealed, in bytes: the scale for what is small.
+    pub memtable_bytes: u64,
+    /// Bytes free on the disk for new tables, if that is known to be short.
+    pub available_bytes: Option<u64>,
 }
 
-impl Plan {
-    /// Returns how many bytes the inputs have.
-    pub fn len_bytes(&self) -> u64 {
-        self.upper.iter().chain(&self.lower).map(|live| live.meta.len_bytes).sum()
-    }
-
-    /// Tells whether moving the only table down does the job.
-    pub fn is_trivial_move(&self) -> bool {
-        self.upper.len() == 1 && self.lower.is_empty() && self.target != self.level
-    }
+/// What is in the active memtable of a keyspace.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unflushed {
+    /// Entries.
+    pub entries_count: u64,
+    /// Memory in bytes.
+    pub len_bytes: u64,
+    /// Entries that readers have stepped over because of an entry in it.
+    pub steps_count: u64,
 }
 
-/// Returns the most overdue merge, if any level is due. `wasted_bytes` is what reading level 0 has cost since it was
-/// last merged.
-pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder, wasted_bytes: u64) -> Option<Plan> {
-    // Scores are in thousandths of what makes a level due, in whole numbers, so that every machine agrees.
-    let mut best: Option<(u64, usize)> = None;
-    let level0 = tables.level(0).len() as u64 * 1000 / limits.level0_trigger.max(1) as u64;
-    let scores = std::iter::once(level0).chain((1..LEVELS_COUNT - 1).map(|level| {
-        let target = target_bytes(level, limits);
-        tables.level_len_bytes(level).saturating_mul(1000) / target.max(1)
-    }));
-    for (level, score) in scores.enumerate() {
-        let is_due = if level == 0 { score >= 1000 } else { score > 1000 };
-        if is_due && best.is_none_or(|(highest, _)| score > highest) {
-            best = Some((score, level));
-        }
-    }
-    let Some((_, level)) = best else {
-        return plan_level0(tables, order).filter(|plan| wasted_bytes >= plan.len_bytes());
-    };
-    if level == 0 {
-        return plan_level0(tables, order);
-    }
-    let cheapest = tables.level(level).iter().min_by_key(|live| {
-        let overlap: u64 = tables
-            .overlapping(level + 1, &live.meta.smallest, &live.meta.largest, order)
-            .map(|below| below.meta.len_bytes)
-            .sum();
-        (overlap.saturating_mul(1000) / live.meta.len_bytes.max(1), live.meta.number)
-    })?;
-    plan_for(tables, level, vec![Arc::clone(cheapest)], order)
+/// What the picker found.
+#[derive(Clone, Default)]
+pub struct Pick {
+    /// The merge that is due, if any is.
+    pub plan: Option<Plan>,
+    /// Live snapshots, ascending, whose end may make a merge due.
+    pub awaited: Vec<SeqNum>,
 }
 
-/// Plans to merge all of level 0 into level 1; `None` if there is nothing in it.
-pub fn plan_level0(tables: &Tables, order: &KeyOrder) -> Option<Plan> {
-    plan_for(tables, 0, tables.level(0).to_vec(), order)
+/// Returns the merge that is due, if any is.
+pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder, situation: Situation<'_>) -> Pick {
+    let survey = Survey::new(tables, order, situation.snapshots);
+    let picker = Picker { survey, limits, situation, is_short: Cell::new(false) };
+    let plan = picker.by_score().or_else(|| picker.by_worth());
+    let awaited = if plan.is_none() { picker.survey.awaited() } else { Vec::new() };
+    Pick { plan, awaited }
+}
+
+/// Returns what merging level 0 would rewrite, in bytes; `None` if there is nothing in it.
+pub fn level0_price_bytes(tables: &Tables, order: &KeyOrder) -> Option<u64> {
+    let (smallest, largest) = range_of(tables.level(0), order)?;
+    let next = tables.overlapping(1, smallest, largest, order).map(|live| live.meta.len_bytes).sum::<u64>();
+    Some(tables.level_len_bytes(0) + next)
+}
+
+/// Tells whether the active memtable ought to be sealed before it is full: because readers step over what it hides
+/// again and again, or because in a quiet database it may hide a good part of what lies beneath. Asked when no merge
+/// is due and no memtable waits for its flush.
+pub fn is_seal_due(
+    unflushed: Unflushed,
+    tables: &Tables,
+    limits: LevelLimits,
+    order: &KeyOrder,
+    situation: Situation<'_>,
+) -> bool {
+    if unflushed.entries_count == 0
+        || situation.available_bytes.is_some_and(|available| unflushed.len_bytes > available)
+    {
+        return false;
+    }
+    // Each flush brings the next merge of level 0 nearer.
+    let level0_bytes = level0_price_bytes(tables, order).unwrap_or(0) / limits.level0_trigger.max(1) as u64;
+    let price_bytes = unflushed.len_bytes + situation.memtable_bytes / SEAL_PRICE_PART + level0_bytes;
+    if unflushed.steps_count.saturating_mul(STEP_COST_BYTES) >= price_bytes {
+        return true;
+    }
+    let survey = Survey::new(tables, order, situation.snapshots);
+    let hidden_bytes = survey.all().share_bytes(unflushed.entries_count);
+    situation.is_quiet
+        && hidden_bytes > 0
+        && is_much(hidden_bytes + garbage_bytes(&survey.candidates()), survey.all().bytes, situation)
+}
+
+/// Tells whether so much garbage among all the bytes is more than a quiet database keeps.
+fn is_much(garbage_bytes: u64, total_bytes: u64, situation: Situation<'_>) -> bool {
+    let live_bytes = total_bytes.saturating_sub(garbage_bytes);
+    garbage_bytes > live_bytes / QUIET_GARBAGE_PART + situation.memtable_bytes / QUIET_SLACK_PART
+}
+
+fn garbage_bytes(candidates: &[Candidate]) -> u64 {
+    candidates.iter().map(|candidate| candidate.frees_bytes).fold(0, u64::saturating_add)
 }
 
 /// Returns the target of a sorted level in bytes.
@@ -96,64 +146,130 @@ pub fn target_bytes(level: usize, limits: LevelLimits) -> u64 {
     (1..level).fold(limits.level_base_bytes, |bytes, _| bytes.saturating_mul(limits.level_multiplier))
 }
 
-/// Plans to merge what a level holds of a range into the next; `None` if it holds nothing of it.
-pub fn pick_range(
-    tables: &Tables,
-    level: usize,
-    range: (&[u8], Option<&[u8]>),
-    order: &KeyOrder,
-) -> Option<Plan> {
-    let mut touched = touched(tables, level, range, order).peekable();
-    if touched.peek().is_none() || level + 1 >= LEVELS_COUNT {
-        return None;
+struct Picker<'a> {
+    survey: Survey<'a>,
+    limits: LevelLimits,
+    situation: Situation<'a>,
+    /// A merge that was due had no room on the disk.
+    is_short: Cell<bool>,
+}
+
+impl Picker<'_> {
+    /// Returns a merge from the most overdue level that has one with room on the disk.
+    fn by_score(&self) -> Option<Plan> {
+        // Scores are in thousandths of what makes a level due, in whole numbers, so that every machine agrees.
+        let tables = self.survey.tables();
+        let level0 = tables.level(0).len() as u64 * 1000 / self.limits.level0_trigger.max(1) as u64;
+        let scores = std::iter::once(level0).chain((1..LEVELS_COUNT - 1).map(|level| {
+            let target = target_bytes(level, self.limits);
+            tables.level_len_bytes(level).saturating_mul(1000) / target.max(1)
+        }));
+        let is_due = |&(level, score): &(usize, u64)| if level == 0 { score >= 1000 } else { score > 1000 };
+        let mut due: Vec<(usize, u64)> = scores.enumerate().filter(is_due).collect();
+        due.sort_by_key(|&(level, score)| (Reverse(score), level));
+        due.into_iter().find_map(|(level, _)| match level {
+            0 => Plan::level0(&self.survey, Thrift::Frugal).filter(|plan| self.fits(plan)),
+            _ => self.cheapest(level),
+        })
     }
-    // Tables of level 0 overlap, so an older one left behind could sink below a newer one: take them all.
-    let upper = if level == 0 { tables.level(0).to_vec() } else { touched.collect() };
-    plan_for(tables, level, upper, order)
+
+    /// Returns the merge of one table of a level that rewrites least for what it brings down and frees.
+    fn cheapest(&self, level: usize) -> Option<Plan> {
+        let tables = self.survey.tables().level(level);
+        let cost = |live: &LiveTable| {
+            let range = (&live.meta.smallest[..], &live.meta.largest[..]);
+            let (_, freed) = self.survey.freed_by(live, self.survey.beneath(level, range));
+            let overlap = self.survey.overlap(level + 1, range).bytes;
+            (overlap.saturating_mul(1000) / (live.meta.len_bytes + freed).max(1), live.meta.number)
+        };
+        let plan = |live: &LiveTable| Plan::down(&self.survey, level, vec![Arc::clone(live)], Thrift::Frugal);
+        if self.situation.available_bytes.is_none() {
+            return tables.iter().min_by_key(|live| cost(live)).map(plan);
+        }
+        let mut by_cost: Vec<&LiveTable> = tables.iter().collect();
+        by_cost.sort_by_cached_key(|live| cost(live));
+        by_cost.into_iter().map(plan).find(|plan| self.fits(plan))
+    }
+
+    /// Returns a merge that pays although no level is due.
+    fn by_worth(&self) -> Option<Plan> {
+        let Situation { is_quiet, level0_wasted_bytes, .. } = self.situation;
+        let candidates = self.survey.candidates();
+        let level0_steps = candidates.iter().find(|candidate| candidate.source == Source::Level0);
+        let level0_spent =
+            level0_wasted_bytes.saturating_add(level0_steps.map_or(0, |level0| level0.steps_bytes));
+        let worn = Plan::level0(&self.survey, Thrift::Frugal).filter(|plan| level0_spent >= plan.len_bytes());
+        if let Some(plan) = worn.filter(|plan| self.fits(plan)) {
+            return Some(plan);
+        }
+        let worth = |candidate: &Candidate| candidate.frees_surely_bytes.saturating_mul(WORTHWHILE_PART);
+        let surely = |candidate: &Candidate| candidate.frees_surely_bytes;
+        self.best(&candidates, surely, |candidate| worth(candidate) >= candidate.price_bytes)
+            .or_else(|| {
+                let steps = |candidate: &Candidate| candidate.steps_bytes;
+                self.best(&candidates, steps, |candidate| steps(candidate) >= candidate.price_bytes)
+            })
+            .or_else(|| {
+                let is_due =
+                    is_quiet && is_much(garbage_bytes(&candidates), self.survey.all().bytes, self.situation);
+                self.best(&candidates, |candidate| candidate.frees_bytes, |_| is_due)
+            })
+            .or_else(|| if self.is_short.get() { self.shaded() } else { None })
+    }
+
+    /// Returns the merge of a single table with what lies above it that frees the largest part of it and has room on
+    /// the disk.
+    fn shaded(&self) -> Option<Plan> {
+        let levels = self.survey.tables().levels().iter().enumerate().skip(1);
+        let plans = levels.flat_map(|(level, tables)| {
+            tables.iter().map(move |live| Plan::shaded(&self.survey, level, live))
+        });
+        let is_due = |plan: &Plan| {
+            !plan.above.is_empty()
+                && plan.frees_bytes.saturating_mul(WORTHWHILE_PART) >= plan.len_bytes()
+                && self.fits(plan)
+        };
+        plans.filter(is_due).max_by(|a, b| {
+            let (left, right) =
+                (product(a.frees_bytes, b.len_bytes()), product(b.frees_bytes, a.len_bytes()));
+            left.cmp(&right)
+        })
+    }
+
+    /// Returns the merge with the best ratio of gain to price of those that are due and have room on the disk.
+    fn best(
+        &self,
+        candidates: &[Candidate],
+        gain: impl Fn(&Candidate) -> u64,
+        is_due: impl Fn(&Candidate) -> bool,
+    ) -> Option<Plan> {
+        let mut due: Vec<&Candidate> =
+            candidates.iter().filter(|candidate| gain(candidate) > 0 && is_due(candidate)).collect();
+        due.sort_by(|a, b| {
+            let (left, right) = (product(gain(a), b.price_bytes), product(gain(b), a.price_bytes));
+            right.cmp(&left).then(a.source.cmp(&b.source))
+        });
+        due.into_iter().map(|candidate| self.plan(candidate.source)).find(|plan| self.fits(plan))
+    }
+
+    fn plan(&self, source: Source) -> Plan {
+        let tables = self.survey.tables();
+        match source {
+            Source::Level0 => Plan::level0(&self.survey, Thrift::Frugal).expect("a candidate has tables"),
+            Source::Down(level, at) => {
+                Plan::down(&self.survey, level, vec![Arc::clone(&tables.level(level)[at])], Thrift::Frugal)
+            }
+            Source::InPlace(level, at) => Plan::in_place(&self.survey, level, &tables.level(level)[at]),
+        }
+    }
+
+    fn fits(&self, plan: &Plan) -> bool {
+        let fits = self.situation.available_bytes.is_none_or(|available| plan.needs_bytes() <= available);
+        self.is_short.set(self.is_short.get() || !fits);
+        fits
+    }
 }
 
-/// Plans to rewrite in place one table of a sorted level that holds some of a range, is older than file number `before`
-/// and can shrink; `None` if there is none. One at a time, since a table between two of them may not be rewritten.
-///
-/// For the deepest level: what lies there is in no later merge's way, so deletes and old versions that a snapshot kept
-/// there would stay for ever.
-pub fn pick_rewrite(
-    tables: &Tables,
-    level: usize,
-    range: (&[u8], Option<&[u8]>),
-    order: &KeyOrder,
-    before: FileNumber,
-) -> Option<Plan> {
-    assert!(level > 0, "the tables of level 0 overlap");
-    let can_shrink = |live: &Arc<Live<Arc<Table>>>| {
-        live.meta.number < before && live.table.properties().is_ok_and(Properties::may_shrink)
-    };
-    let upper = vec![touched(tables, level, range, order).find(can_shrink)?];
-    Some(Plan { level, target: level, upper, lower: Vec::new() })
-}
-
-/// Returns the tables of a level that hold something of a range.
-fn touched(
-    tables: &Tables,
-    level: usize,
-    range: (&[u8], Option<&[u8]>),
-    order: &KeyOrder,
-) -> impl Iterator<Item = Arc<Live<Arc<Table>>>> {
-    let is_touched = move |live: &&Arc<Live<Arc<Table>>>| {
-        order.compare(&live.meta.largest, range.0).is_ge()
-            && range.1.is_none_or(|end| order.compare(&live.meta.smallest, end).is_le())
-    };
-    tables.level(level).iter().filter(is_touched).cloned()
-}
-
-fn plan_for(
-    tables: &Tables,
-    level: usize,
-    upper: Vec<Arc<Live<Arc<Table>>>>,
-    order: &KeyOrder,
-) -> Option<Plan> {
-    let smallest = upper.iter().map(|live| &live.meta.smallest).min_by(|a, b| order.compare(a, b))?;
-    let largest = upper.iter().map(|live| &live.meta.largest).max_by(|a, b| order.compare(a, b))?;
-    let lower = tables.overlapping(level + 1, smallest, largest, order).cloned().collect();
-    Some(Plan { level, target: level + 1, upper, lower })
+fn product(a: u64, b: u64) -> u128 {
+    u128::from(a) * u128::from(b)
 }

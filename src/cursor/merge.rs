@@ -54,6 +54,41 @@ impl MergeCursor {
         MergeCursor { sources, order, direction: Direction::Forward, winner: None, heap, pivot: Vec::new() }
     }
 
+    /// Returns which of the sources holds the current entry, counted in the order they were given.
+    ///
+    /// # Panics
+    /// If the cursor stands on no entry.
+    #[inline]
+    pub fn source(&self) -> usize {
+        self.winner.as_ref().expect("the cursor stands on no entry").source
+    }
+
+    /// Goes on to the first entry at or after `target`, which is not before the current one. Only sources that stand
+    /// before it are moved, each once, however many entries lie between.
+    ///
+    /// # Errors
+    /// As [`Cursor::seek`].
+    ///
+    /// # Panics
+    /// If the cursor stands on no entry.
+    pub fn skip_to(&mut self, target: InternalKey<'_>) -> Result<()> {
+        assert!(self.winner.is_some(), "the cursor stands on no entry");
+        if self.direction != Direction::Forward {
+            return self.seek(target);
+        }
+        while let Some(winner) = self.winner {
+            let source = &mut self.sources[winner.source];
+            if source.key().compare(&target, &self.order) != Ordering::Less {
+                break;
+            }
+            self.winner = None;
+            source.seek(target)?;
+            self.enlist(winner.source);
+            self.winner = self.pop();
+        }
+        Ok(())
+    }
+
     /// Positions every source with `go` and starts in `direction`.
     fn start(
         &mut self,
@@ -335,6 +370,7 @@ mod tests {
         Last,
         Seek(Vec<u8>, u64),
         SeekBefore(Vec<u8>, u64),
+        SkipTo(Vec<u8>, u64),
         Next,
         Prev,
     }
@@ -352,6 +388,7 @@ mod tests {
             1 => Just(Step::Last),
             2 => (keys(), 0u64..300).prop_map(|(key, seq)| Step::Seek(key, seq)),
             2 => (keys(), 0u64..300).prop_map(|(key, seq)| Step::SeekBefore(key, seq)),
+            4 => (keys(), 0u64..300).prop_map(|(key, seq)| Step::SkipTo(key, seq)),
             10 => Just(Step::Next),
             10 => Just(Step::Prev),
         ];
@@ -366,7 +403,11 @@ mod tests {
             Step::Last => model.seek_to_last(),
             Step::Seek(key, seq) => model.seek(target(key)(seq)),
             Step::SeekBefore(key, seq) => model.seek_before(target(key)(seq)),
-            Step::Next | Step::Prev if !model.is_valid() => return None,
+            Step::Next | Step::Prev | Step::SkipTo(..) if !model.is_valid() => return None,
+            Step::SkipTo(key, seq) if model.key().compare(&target(key)(seq), &model.order).is_gt() => {
+                return None;
+            }
+            Step::SkipTo(key, seq) => model.seek(target(key)(seq)),
             Step::Next => model.next(),
             Step::Prev => model.prev(),
         };
@@ -376,6 +417,7 @@ mod tests {
             Step::Last => merged.seek_to_last(),
             Step::Seek(key, seq) => merged.seek(target(key)(seq)),
             Step::SeekBefore(key, seq) => merged.seek_before(target(key)(seq)),
+            Step::SkipTo(key, seq) => merged.skip_to(target(key)(seq)),
             Step::Next => merged.next(),
             Step::Prev => merged.prev(),
         })

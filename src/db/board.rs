@@ -28,6 +28,8 @@ const PARKED_FOR: Duration = Duration::from_secs(600);
 /// A kind of job, each with a claim, a pause and an error of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum JobKind {
+    /// Seals memtables that are not full, because of what they hide.
+    Seal,
     /// Writes the oldest sealed memtables out.
     Flush,
     /// Syncs what the open log segment left to the system.
@@ -44,6 +46,7 @@ impl JobKind {
     /// Returns what messages call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            JobKind::Seal => "sealing",
             JobKind::Flush => "flush",
             JobKind::WriteBack => "log write-back",
             JobKind::Compact(_) => "compaction",
@@ -76,6 +79,8 @@ pub(crate) struct Board {
     running: BTreeSet<JobKind>,
     troubles: BTreeMap<JobKind, Trouble>,
     candidates: BTreeSet<KeyspaceId>,
+    /// How many callers wait to merge a range of a keyspace: the background leaves it to them.
+    callers: BTreeMap<KeyspaceId, usize>,
     /// When a look at a keyspace last found nothing to merge, as a count of such looks.
     idle: BTreeMap<KeyspaceId, u64>,
     idle_count: u64,
@@ -86,7 +91,8 @@ pub(crate) struct Board {
 impl Board {
     /// Tells whether a job of a kind may be claimed now: none runs, and no pause holds it back.
     pub(crate) fn is_free(&self, kind: JobKind, now: u64) -> bool {
-        !self.running.contains(&kind) && self.troubles.get(&kind).is_none_or(|trouble| trouble.retry_at <= now)
+        !self.running.contains(&kind)
+            && self.troubles.get(&kind).is_none_or(|trouble| trouble.retry_at <= now)
     }
 
     /// Claims a kind of job: nobody else does it until it is finished.
@@ -201,7 +207,24 @@ impl Board {
     pub(crate) fn next_candidate(&self, last: Option<KeyspaceId>, now: u64) -> Option<KeyspaceId> {
         let start = last.map_or(KeyspaceId(0), |last| KeyspaceId(last.0.saturating_add(1)));
         let around = self.candidates.range(start..).chain(self.candidates.range(..start));
-        around.copied().find(|id| self.is_free(JobKind::Compact(*id), now))
+        let is_free =
+            |id: &KeyspaceId| self.is_free(JobKind::Compact(*id), now) && !self.callers.contains_key(id);
+        around.copied().find(is_free)
+    }
+
+    /// Notes that a caller waits to merge a range of a keyspace.
+    pub(crate) fn add_caller(&mut self, id: KeyspaceId) {
+        *self.callers.entry(id).or_default() += 1;
+    }
+
+    /// Notes that such a caller waits no more.
+    pub(crate) fn remove_caller(&mut self, id: KeyspaceId) {
+        let count = self.callers.get_mut(&id).expect("a caller that leaves has come");
+        *count -= 1;
+        if *count == 0 {
+            self.callers.remove(&id);
+        }
+        self.note_change();
     }
 
     /// Returns the first monotonic time after `now` at which a paused job may be tried again.

@@ -53,7 +53,9 @@ impl Core {
         }
         if let Some(cause) = self.ends.failure() {
             let error = writing_is_off(&cause);
-            return Err(error.wrap(ErrorKind::ReadOnly, format!("writing was off when it was closed: {cause}")));
+            return Err(
+                error.wrap(ErrorKind::ReadOnly, format!("writing was off when it was closed: {cause}"))
+            );
         }
         let mut leader = self.writing.leader.lock();
         // If this fails, the log still holds everything, and the next opening flushes it.

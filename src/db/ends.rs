@@ -302,10 +302,16 @@ mod tests {
 
     #[test]
     fn every_phase_is_reached_and_every_one_but_closed_can_be_left() {
-        let reached: BTreeSet<u8> =
-            Phase::ALL.iter().flat_map(|p| STEPS.iter().filter_map(|s| p.after(*s))).map(|p| p as u8).collect();
+        let reached: BTreeSet<u8> = Phase::ALL
+            .iter()
+            .flat_map(|p| STEPS.iter().filter_map(|s| p.after(*s)))
+            .map(|p| p as u8)
+            .collect();
         for phase in Phase::ALL {
-            assert!(phase == Phase::Opening || reached.contains(&(phase as u8)), "{phase:?} is never reached");
+            assert!(
+                phase == Phase::Opening || reached.contains(&(phase as u8)),
+                "{phase:?} is never reached"
+            );
             let is_left = STEPS.iter().any(|step| phase.after(*step).is_some_and(|next| next != phase));
             assert_eq!(is_left, phase != Phase::Closed, "{phase:?}");
             assert_eq!(Phase::from_code(phase as u8), phase);

@@ -83,9 +83,9 @@ impl Core {
             Change::TimeHighWater(plan.time_high_water),
         ];
         let mut catalog = plan.catalog.clone();
-        catalog.apply(&edit).map_err(|reason| {
-            Error::corruption(&FileName::Current.path(self.directory.path()), 0, reason)
-        })?;
+        catalog
+            .apply(&edit)
+            .map_err(|reason| Error::corruption(&FileName::Current.path(self.directory.path()), 0, reason))?;
         let mut needed: BTreeSet<FileName> =
             catalog.tables().map(|(_, _, meta)| FileName::Table(meta.number)).collect();
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
@@ -121,7 +121,8 @@ impl Core {
     fn write_segment(&self, number: FileNumber, plan: &mut Establishment) -> Result<WalWriter> {
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
         let step = self.options.wal_preallocate_bytes;
-        let mut wal = WalWriter::create(disk, path, number, plan.predecessor, step)?;
+        let wal = WalWriter::create(disk, path, number, plan.predecessor, step)?;
+        let mut wal = wal.with_held_len_max(self.options.wal_held_len_max());
         for record in &mut plan.records {
             let (first, last) = (record.header.first_seq, record.header.last_seq());
             wal.add(&mut record.frame, first, last)?;

@@ -8,16 +8,18 @@
 use crate::base::contain::contain;
 use crate::base::error::{ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
+use crate::base::seq::SeqNum;
 use crate::compaction::flush::{FlushSource, flush_all};
-use crate::compaction::merge::merge;
+use crate::compaction::merge::{Surroundings, merge};
 use crate::compaction::output::{JobContext, OutputSettings};
-use crate::compaction::picker::{self, Plan};
+use crate::compaction::picker::{self, Situation, Unflushed};
+use crate::compaction::plan::Plan;
 use crate::db::board::JobKind;
 use crate::db::ends::Phase;
 use crate::db::state::{Book, Core, Counters, Generation, Host, KeyspaceTree, LiveTable};
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
-use crate::read::tree::Tables;
+use crate::sync::yield_point;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
 use crate::wal::segment::Segment;
@@ -28,9 +30,12 @@ use std::time::Duration;
 
 /// How often it is looked whether the last reader of an obsolete table is gone.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long nothing may be written before the database counts as quiet.
+const QUIET_AFTER: Duration = Duration::from_secs(2);
 
 /// One job, claimed: nobody else will do it.
 pub(crate) enum Job {
+    Seal,
     Flush(Arc<Generation>),
     WriteBack(Arc<Segment>),
     Compact(KeyspaceTree, Plan),
@@ -52,6 +57,7 @@ pub(crate) enum Look {
 impl Job {
     fn kind(&self) -> JobKind {
         match self {
+            Job::Seal => JobKind::Seal,
             Job::Flush(_) => JobKind::Flush,
             Job::WriteBack(_) => JobKind::WriteBack,
             Job::Compact(keyspace, _) => JobKind::Compact(keyspace.info.id),
@@ -80,16 +86,53 @@ impl Core {
         if self.ends.is_cancelled() {
             return Look::WhenCalled;
         }
-        let book = self.book.lock();
-        let interval = u64::try_from(PURGE_INTERVAL.as_nanos()).expect("a second");
-        let purge_at = book.files.has_obsolete().then(|| looked_at.saturating_add(interval));
-        let next = book
-            .board
-            .next_retry_at(looked_at)
-            .into_iter()
-            .chain(purge_at)
-            .chain(self.reserve_try_at(looked_at));
-        next.min().map_or(Look::WhenCalled, Look::At)
+        let mut book = self.book.lock();
+        let purge_at = book.files.has_obsolete().then(|| looked_at.saturating_add(nanos(PURGE_INTERVAL)));
+        let quiet_at = self.quiet_at(&mut book);
+        let others = self.reserve_try_at(looked_at).into_iter().chain(purge_at).chain(quiet_at);
+        let next = book.board.next_retry_at(looked_at).into_iter().chain(others).min();
+        next.map_or(Look::WhenCalled, Look::At)
+    }
+
+    /// Tells whether nothing was written for a while, or somebody waits for nothing to be due.
+    fn is_quiet(&self, book: &mut Book) -> bool {
+        let (seq, now) = (self.view.visible_seq(), self.directory.now());
+        let quiet = &mut book.quiet;
+        if quiet.since.0 != seq {
+            quiet.since = (seq, now);
+        }
+        quiet.waiting_count > 0 || now.saturating_sub(quiet.since.1) >= nanos(QUIET_AFTER)
+    }
+
+    /// Returns when the quiet begins in which every keyspace is to be looked at once more; none if it was, in which case
+    /// the next commit calls.
+    fn quiet_at(&self, book: &mut Book) -> Option<u64> {
+        if self.ends.phase() != Phase::Open {
+            return None;
+        }
+        self.is_quiet(book);
+        if book.quiet.looked_at == Some(book.quiet.since.0) {
+            // In this order: a commit is seen here, or it sees the mark.
+            self.is_settled.store(true, Ordering::SeqCst);
+            yield_point("background: settled");
+            self.is_quiet(book);
+            if book.quiet.looked_at == Some(book.quiet.since.0) {
+                return None;
+            }
+            self.is_settled.store(false, Ordering::SeqCst);
+        }
+        Some(book.quiet.since.1.saturating_add(nanos(QUIET_AFTER)))
+    }
+
+    /// Nominates every keyspace, once in each quiet.
+    pub(crate) fn look_at_quiet(&self, book: &mut Book) {
+        if !self.is_quiet(book) || book.quiet.looked_at == Some(book.quiet.since.0) {
+            return;
+        }
+        book.quiet.looked_at = Some(book.quiet.since.0);
+        for keyspace in &self.view.state().keyspaces {
+            book.board.nominate(keyspace.info.id);
+        }
     }
 
     /// Runs one due job; `false` if none was due.
@@ -129,6 +172,7 @@ impl Core {
             }
             let now = self.directory.now();
             if phase == Phase::Open {
+                self.look_at_quiet(&mut book);
                 if let Some(job) = self.claim_log_job(&mut book, now) {
                     return Some(job);
                 }
@@ -158,6 +202,11 @@ impl Core {
     }
 
     fn claim_log_job(&self, book: &mut Book, now: u64) -> Option<Job> {
+        if book.is_seal_wanted && book.sealed.is_empty() && book.board.is_free(JobKind::Seal, now) {
+            book.is_seal_wanted = false;
+            book.board.claim(JobKind::Seal);
+            return Some(Job::Seal);
+        }
         if book.board.is_free(JobKind::Flush, now)
             && let Some((_, generation)) = book.sealed.front()
         {
@@ -195,16 +244,55 @@ impl Core {
         Some(id)
     }
 
+    /// Looks what a claimed keyspace has to merge; if that is nothing, whether its active memtable hides so much that it
+    /// should be sealed.
     fn plan_merge(&self, id: KeyspaceId) -> Result<Option<(KeyspaceTree, Plan)>> {
-        let keyspace = self.view.state().keyspace(id).clone();
-        let limits = keyspace.info.options.level_limits();
-        let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
-        let plan = contain("picking a merge", || {
-            let merge_bytes = picker::plan_level0(tables, order).map(|plan| plan.len_bytes());
-            let wasted_bytes = keyspace.waste.weigh(merge_bytes);
-            Ok(picker::pick(tables, limits, order, wasted_bytes))
-        })?;
-        Ok(plan.map(|plan| (keyspace, plan)))
+        contain("picking a merge", || {
+            loop {
+                let keyspace = self.view.state().keyspace(id).clone();
+                let snapshots = self.view.snapshots.live();
+                let is_quiet = self.is_quiet(&mut self.book.lock());
+                let situation = self.situation(&keyspace, is_quiet, &snapshots);
+                let limits = keyspace.info.options.level_limits();
+                let tree = &keyspace.tree;
+                let pick = picker::pick(&tree.tables, limits, &tree.order, situation);
+                if let Some(plan) = pick.plan {
+                    return Ok(Some((keyspace, plan)));
+                }
+                let unflushed = Unflushed {
+                    entries_count: tree.active.count(),
+                    len_bytes: tree.active.len_bytes(),
+                    steps_count: tree.active.steps_count(),
+                };
+                let is_flushed = tree.sealed.is_empty();
+                if is_flushed && picker::is_seal_due(unflushed, &tree.tables, limits, &tree.order, situation)
+                {
+                    self.book.lock().is_seal_wanted = true;
+                }
+                // If one is gone meanwhile, something may be due.
+                if self.view.snapshots.watch(id, pick.awaited) {
+                    return Ok(None);
+                }
+            }
+        })
+    }
+
+    /// Returns what counts for a keyspace's merges besides its tables.
+    pub(crate) fn situation<'a>(
+        &self,
+        keyspace: &KeyspaceTree,
+        is_quiet: bool,
+        snapshots: &'a [SeqNum],
+    ) -> Situation<'a> {
+        let count = self.view.state().keyspaces.len().max(1);
+        let price_bytes = picker::level0_price_bytes(&keyspace.tree.tables, &keyspace.tree.order);
+        Situation {
+            is_quiet,
+            snapshots,
+            level0_wasted_bytes: keyspace.waste.weigh(price_bytes),
+            memtable_bytes: (self.options.memtable_bytes / count) as u64,
+            available_bytes: self.short_space(),
+        }
     }
 
     /// Gives back the claim of a keyspace that has nothing to merge.
@@ -223,26 +311,31 @@ impl Core {
         }
     }
 
-    /// Claims the merges of a keyspace for a caller, waiting for whoever has them.
+    /// Claims the merges of a keyspace for a caller, waiting for whoever has them; the background lets callers go first.
     ///
     /// # Errors
     /// As `check_writable`.
     pub(crate) fn await_merge_claim(&self, id: KeyspaceId) -> Result<()> {
         let kind = JobKind::Compact(id);
-        loop {
-            self.ends.check_writable()?;
-            let mut book = self.book.lock();
-            if !book.board.is_running(kind) {
-                book.board.claim(kind);
-                return Ok(());
-            }
+        let mut book = self.book.lock();
+        book.board.add_caller(id);
+        while book.board.is_running(kind) && self.ends.phase() == Phase::Open {
             self.changed.wait(&mut book);
         }
+        book.board.remove_caller(id);
+        if self.ends.phase() == Phase::Open {
+            book.board.claim(kind);
+            return Ok(());
+        }
+        drop(book);
+        self.wake_background();
+        self.ends.check_writable()
     }
 
     /// Gives a caller's claim of a keyspace's merges back.
     pub(crate) fn give_merge_claim_back(&self, id: KeyspaceId) {
         self.book.lock().board.give_back(JobKind::Compact(id));
+        self.wake_background();
         self.changed.notify_all();
     }
 
@@ -261,6 +354,7 @@ impl Core {
     pub(crate) fn run_claimed(&self, job: Job) -> Result<()> {
         let kind = job.kind();
         let result = contain(kind.name(), || match &job {
+            Job::Seal => self.seal_now().map(drop),
             Job::Flush(generation) => self.run_flush(generation),
             Job::WriteBack(segment) => self.run_write_back(segment),
             Job::Compact(keyspace, plan) => self.run_compaction(keyspace, plan),
@@ -338,6 +432,8 @@ impl Core {
         let snapshots = self.view.snapshots.live();
         let source = |(id, memtable): &(KeyspaceId, Arc<Memtable>)| FlushSource {
             memtable: Arc::clone(memtable),
+            // Older memtables were flushed before, so what is older than this one is in the tables.
+            tables: Arc::clone(&state.keyspace(*id).tree.tables),
             settings: Core::output_settings(state.keyspace(*id)),
         };
         let sources = generation.memtables.iter().map(source).collect();
@@ -398,11 +494,10 @@ impl Core {
             Counters::add(&self.counters.trivial_moves, 1);
             return Ok(());
         }
-        let snapshots = self.view.snapshots.live();
-        let tables: &Arc<Tables> = &keyspace.tree.tables;
+        let around = Surroundings { tables: &keyspace.tree.tables, snapshots: self.view.snapshots.live() };
         let settings = Core::output_settings(keyspace);
         let outputs =
-            self.with_context(|context, created| merge(context, plan, tables, settings, snapshots, created))?;
+            self.with_context(|context, created| merge(context, plan, around, settings, created))?;
         let bytes = outputs.iter().map(|live| live.meta.len_bytes).sum();
         self.install_compaction(keyspace, plan, outputs)?;
         Counters::add(&self.counters.compactions, 1);
@@ -463,4 +558,8 @@ impl Core {
         }
         result
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

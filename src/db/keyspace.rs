@@ -184,7 +184,8 @@ impl Keyspace {
         let keyspace = state.keyspace(self.info.id);
         self.core().count_seek(keyspace);
         let (lower, upper) = range.into_bounds();
-        Iter::new(Scan::new(keyspace.tree.clone(), horizon, lower, upper), Arc::clone(&self.handle))
+        let scan = Scan::new(keyspace.tree.clone(), horizon, lower, upper);
+        Iter::new(scan.telling(Arc::clone(&keyspace.waste)), Arc::clone(&self.handle))
     }
 
     pub(crate) fn prefix_range(&self, prefix: &[u8]) -> Result<impl KeyRange + use<>> {

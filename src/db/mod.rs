@@ -284,11 +284,12 @@ impl Db {
     /// # Errors
     /// What the flush met: the data stay in memory and log, and it is tried again in the background. `ReadOnly`; `Closed`.
     pub fn flush(&self) -> Result<()> {
-        self.core().flush()
+        self.core().flush().map(drop)
     }
 
-    /// Merges everything in a range down to the deepest level that holds any of it, and waits. Old versions and
-    /// deletes that no snapshot needs are gone from the disk afterwards, once no reader holds their tables.
+    /// Merges everything in a range down to the deepest level that holds any of it, and waits. Of what was committed
+    /// before the call, old versions and deletes that no snapshot needs are gone from the tables afterwards, and from
+    /// the disk once no reader holds the tables that had them.
     ///
     /// # Errors
     /// What the merge met; everything is as readable as before. `InvalidArgument` for a keyspace of another database;
@@ -298,17 +299,13 @@ impl Db {
         core.ends.check_writable()?;
         keyspace.check_belongs(core)?;
         let (lower, upper) = range.into_bounds();
-        let order = core.view.state().keyspace(keyspace.id()).tree.order.clone();
-        // Nothing sorts before an unbounded start in any order, so all tables are asked for then.
-        let (Bound::Included(lower) | Bound::Excluded(lower)) = lower else {
-            let smallest = core.smallest_key(keyspace.id(), &order);
-            return core.compact_range(keyspace.id(), (&smallest, upper_key(&upper)));
-        };
-        core.compact_range(keyspace.id(), (&lower, upper_key(&upper)))
+        core.compact_range(keyspace.id(), (key_of(lower), key_of(upper)))
     }
 
-    /// Waits until every flush, merge and removal of a file that is due is done, and what these make due. With writers
-    /// beside it, it does not wait for what they make due later. At once in a database that was opened read-only.
+    /// Waits until every flush, merge and removal of a file that is due is done, and what these make due, such as become
+    /// due in a quiet database included: unless something is written or read or a snapshot goes, none will be from then
+    /// on. With writers beside it, it does not wait for what they make due later. At once in a database that was opened
+    /// read-only.
     ///
     /// # Errors
     /// What a job met meanwhile, the one that keeps it from coming to rest; `ReadOnly` if writing is off; `Closed`.
@@ -329,21 +326,25 @@ impl Db {
     /// Returns why writing is off, or else the first of [`Db::background_errors`].
     pub fn background_error(&self) -> Option<Error> {
         let core = self.core();
-        core.ends.failure().or_else(|| core.book.lock().board.troubles().next().map(|(_, error)| error.clone()))
+        core.ends
+            .failure()
+            .or_else(|| core.book.lock().board.troubles().next().map(|(_, error)| error.clone()))
     }
 
-    /// Returns what each kind of background job, and the merges of each keyspace, have met since they last succeeded.
-    /// Empty if nothing is failing.
+    /// Returns what each kind of background job, and the merges of each keyspace, have met since they last succeeded; before
+    /// these, as the job `"writing"`, why writing is off. Empty if nothing is failing.
     pub fn background_errors(&self) -> Vec<BackgroundError> {
         let core = self.core();
         let state = core.view.state();
         let book = core.book.lock();
+        let writing = core.ends.failure();
+        let writing = writing.map(|error| BackgroundError { job: "writing", keyspace: None, error });
         let told = book.board.troubles().map(|(kind, error)| BackgroundError {
             job: kind.name(),
             keyspace: kind.keyspace().map(|id| state.keyspace(id).info.name.clone()),
             error: error.clone(),
         });
-        told.collect()
+        writing.into_iter().chain(told).collect()
     }
 
     /// Goes on after the operator has mended the cause: tries failed jobs again at once, and takes up writing
@@ -399,7 +400,7 @@ impl Db {
     }
 }
 
-fn upper_key(bound: &Bound<Vec<u8>>) -> Option<&[u8]> {
+fn key_of(bound: Bound<Vec<u8>>) -> Option<Vec<u8>> {
     match bound {
         Bound::Included(key) | Bound::Excluded(key) => Some(key),
         Bound::Unbounded => None,
@@ -407,19 +408,6 @@ fn upper_key(bound: &Bound<Vec<u8>>) -> Option<&[u8]> {
 }
 
 impl Core {
-    /// Returns a key at or before every key of a keyspace's tables once they are flushed.
-    fn smallest_key(&self, id: KeyspaceId, order: &KeyOrder) -> Vec<u8> {
-        let state = self.view.state();
-        let tree = &state.keyspace(id).tree;
-        let tables = tree.tables.levels().iter().flatten().map(|live| live.meta.smallest.clone());
-        let memtables = std::iter::once(&tree.active).chain(&tree.sealed).filter_map(|memtable| {
-            let mut cursor = memtable.cursor();
-            cursor.seek_to_first().expect("memory");
-            cursor.is_valid().then(|| cursor.key().user_key.to_vec())
-        });
-        tables.chain(memtables).min_by(|a, b| order.compare(a, b)).unwrap_or_default()
-    }
-
     /// Creates a keyspace, durably.
     fn create_keyspace(
         &self,
@@ -449,7 +437,7 @@ impl Core {
         let info = Arc::new(KeyspaceInfo { id, name: name.to_owned(), options });
         let keyspace = KeyspaceTree {
             info: Arc::clone(&info),
-            waste: Arc::default(),
+            waste: self.new_waste(id),
             tree: Tree::new(order, self.options.memtable_bytes / (count + 1)),
         };
         let mut book = self.book.lock();

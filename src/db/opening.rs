@@ -12,8 +12,8 @@
 //! What the old segments hold is written again into the fresh one if it is little, so that a hundred short lives leave
 //! one segment and not a hundred. If it is more, it becomes sealed memtables, which are flushed like any others.
 
-use crate::base::contain::contain;
 use crate::base::comparator::KeyOrder;
+use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::limits;
@@ -26,7 +26,8 @@ use crate::db::ends::{Step, is_mendable};
 use crate::db::establish::Establishment;
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
 use crate::db::state::{
-    Book, Core, Counters, Generation, Host, KeyspaceInfo, KeyspaceTree, Leader, LiveTable, Parts, State, View,
+    Book, Core, Counters, Generation, Host, KeyspaceInfo, KeyspaceTree, Leader, Link, LiveTable, Parts,
+    State, View,
 };
 use crate::format::names::{FileName, first_free_number};
 use crate::memtable::Memtable;
@@ -106,6 +107,7 @@ struct Opening {
     comparators: Comparators,
     cache: Arc<Cache>,
     is_degraded: bool,
+    link: Link,
 }
 
 /// Opens or creates a database.
@@ -143,8 +145,16 @@ fn open_in(directory: &Arc<Directory>, request: OpenRequest) -> Result<Arc<Core>
     }
     // Somebody may have changed everything between the first look and the lock.
     let names = list(directory)?;
-    let cache = cache.unwrap_or_else(|| Arc::new(Cache::new(options.block_cache_bytes, options.open_files_max)));
-    let opening = Opening { directory: Arc::clone(directory), options, comparators, cache, is_degraded };
+    let cache =
+        cache.unwrap_or_else(|| Arc::new(Cache::new(options.block_cache_bytes, options.open_files_max)));
+    let opening = Opening {
+        directory: Arc::clone(directory),
+        options,
+        comparators,
+        cache,
+        is_degraded,
+        link: Link::default(),
+    };
     let recovered = match pointer::read(directory.as_ref(), directory.path())? {
         Some(pointer) => opening.recover(pointer)?,
         None => opening.create(&names)?,
@@ -177,7 +187,8 @@ impl Opening {
         let info =
             KeyspaceInfo { id: KeyspaceId::DEFAULT, name: KeyspaceId::DEFAULT_NAME.to_owned(), options };
         let tree = Tree::new(order, self.options.memtable_bytes);
-        let keyspaces = vec![KeyspaceTree { info: Arc::new(info), waste: Arc::default(), tree }];
+        let waste = self.link.new_waste(KeyspaceId::DEFAULT, self.options.memtable_bytes);
+        let keyspaces = vec![KeyspaceTree { info: Arc::new(info), waste, tree }];
         Ok(self.recovered(catalog, State { keyspaces }))
     }
 
@@ -238,14 +249,15 @@ impl Opening {
             for (level, metas) in keyspace.levels.iter().enumerate() {
                 for meta in metas.values() {
                     let table = self.open_table(meta, &order)?;
-                    tables.push((level, Arc::new(Live { meta: Arc::clone(meta), table })));
+                    tables.push((level, Arc::new(Live::new(Arc::clone(meta), table, None))));
                 }
             }
             let version = Version::from_tables(tables, &order);
             version.check(&order).map_err(|reason| Error::corruption(&manifest_path, 0, reason))?;
             let info = KeyspaceInfo { id, name: keyspace.name.clone(), options };
             let tree = Tree { tables: Arc::new(version), ..Tree::new(order, share) };
-            state.keyspaces.push(KeyspaceTree { info: Arc::new(info), waste: Arc::default(), tree });
+            let waste = self.link.new_waste(id, self.options.memtable_bytes);
+            state.keyspaces.push(KeyspaceTree { info: Arc::new(info), waste, tree });
         }
         let mut recovered = self.recovered(catalog, state);
         self.replay_segments(&mut recovered)?;
@@ -429,9 +441,19 @@ impl Opening {
             leader.unestablished = Some(Box::new(establishment));
         }
         let view = View::new(state, leader.last_seq, time_high_water);
-        let Opening { directory, options, comparators, cache, .. } = self;
-        let core =
-            Core::new(Parts { directory, options, comparators, cache, host, view, leader, book, next_file });
+        let Opening { directory, options, comparators, cache, link, .. } = self;
+        let core = Core::new(Parts {
+            directory,
+            options,
+            comparators,
+            cache,
+            host,
+            view,
+            leader,
+            book,
+            next_file,
+            link,
+        });
         Counters::add(&core.counters.torn_tails_cut, recovered.torn_tails_count);
         if is_read_only {
             core.ends.open(Step::OpenReadOnly);

@@ -19,7 +19,8 @@ pub struct Options {
     pub memtable_bytes: usize,
     /// Sealed generations of memtables that may wait for their flush while writes go on. 2.
     pub sealed_memtables_max: usize,
-    /// Bytes that a WAL segment is extended by at a time; 0 leaves it to grow with each append. 64 MiB.
+    /// Most bytes that are reserved on the disk behind the end of the open WAL segment, in steps that grow with it; 0
+    /// leaves it to grow with each append. 64 MiB.
     pub wal_preallocate_bytes: u64,
     /// Bytes of table blocks kept in memory. 64 MiB.
     pub block_cache_bytes: u64,
@@ -98,6 +99,11 @@ impl Options {
              level0_stop {}: writes would stop before a merge is due",
             self.level0_stop
         )))
+    }
+
+    /// Returns how many bytes of the log wait in memory at most. A small database, as in a short test, meets this too.
+    pub(crate) fn wal_held_len_max(&self) -> usize {
+        self.memtable_bytes / 8
     }
 
     pub(crate) fn stall_limits(&self) -> StallLimits {
@@ -259,7 +265,7 @@ impl WriteOptions {
 }
 
 /// Who runs flushes and compactions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Background {
     /// So many threads of the database's own, 1 to 64. With two or more, one is always left for flushes.
     Threads(usize),

@@ -68,7 +68,8 @@ impl Core {
 
     /// Tells whether the reserve should be made, or made larger.
     pub(crate) fn is_reserve_due(&self, now: u64) -> bool {
-        now >= self.reserve.try_at.load(Ordering::Relaxed) && self.reserve.held_bytes() < self.reserve_target()
+        now >= self.reserve.try_at.load(Ordering::Relaxed)
+            && self.reserve.held_bytes() < self.reserve_target()
     }
 
     /// Returns when to look for room again, if there was none and that is after `now`.
@@ -130,6 +131,14 @@ impl Core {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Returns how many bytes new tables may take, if the disk is short of them.
+    pub(crate) fn short_space(&self) -> Option<u64> {
+        if !self.reserve.is_spent() {
+            return None;
+        }
+        self.directory.available_space(self.directory.path()).ok()
     }
 
     /// Gives the reserve up if `error` says that the disk is full; tells whether that made room.

@@ -133,6 +133,15 @@ impl Waker {
     }
 }
 
+/// Clones are equal, and nothing else is.
+impl PartialEq for Runtime {
+    fn eq(&self, other: &Runtime) -> bool {
+        Arc::ptr_eq(&self.threads, &other.threads)
+    }
+}
+
+impl Eq for Runtime {}
+
 impl std::fmt::Debug for Runtime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Runtime({} threads)", self.threads_count())

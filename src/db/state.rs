@@ -12,6 +12,7 @@
 
 use crate::base::error::{Error, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
+use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::db::board::Board;
@@ -27,6 +28,7 @@ use crate::memtable::arena::Arena;
 use crate::mvcc::snapshots::Snapshots;
 use crate::mvcc::visible::Horizon;
 use crate::read::tree::Tree;
+use crate::read::waste::ReadWaste;
 use crate::sync::{Condvar, Mutex, yield_point};
 use crate::table::reader::Table;
 use crate::table::shared::Cache;
@@ -41,7 +43,7 @@ use crate::write::queue::Queue;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// A table as the versions of this database hold it.
 pub(crate) type LiveTable = Arc<Live<Arc<Table>>>;
@@ -52,44 +54,6 @@ pub(crate) struct KeyspaceInfo {
     pub id: KeyspaceId,
     pub name: String,
     pub options: KeyspaceOptions,
-}
-
-/// What reading level 0 of a keyspace has cost since it was last merged; shared by all its moments.
-#[derive(Debug)]
-pub(crate) struct ReadWaste {
-    /// Bytes of blocks that seeks would not have read from a merged tree.
-    wasted_bytes: AtomicU64,
-    /// From how many on a merge is worth its cost.
-    due_at_bytes: AtomicU64,
-}
-
-impl Default for ReadWaste {
-    fn default() -> ReadWaste {
-        ReadWaste { wasted_bytes: AtomicU64::new(0), due_at_bytes: AtomicU64::new(u64::MAX) }
-    }
-}
-
-impl ReadWaste {
-    /// Counts a seek; tells whether it was the one that makes a merge due.
-    ///
-    /// A seek adds and then looks at the price, `weigh` sets the price and then looks at the sum: in one order of all
-    /// four, at least one of the two sees what the other did, and no merge waits for the next occasion.
-    fn count(&self, bytes: u64) -> bool {
-        let before = self.wasted_bytes.fetch_add(bytes, Ordering::SeqCst);
-        let due_at = self.due_at_bytes.load(Ordering::SeqCst);
-        before < due_at && before + bytes >= due_at
-    }
-
-    /// Returns what was wasted so far, and learns what a merge would cost now.
-    pub(crate) fn weigh(&self, merge_bytes: Option<u64>) -> u64 {
-        self.due_at_bytes.store(merge_bytes.unwrap_or(u64::MAX), Ordering::SeqCst);
-        self.wasted_bytes.load(Ordering::SeqCst)
-    }
-
-    /// Begins anew: level 0 was merged.
-    pub(crate) fn forget(&self) {
-        self.wasted_bytes.store(0, Ordering::Relaxed);
-    }
 }
 
 /// A keyspace at one moment.
@@ -206,6 +170,36 @@ pub(crate) struct Writing {
     pub wal_bytes: AtomicU64,
 }
 
+/// How long nothing was written, and who waits for nothing to be due.
+#[derive(Default)]
+pub(crate) struct Quiet {
+    /// The newest commit that was seen, and the monotonic time at which it was first.
+    pub since: (SeqNum, u64),
+    /// Callers that wait for idleness, which counts as quiet.
+    pub waiting_count: usize,
+    /// The newest commit when all keyspaces were last looked at because of quiet.
+    pub looked_at: Option<SeqNum>,
+}
+
+/// Leads from what readers count to the database, which is made after it.
+#[derive(Clone, Default)]
+pub(crate) struct Link {
+    core: Arc<OnceLock<Weak<Core>>>,
+}
+
+impl Link {
+    /// Makes what counts the reads of a keyspace in vain.
+    pub(crate) fn new_waste(&self, id: KeyspaceId, memtable_bytes: usize) -> Arc<ReadWaste> {
+        let link = Arc::clone(&self.core);
+        let wake = move || {
+            if let Some(core) = link.get().and_then(Weak::upgrade) {
+                core.nominate_all(&[id]);
+            }
+        };
+        Arc::new(ReadWaste::new(memtable_bytes as u64 / limits::NOTICE_PART, Arc::new(wake)))
+    }
+}
+
 /// The memtables that were filled through one WAL segment, sealed together.
 pub(crate) struct Generation {
     pub last_seq: SeqNum,
@@ -225,6 +219,9 @@ pub(crate) struct Book {
     pub files: FileLife,
     /// The keyspace that was merged last: the others come first.
     pub merged_last: Option<KeyspaceId>,
+    pub quiet: Quiet,
+    /// A look found that memtables which are not full should be sealed.
+    pub is_seal_wanted: bool,
 }
 
 /// Who runs the background jobs.
@@ -255,6 +252,10 @@ pub(crate) struct Core {
     pub reserve: Reserve,
     next_file: AtomicU64,
     is_queued: AtomicBool,
+    /// Nothing is going to become due until somebody writes; the next commit wakes the background, so that it hears of
+    /// the quiet after it.
+    pub is_settled: AtomicBool,
+    link: Link,
     pub counters: Counters,
 }
 
@@ -269,6 +270,7 @@ pub(crate) struct Parts {
     pub leader: Leader,
     pub book: Book,
     pub next_file: FileNumber,
+    pub link: Link,
 }
 
 /// What happened since the database was opened.
@@ -294,7 +296,8 @@ impl Counters {
 impl Core {
     /// Puts a core together, in the phase of opening.
     pub(crate) fn new(parts: Parts) -> Arc<Core> {
-        let Parts { directory, options, comparators, cache, host, view, leader, book, next_file } = parts;
+        let Parts { directory, options, comparators, cache, host, view, leader, book, next_file, link } =
+            parts;
         let writing = Writing {
             queue: Queue::default(),
             active_bytes: AtomicU64::new(leader.arena.charged_bytes()),
@@ -303,7 +306,7 @@ impl Core {
             is_write_back_due: AtomicBool::new(false),
             wal_bytes: AtomicU64::new(0),
         };
-        Arc::new_cyclic(|me| Core {
+        let core = Arc::new_cyclic(|me| Core {
             me: me.clone(),
             directory,
             options,
@@ -319,8 +322,12 @@ impl Core {
             reserve: Reserve::default(),
             next_file: AtomicU64::new(next_file.0),
             is_queued: AtomicBool::new(false),
+            is_settled: AtomicBool::new(false),
+            link,
             counters: Counters::default(),
-        })
+        });
+        assert!(core.link.core.set(Arc::downgrade(&core)).is_ok(), "a link leads to one core");
+        core
     }
 
     /// Returns the disk that everything of this database lies on.
@@ -361,19 +368,33 @@ impl Core {
         Horizon { seq, now: self.expiry_time() }
     }
 
-    /// Counts what a seek in a keyspace wastes on level 0, and wakes the background when a merge has become due by it.
+    /// Counts what a seek in a keyspace wastes on level 0, and lets the background look when that may make a merge due.
     pub(crate) fn count_seek(&self, keyspace: &KeyspaceTree) {
         let level0_count = keyspace.tree.tables.level(0).len() as u64;
         let block_bytes = keyspace.info.options.block_bytes as u64;
-        if level0_count > 0 && keyspace.waste.count(level0_count * block_bytes) {
-            self.nominate(keyspace.info.id);
+        if keyspace.waste.count_seek(level0_count * block_bytes) {
+            self.nominate_all(&[keyspace.info.id]);
         }
     }
 
-    /// Lets the background look whether a keyspace has something to merge.
-    pub(crate) fn nominate(&self, id: KeyspaceId) {
-        self.book.lock().board.nominate(id);
+    /// Makes what counts the reads of a new keyspace in vain.
+    pub(crate) fn new_waste(&self, id: KeyspaceId) -> Arc<ReadWaste> {
+        self.link.new_waste(id, self.options.memtable_bytes)
+    }
+
+    /// Lets the background look whether keyspaces have something to merge.
+    pub(crate) fn nominate_all(&self, ids: &[KeyspaceId]) {
+        if ids.is_empty() || self.ends.is_cancelled() {
+            return;
+        }
+        let mut book = self.book.lock();
+        for id in ids {
+            book.board.nominate(*id);
+        }
+        drop(book);
         self.wake_background();
+        // Those who wait for idleness wait for more now.
+        self.changed.notify_all();
     }
 
     /// Gives out a file number that was never used.
@@ -405,11 +426,7 @@ impl Core {
     ///
     /// # Errors
     /// As [`Ends::check_writable`]; what the manifest meets.
-    pub(crate) fn install(
-        &self,
-        manifest: &mut Option<ManifestWriter>,
-        changes: Vec<Change>,
-    ) -> Result<()> {
+    pub(crate) fn install(&self, manifest: &mut Option<ManifestWriter>, changes: Vec<Change>) -> Result<()> {
         self.ends.check_writable()?;
         self.install_in_any_phase(manifest, changes)
     }

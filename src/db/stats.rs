@@ -109,7 +109,8 @@ impl Core {
         let book = self.book.lock();
         let state = self.view.pin_state();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut live: Vec<FileName> = state.tables().map(|(_, live)| FileName::Table(live.meta.number)).collect();
+        let mut live: Vec<FileName> =
+            state.tables().map(|(_, live)| FileName::Table(live.meta.number)).collect();
         live.extend(book.files.segments().map(|(number, _)| FileName::Wal(number)));
         live.extend([FileName::Lock, FileName::Current]);
         live.extend(manifest.map(|(number, _)| FileName::Manifest(number)));

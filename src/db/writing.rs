@@ -13,9 +13,9 @@ use crate::format::names::FileName;
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
 use crate::version::edit::Change;
+use crate::vfs::Vfs;
 use crate::wal::Predecessor;
 use crate::wal::writer::WalWriter;
-use crate::vfs::Vfs;
 use crate::write::commit::{Durability, Failure, Request, Target, commit_group};
 use crate::write::queue::{Member, Turn};
 use crate::write::stall::{Lag, Pace, pace};
@@ -96,6 +96,10 @@ impl Core {
             self.ask_for_write_back();
         }
         self.view.publish(leader.last_seq);
+        if self.is_settled.swap(false, Ordering::SeqCst) {
+            // There is going to be a quiet after this commit too.
+            self.wake_background();
+        }
         Ok(())
     }
 
@@ -148,13 +152,15 @@ impl Core {
         let number = self.take_file_number();
         let step = self.options.wal_preallocate_bytes;
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
-        WalWriter::create(disk, path, number, Some(predecessor), step).inspect_err(|error| {
-            // Nobody knows the file, if there is one; the old segment is as good as before.
-            self.book.lock().files.discard(FileName::Wal(number), 0);
-            self.check_directory();
-            self.spend_reserve(error);
-            self.wake_background();
-        })
+        let created =
+            WalWriter::create(disk, path, number, Some(predecessor), step).inspect_err(|error| {
+                // Nobody knows the file, if there is one; the old segment is as good as before.
+                self.book.lock().files.discard(FileName::Wal(number), 0);
+                self.check_directory();
+                self.spend_reserve(error);
+                self.wake_background();
+            })?;
+        Ok(created.with_held_len_max(self.options.wal_held_len_max()))
     }
 
     /// Switches to `next`: the memtables filled so far become a sealed generation.
@@ -310,7 +316,12 @@ impl Core {
         self.book.lock().board.retry_now(|_| true);
         self.wake_background();
         self.changed.notify_all();
-        resumed
+        resumed?;
+        // Puts are refused until the reserve is back.
+        if self.reserve.is_spent() {
+            return self.await_jobs(|kind| kind == JobKind::Reserve, |_| !self.reserve.is_spent());
+        }
+        Ok(())
     }
 
     /// Mends what a full disk broke: what opening could not do, and the log, by a new segment behind what the old one holds

@@ -121,7 +121,9 @@ mod tests {
 
     #[test]
     fn names_go_both_ways_and_foreign_ones_do_not_parse() {
-        for name in ["LOCK", "CURRENT", "RESERVE", "MANIFEST-000001", "000002.wal", "1234567.sst", "000008.tmp"] {
+        for name in
+            ["LOCK", "CURRENT", "RESERVE", "MANIFEST-000001", "000002.wal", "1234567.sst", "000008.tmp"]
+        {
             assert_eq!(FileName::parse(name).expect(name).to_string(), name);
         }
         for name in ["", "lock", "MANIFEST-", "MANIFEST-1", "2.wal", "+00002.wal", "000002.wal.bak", "x.sst"]

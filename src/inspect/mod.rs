@@ -48,7 +48,9 @@ pub fn dump_file(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> 
     let name = name.ok_or_else(|| Error::invalid("no file of a database has such a name").with_file(path))?;
     match name {
         FileName::Lock => put(out, format_args!("lock file: its bytes mean nothing\n")),
-        FileName::Reserve => put(out, format_args!("space set aside for a full disk: its bytes mean nothing\n")),
+        FileName::Reserve => {
+            put(out, format_args!("space set aside for a full disk: its bytes mean nothing\n"))
+        }
         FileName::Current | FileName::Temporary(_) => dump_pointer(vfs, path, out),
         FileName::Manifest(number) => dump_log(vfs, path, number, out, &mut dump_edit),
         FileName::Wal(number) => {

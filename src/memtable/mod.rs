@@ -31,6 +31,8 @@ pub struct Memtable {
     filter: MemtableFilter,
     len_bytes: AtomicU64,
     count: AtomicU64,
+    /// Entries that readers stepped over because of an entry in here.
+    steps_count: AtomicU64,
 }
 
 enum List {
@@ -50,6 +52,7 @@ impl Memtable {
             filter: MemtableFilter::new(expected_bytes),
             len_bytes: AtomicU64::new(0),
             count: AtomicU64::new(0),
+            steps_count: AtomicU64::new(0),
         }
     }
 
@@ -127,6 +130,16 @@ impl Memtable {
     /// Returns how many entries there are.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Counts entries that a reader had to step over because of an entry in here; returns how many there were before.
+    pub fn count_steps(&self, count: u64) -> u64 {
+        self.steps_count.fetch_add(count, Ordering::Relaxed)
+    }
+
+    /// Returns how many entries readers have stepped over because of an entry in here.
+    pub fn steps_count(&self) -> u64 {
+        self.steps_count.load(Ordering::Relaxed)
     }
 
     /// Tells whether there is no entry.

@@ -1,13 +1,43 @@
 //! May this entry be dropped?
 //!
 //! A merge shows the entries of one key newest first. Live snapshots cut the sequence into stretches; of the
-//! entries in one stretch only the newest can ever be seen, so the others go (INV-3). A delete that is the newest
-//! of the oldest stretch, with nothing of its key beneath, hides nothing and goes too (INV-4).
+//! entries in one stretch only the newest can ever be seen, so the others go (INV-3). A delete with nothing of its
+//! key beneath it, neither in the merge nor elsewhere, hides nothing and goes too (INV-4), whatever snapshots live:
+//! below it they find nothing either way. Whether something beneath stays is known only when the merge has shown it,
+//! so such a delete waits for the next entry of its key that is kept.
 //!
-//! Expiry is not judged here yet: an entry with one is kept like any other.
+//! Whatever is kept although the newest reader does not need it has a reason, which [`Kept`] notes for the table it
+//! goes into: only when that reason is gone is it worth reading the table again.
+//!
+//! An entry of a kind that this version does not know is an error: what it means for the entries beneath, nobody
+//! here can say. Expiry is not judged here yet: an entry with one is kept like any other.
 
+use crate::base::error::Result;
 use crate::base::key::{Kind, Tag};
 use crate::base::seq::SeqNum;
+use crate::mvcc::visible::unknown_kind;
+
+/// What becomes of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It stays.
+    Keep(Reason),
+    /// It stays if an older entry of its key does, and is written before that one. A delete.
+    Wait,
+    /// It goes.
+    Drop,
+}
+
+/// Why an entry stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is what a reader of now sees.
+    Newest,
+    /// It is a delete, and an older entry of its key may lie deeper.
+    Deeper,
+    /// It is an older version that this snapshot sees.
+    Snapshot(SeqNum),
+}
 
 /// Decides entry by entry, in the order of a merge.
 #[derive(Debug)]
@@ -31,70 +61,76 @@ impl Retention {
         self.stretch = None;
     }
 
-    /// Decides whether the next entry of the current key is kept. `is_bottom` asks whether no older entry of
-    /// the key can lie outside the merge; it is asked only when the answer matters.
-    pub fn keeps(&mut self, tag: Tag, is_bottom: impl FnOnce() -> bool) -> bool {
+    /// Decides about the next entry of the current key. `is_bottom` asks whether no older entry of the key can lie
+    /// outside the merge; it is asked only when the answer matters.
+    ///
+    /// # Errors
+    /// `Incompatible` for an entry of a kind that this version cannot read.
+    pub fn judge(&mut self, tag: Tag, is_bottom: impl FnOnce() -> bool) -> Result<Verdict> {
+        let kind = tag.kind().filter(|kind| kind.is_supported()).ok_or_else(|| unknown_kind(tag))?;
         // Stretch i holds the numbers up to snapshot i and above snapshot i - 1; the last one has no end.
         let stretch = self.snapshots.partition_point(|&snapshot| snapshot < tag.seq());
         if self.stretch == Some(stretch) {
-            return false;
+            return Ok(Verdict::Drop);
         }
         assert!(self.stretch.is_none_or(|before| stretch < before), "versions come newest first");
+        let is_newest = self.stretch.is_none();
         self.stretch = Some(stretch);
-        let is_oldest_stretch = stretch == 0;
-        !(tag.kind() == Some(Kind::Delete) && is_oldest_stretch && is_bottom())
+        Ok(match kind {
+            Kind::Delete if is_bottom() => Verdict::Wait,
+            Kind::Delete => Verdict::Keep(Reason::Deeper),
+            _ if is_newest => Verdict::Keep(Reason::Newest),
+            // An older version in the stretch without an end would be in the newest one's.
+            _ => Verdict::Keep(Reason::Snapshot(self.snapshots[stretch])),
+        })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
+/// Why the merge that wrote a table left in it what the newest reader does not need.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Deletes that an older entry deeper down may have needed.
+    for_deeper_count: u64,
+    /// Snapshots for which old versions, and deletes above them, stayed; ascending.
+    for_snapshots: Vec<SeqNum>,
+    /// Up to this number, what lies above it has been asked what it hides in the table.
+    shaded_seq: SeqNum,
+}
 
-    fn kept(snapshots: &[u64], entries: &[(u64, Kind)], is_bottom: bool) -> Vec<u64> {
-        let mut retention = Retention::new(snapshots.iter().map(|&seq| SeqNum::new(seq)).collect());
-        let tags = entries.iter().map(|&(seq, kind)| Tag::new(SeqNum::new(seq), kind));
-        tags.filter(|&tag| retention.keeps(tag, || is_bottom)).map(|tag| tag.seq().get()).collect()
+impl Kept {
+    /// Starts a table that is written with what lies above it, up to `shaded_seq`, taken into account.
+    pub fn shaded(shaded_seq: SeqNum) -> Kept {
+        Kept { shaded_seq, ..Kept::default() }
     }
 
-    #[test]
-    fn without_snapshots_only_the_newest_stays() {
-        assert_eq!(kept(&[], &[(9, Kind::Put), (5, Kind::Put), (1, Kind::Put)], false), [9]);
-        assert_eq!(kept(&[], &[(9, Kind::Delete), (5, Kind::Put)], false), [9]);
-        assert_eq!(kept(&[], &[(9, Kind::Delete), (5, Kind::Put)], true), [0u64; 0]);
-    }
-
-    #[test]
-    fn a_snapshot_keeps_what_it_sees_and_the_delete_above_it() {
-        assert_eq!(kept(&[5], &[(9, Kind::Delete), (5, Kind::Put), (1, Kind::Put)], true), [9, 5]);
-        assert_eq!(kept(&[4], &[(9, Kind::Put), (5, Kind::Put), (1, Kind::Put)], true), [9, 1]);
-    }
-
-    proptest! {
-        #[test]
-        fn every_snapshot_reads_the_same_before_and_after(
-            seqs in prop::collection::btree_set(1u64..40, 1..20),
-            deletes: u64,
-            snapshots in prop::collection::vec(0u64..45, 0..5),
-            is_bottom: bool,
-        ) {
-            let kind = |seq: u64| if deletes >> (seq % 64) & 1 == 1 { Kind::Delete } else { Kind::Put };
-            let entries: Vec<_> = seqs.iter().rev().map(|&seq| (seq, kind(seq))).collect();
-            let after = kept(&snapshots, &entries, is_bottom);
-            let before: Vec<u64> = entries.iter().map(|entry| entry.0).collect();
-            let read = |seqs: &[u64], at: u64| {
-                seqs.iter().copied().find(|&seq| seq <= at).filter(|&seq| kind(seq) == Kind::Put)
-            };
-            for &at in snapshots.iter().chain([&100]) {
-                prop_assert_eq!(read(&before, at), read(&after, at), "at {}", at);
-            }
-            if !is_bottom {
-                // A delete that survives must still hide what may lie beneath.
-                let newest = |seqs: &[u64], at: u64| seqs.iter().copied().find(|&seq| seq <= at);
-                for &at in &snapshots {
-                    prop_assert_eq!(newest(&before, at), newest(&after, at));
+    /// Notes why one entry stays.
+    pub fn note(&mut self, reason: Reason) {
+        match reason {
+            Reason::Newest => {}
+            Reason::Deeper => self.for_deeper_count += 1,
+            Reason::Snapshot(seq) => {
+                if let Err(at) = self.for_snapshots.binary_search(&seq) {
+                    self.for_snapshots.insert(at, seq);
                 }
             }
         }
     }
+
+    /// Returns how many deletes stayed because of what may lie deeper.
+    pub fn for_deeper_count(&self) -> u64 {
+        self.for_deeper_count
+    }
+
+    /// Returns up to which number what lies above has been asked what it hides in the table; zero if it was not.
+    pub fn shaded_seq(&self) -> SeqNum {
+        self.shaded_seq
+    }
+
+    /// Returns the snapshots for which something stayed, ascending.
+    pub fn for_snapshots(&self) -> &[SeqNum] {
+        &self.for_snapshots
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! May a reader see this entry?
 
+use crate::base::error::{Error, ErrorKind};
 use crate::base::key::{Kind, Tag};
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
@@ -46,6 +47,13 @@ pub fn sight(tag: Tag, stored: &[u8], horizon: Horizon) -> Sight {
         },
         _ => Sight::Unknown,
     }
+}
+
+/// Returns the error for an entry that this version cannot read.
+pub fn unknown_kind(tag: Tag) -> Error {
+    let [code, ..] = tag.raw().to_le_bytes();
+    let message = format!("entry {} has kind {code}, which this version cannot read", tag.seq());
+    Error::new(ErrorKind::Incompatible, message)
 }
 
 #[cfg(test)]

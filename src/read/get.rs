@@ -1,10 +1,10 @@
 //! Reading one key.
 
-use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::error::Result;
 use crate::base::hash::hash_key;
 use crate::base::key::Tag;
 use crate::base::slice::Slice;
-use crate::mvcc::visible::{Horizon, Sight, sight};
+use crate::mvcc::visible::{Horizon, Sight, sight, unknown_kind};
 use crate::read::tree::Tree;
 
 /// Returns the value of `key` as a reader at `horizon` sees it.
@@ -46,11 +46,4 @@ fn value_of(tag: Tag, stored: Slice, horizon: Horizon) -> Result<Option<Slice>> 
         Sight::Gone => Ok(None),
         Sight::Unknown => Err(unknown_kind(tag)),
     }
-}
-
-/// Returns the error for an entry that this version cannot read.
-pub fn unknown_kind(tag: Tag) -> Error {
-    let [code, ..] = tag.raw().to_le_bytes();
-    let message = format!("entry {} has kind {code}, which this version cannot read", tag.seq());
-    Error::new(ErrorKind::Incompatible, message)
 }

@@ -7,3 +7,4 @@ pub mod get;
 pub mod level;
 pub mod scan;
 pub mod tree;
+pub mod waste;

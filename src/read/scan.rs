@@ -3,17 +3,21 @@
 //! Beneath lie entries, several to a key, with deletes among them; above lie keys with values. Each end has a
 //! merging cursor of its own, made when that end is first used. The two ends meet where a key was already given
 //! out from the other side.
+//!
+//! Of the entries of a key one decides and the others are passed over: a few of them step by step, many by seeking
+//! behind them. What has to be stepped over because it is deleted or hidden is counted where the entry lies that hides
+//! it ([`crate::read::waste`]), so that a run of such entries is not walked again and again.
 
 use crate::base::error::{Error, Result};
-use crate::base::key::{InternalKey, Tag};
+use crate::base::key::{InternalKey, Kind, Tag};
 use crate::base::slice::Slice;
 use crate::cursor::Cursor;
 use crate::cursor::merge::MergeCursor;
 use crate::memtable::Memtable;
-use crate::mvcc::visible::{Horizon, Sight, sight};
-use crate::read::get::unknown_kind;
+use crate::mvcc::visible::{Horizon, Sight, sight, unknown_kind};
 use crate::read::level::LevelCursor;
 use crate::read::tree::Tree;
+use crate::read::waste::ReadWaste;
 use crate::table::cursor::{CacheUse, TableCursor};
 use std::cmp::Ordering;
 use std::ops::Bound;
@@ -34,7 +38,15 @@ pub struct Scan {
     back: Option<End>,
     failure: Option<Error>,
     is_done: bool,
+    /// Where is told what had to be stepped over; nowhere, if none.
+    waste: Option<Arc<ReadWaste>>,
 }
+
+/// Entries of one key that are passed over step by step before the cursor seeks behind the others. A step costs a
+/// small part of a seek.
+const STEPS_BEFORE_SEEK: u32 = 8;
+/// Steps that an end gathers before it tells of them: few enough that they all lie close to the last one.
+const STEPS_BEFORE_REPORT: u64 = 256;
 
 /// One end of a scan.
 struct End {
@@ -42,6 +54,23 @@ struct End {
     /// The last key given out or passed over at this end.
     last_key: Vec<u8>,
     has_last_key: bool,
+    /// The source of the entry that decided about that key.
+    decider: usize,
+    /// Whether the active memtable is the first of the sources.
+    has_active: bool,
+    /// For each source, the entries stepped over because of an entry in it; shorter if the rest is zero.
+    steps: Vec<u64>,
+    steps_count: u64,
+}
+
+impl End {
+    fn count_steps(&mut self, source: usize, count: u64) {
+        if self.steps.len() <= source {
+            self.steps.resize(source + 1, 0);
+        }
+        self.steps[source] += count;
+        self.steps_count += count;
+    }
 }
 
 impl Scan {
@@ -57,9 +86,17 @@ impl Scan {
             back: None,
             failure: None,
             is_done: false,
+            waste: None,
         };
         scan.is_done = scan.is_range_empty();
         scan
+    }
+
+    /// Has what the scan steps over counted against the merges that would spare it, and `waste` told.
+    #[must_use]
+    pub fn telling(mut self, waste: Arc<ReadWaste>) -> Scan {
+        self.waste = Some(waste);
+        self
     }
 
     fn is_range_empty(&self) -> bool {
@@ -131,15 +168,76 @@ impl Scan {
     fn fail(&mut self, error: Error) {
         self.failure = Some(error);
         self.is_done = true;
+        self.report_all();
         self.front = None;
         self.back = None;
+    }
+
+    /// Counts the steps of an end where they belong; tells whether the background ought to look at them.
+    fn report(&self, end: &mut End) -> bool {
+        end.steps_count = 0;
+        let mut is_noticed = false;
+        for source in 0..end.steps.len() {
+            let count = std::mem::take(&mut end.steps[source]);
+            if count > 0
+                && let Some(waste) = &self.waste
+                && let Some(before) = self.count_at(end, source, count)
+            {
+                is_noticed |= waste.note_steps(before, count);
+            }
+        }
+        is_noticed
+    }
+
+    /// Counts steps at the memtable or table that one of the sources stood in; returns the count before.
+    fn count_at(&self, end: &End, source: usize, count: u64) -> Option<u64> {
+        let tree = &self.tree;
+        let active = std::iter::once(&tree.active).filter(|_| end.has_active);
+        let memtables = active.chain(tree.sealed.iter().filter(|memtable| !memtable.is_empty()));
+        let mut index = source;
+        for memtable in memtables {
+            if index == 0 {
+                return Some(memtable.count_steps(count));
+            }
+            index -= 1;
+        }
+        let level0 = tree.tables.level(0);
+        if let Some(live) = level0.get(index) {
+            return Some(live.count_steps(count));
+        }
+        index -= level0.len();
+        let mut filled =
+            (1..tree.tables.levels().len()).filter(|&level| !tree.tables.level(level).is_empty());
+        let level = filled.nth(index)?;
+        // The steps lie around the last key; between two tables, the one behind it is as good.
+        Some(tree.tables.at_or_after(level, &end.last_key, &tree.order)?.count_steps(count))
+    }
+
+    /// Counts the steps of both ends where they belong. Wakes nobody: the next scan will.
+    fn report_all(&mut self) {
+        for end in [self.front.take(), self.back.take()].iter_mut().flatten() {
+            self.report(end);
+        }
+    }
+
+    /// Counts one step, or some, because of an entry in `source`, and tells of them when they have become many.
+    fn step_over(&self, end: &mut End, source: usize, count: u64) {
+        end.count_steps(source, count);
+        if end.steps_count >= STEPS_BEFORE_REPORT
+            && self.report(end)
+            && let Some(waste) = &self.waste
+        {
+            waste.wake();
+        }
     }
 
     fn new_end(&self) -> End {
         let tree = &self.tree;
         let mut sources: Vec<Box<dyn Cursor>> = Vec::new();
-        let memtables = std::iter::once(&tree.active).chain(&tree.sealed);
-        sources.extend(memtables.filter(|memtable| !memtable.is_empty()).map(Memtable::cursor));
+        let has_active = !tree.active.is_empty();
+        sources.extend(has_active.then(|| tree.active.cursor()));
+        let sealed = tree.sealed.iter().filter(|memtable| !memtable.is_empty());
+        sources.extend(sealed.map(Memtable::cursor));
         for (level, tables) in tree.tables.levels().iter().enumerate() {
             if level == 0 {
                 let cursors =
@@ -152,7 +250,15 @@ impl Scan {
             }
         }
         let cursor = MergeCursor::new(sources, tree.order.clone());
-        End { cursor, last_key: Vec::new(), has_last_key: false }
+        End {
+            cursor,
+            last_key: Vec::new(),
+            has_last_key: false,
+            decider: 0,
+            has_active,
+            steps: Vec::new(),
+            steps_count: 0,
+        }
     }
 
     fn take_front(&mut self) -> End {
@@ -197,9 +303,8 @@ impl Scan {
         let order = &self.tree.order;
         while end.cursor.is_valid() {
             let InternalKey { user_key, tag } = end.cursor.key();
-            let is_hidden = tag.seq() > self.horizon.seq || (end.has_last_key && end.last_key == user_key);
-            if is_hidden {
-                end.cursor.next()?;
+            if end.has_last_key && end.last_key == user_key {
+                self.pass_older(end)?;
                 continue;
             }
             if self.upper_violation(user_key) {
@@ -210,20 +315,63 @@ impl Scan {
             {
                 return Ok(None);
             }
+            if tag.seq() > self.horizon.seq {
+                self.pass_newer(end)?;
+                continue;
+            }
             end.last_key.clear();
             end.last_key.extend_from_slice(user_key);
             end.has_last_key = true;
+            end.decider = end.cursor.source();
             match sight(tag, end.cursor.value(), self.horizon) {
                 Sight::Value(skip) => {
                     let pair = (Slice::copy_from(user_key), end.cursor.value_slice(skip));
                     end.cursor.next()?;
                     return Ok(Some(pair));
                 }
-                Sight::Gone => end.cursor.next()?,
+                Sight::Gone => {
+                    end.cursor.next()?;
+                    // No merge removes an expired entry yet, so there is none to ask for.
+                    if tag.kind() == Some(Kind::Delete) {
+                        self.step_over(end, end.decider, 1);
+                    }
+                }
                 Sight::Unknown => return Err(unknown_kind(tag)),
             }
         }
         Ok(None)
+    }
+
+    /// Passes over the entries of the last key, which are older than the one that decided about it.
+    fn pass_older(&self, end: &mut End) -> Result<()> {
+        let mut count = 0;
+        while end.cursor.is_valid() && end.cursor.key().user_key == end.last_key {
+            if count == STEPS_BEFORE_SEEK {
+                end.cursor.skip_to(InternalKey::new(&end.last_key, Tag::OLDEST))?;
+            } else {
+                end.cursor.next()?;
+            }
+            count += 1;
+        }
+        self.step_over(end, end.decider, u64::from(count));
+        Ok(())
+    }
+
+    /// Passes over the entries of the current key that are newer than the reader's number. They are not counted: no
+    /// merge would spare this reader from them.
+    fn pass_newer(&self, end: &mut End) -> Result<()> {
+        let key = Slice::copy_from(end.cursor.key().user_key);
+        for _ in 0..STEPS_BEFORE_SEEK {
+            end.cursor.next()?;
+            let is_newer = end.cursor.is_valid() && {
+                let InternalKey { user_key, tag } = end.cursor.key();
+                tag.seq() > self.horizon.seq && user_key == &*key
+            };
+            if !is_newer {
+                return Ok(());
+            }
+        }
+        end.cursor.skip_to(InternalKey::new(&key, Tag::seek_at(self.horizon.seq)))
     }
 
     fn advance_back(&mut self) -> Result<Option<Pair>> {
@@ -254,20 +402,7 @@ impl Scan {
             end.last_key.clear();
             end.last_key.extend_from_slice(key);
             end.has_last_key = true;
-            let mut newest: Option<(Tag, Sight, Slice)> = None;
-            while end.cursor.is_valid() && end.cursor.key().user_key == end.last_key {
-                let tag = end.cursor.key().tag;
-                if tag.seq() <= self.horizon.seq {
-                    let seen = sight(tag, end.cursor.value(), self.horizon);
-                    let value = match seen {
-                        Sight::Value(skip) => end.cursor.value_slice(skip),
-                        _ => Slice::copy_from(&[]),
-                    };
-                    newest = Some((tag, seen, value));
-                }
-                end.cursor.prev()?;
-            }
-            match newest {
+            match self.decide_backward(end)? {
                 Some((_, Sight::Value(_), value)) => {
                     return Ok(Some((Slice::copy_from(&end.last_key), value)));
                 }
@@ -276,6 +411,56 @@ impl Scan {
             }
         }
         Ok(None)
+    }
+
+    /// Finds what decides about the last key, at whose oldest entry the cursor stands, and leaves the cursor at the key
+    /// before; `None` if the reader sees no entry of it.
+    fn decide_backward(&self, end: &mut End) -> Result<Option<(Tag, Sight, Slice)>> {
+        let mut newest = None;
+        let (mut count, mut seen_count) = (0, 0u64);
+        while end.cursor.is_valid() && end.cursor.key().user_key == end.last_key {
+            if count == STEPS_BEFORE_SEEK {
+                // The key has many versions: the one that decides is found from the front.
+                end.cursor.seek(InternalKey::new(&end.last_key, Tag::seek_at(self.horizon.seq)))?;
+                if end.cursor.is_valid() && end.cursor.key().user_key == end.last_key {
+                    newest = Some(self.look(end));
+                }
+                end.cursor.seek_before(InternalKey::new(&end.last_key, Tag::NEWEST))?;
+                break;
+            }
+            if end.cursor.key().tag.seq() <= self.horizon.seq {
+                newest = Some(self.look(end));
+                seen_count += 1;
+            }
+            end.cursor.prev()?;
+            count += 1;
+        }
+        let hidden_count = match &newest {
+            Some((tag, Sight::Gone, _)) if tag.kind() == Some(Kind::Delete) => seen_count,
+            _ => seen_count.saturating_sub(1),
+        };
+        if hidden_count > 0 {
+            self.step_over(end, end.decider, hidden_count);
+        }
+        Ok(newest)
+    }
+
+    /// Returns what the entry at hand means to the reader, and notes that it decides as far as is known.
+    fn look(&self, end: &mut End) -> (Tag, Sight, Slice) {
+        let tag = end.cursor.key().tag;
+        let seen = sight(tag, end.cursor.value(), self.horizon);
+        let value = match seen {
+            Sight::Value(skip) => end.cursor.value_slice(skip),
+            _ => Slice::copy_from(&[]),
+        };
+        end.decider = end.cursor.source();
+        (tag, seen, value)
+    }
+}
+
+impl Drop for Scan {
+    fn drop(&mut self) {
+        self.report_all();
     }
 }
 

@@ -191,9 +191,7 @@ impl Index {
     /// Returns the bytes it takes in memory.
     pub fn len_bytes(&self) -> usize {
         let separators_len = match &self.separators {
-            Separators::Flat(flat) => {
-                flat.tags.len() * (8 + 8 + 4) + flat.keys.len() + flat.common.len()
-            }
+            Separators::Flat(flat) => flat.tags.len() * (8 + 8 + 4) + flat.keys.len() + flat.common.len(),
             Separators::Packed(packed) => packed.block.len(),
         };
         self.starts.len() * 8 + separators_len
@@ -224,11 +222,7 @@ fn for_each_entry(
 
 /// Makes of the key of the entry before that of the entry at `start`; returns its tag, its value and where the next
 /// one begins.
-fn step<'a>(
-    view: BlockView<'a>,
-    start: Start,
-    key: &mut Vec<u8>,
-) -> Result<(Tag, &'a [u8], Start), Damaged> {
+fn step<'a>(view: BlockView<'a>, start: Start, key: &mut Vec<u8>) -> Result<(Tag, &'a [u8], Start), Damaged> {
     let entry = view.entry(start)?;
     if entry.shared > key.len() {
         return Err(Damaged("an index entry with an impossible key"));

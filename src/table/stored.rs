@@ -180,7 +180,8 @@ mod tests {
         let sum = place(FILE, 100).checksum(&[b"anything", &[2]]);
         stored.extend_from_slice(&sum.to_le_bytes());
         assert_eq!(unpack(&stored, FILE, 100, 0), Err(UNKNOWN_BLOCK_TYPE));
-        let (file, kind) = (Path::new("db/000003.sst"), |fault: Damaged| fault.into_error(Path::new("t"), 1).kind());
+        let (file, kind) =
+            (Path::new("db/000003.sst"), |fault: Damaged| fault.into_error(Path::new("t"), 1).kind());
         let error = UNKNOWN_BLOCK_TYPE.into_error(file, 100);
         assert_eq!((error.kind(), error.offset()), (ErrorKind::Incompatible, Some(100)));
         stored[0] ^= 1;

@@ -14,7 +14,9 @@ use crate::base::comparator::KeyOrder;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::key::{InternalKey, Kind, Tag};
-use crate::base::limits::{BLOCK_TARGET_LEN_BYTES_MAX, KEY_LEN_BYTES_MAX, STORED_VALUE_LEN_BYTES_MAX};
+use crate::base::limits::{
+    BLOCK_TARGET_LEN_BYTES_MAX, KEY_LEN_BYTES_MAX, STORED_VALUE_LEN_BYTES_MAX, TABLE_INDEX_LEN_BYTES_MAX,
+};
 use crate::base::time::UnixMillis;
 use crate::format::checksum::FileChecksum;
 use crate::table::block::{BlockBuilder, common_prefix_len};
@@ -142,6 +144,11 @@ impl TableWriter {
     pub fn estimated_len(&self) -> u64 {
         let ahead = self.block.len() + self.index.len_bytes() + self.filter.len_bytes() + END_LEN_BYTES;
         self.position() + (ahead + FOOTER_LEN_BYTES) as u64
+    }
+
+    /// Tells whether the index has become so large that the table should end, however short it is.
+    pub fn is_index_full(&self) -> bool {
+        self.index.len_bytes() >= TABLE_INDEX_LEN_BYTES_MAX
     }
 
     /// Tells whether no entry was added.

@@ -143,7 +143,10 @@ impl Catalog {
     /// A sentence that says what makes no sense.
     pub fn check(&self) -> Result<(), String> {
         if self.wal_first > self.wal_last {
-            return Err(format!("WAL segment {} is needed but {} is the last", self.wal_first, self.wal_last));
+            return Err(format!(
+                "WAL segment {} is needed but {} is the last",
+                self.wal_first, self.wal_last
+            ));
         }
         let mut numbers = BTreeSet::new();
         for (_, _, meta) in self.tables() {

@@ -428,7 +428,11 @@ mod tests {
             Change::WalOpened(FileNumber(u64::MAX)),
             Change::Flushed { wal_first: FileNumber(1), seq: SeqNum::MAX },
             Change::Closed { wal: FileNumber(1), good_len: limits::COUNT_FROM_DISK_MAX + 1 },
-            Change::RemoveTable { keyspace: KeyspaceId(0), level: limits::LEVELS_COUNT, number: FileNumber(1) },
+            Change::RemoveTable {
+                keyspace: KeyspaceId(0),
+                level: limits::LEVELS_COUNT,
+                number: FileNumber(1),
+            },
         ];
         for change in refused {
             assert_eq!(decode(&encode(&[change])), Err(Unreadable::Damaged { at: 0 }));

@@ -6,9 +6,12 @@
 use crate::base::comparator::KeyOrder;
 use crate::base::ids::FileNumber;
 use crate::base::limits::LEVELS_COUNT;
+use crate::mvcc::retain::Kept;
 use crate::version::edit::TableMeta;
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering as Atomic};
 
 /// A table of a version, with whatever handle reads it.
 #[derive(Debug)]
@@ -17,6 +20,29 @@ pub struct Live<T> {
     pub meta: Arc<TableMeta>,
     /// The open table.
     pub table: T,
+    /// Why the merge that wrote it kept what the newest reader does not need; unknown of a table that was found when
+    /// the database was opened.
+    pub kept: Option<Kept>,
+    /// Entries that readers stepped over because of an entry in this table.
+    steps_count: AtomicU64,
+}
+
+impl<T> Live<T> {
+    /// Makes a table of a version.
+    pub fn new(meta: Arc<TableMeta>, table: T, kept: Option<Kept>) -> Live<T> {
+        Live { meta, table, kept, steps_count: AtomicU64::new(0) }
+    }
+
+    /// Counts entries that a reader had to step over because of an entry in this table; returns how many there were
+    /// before.
+    pub fn count_steps(&self, count: u64) -> u64 {
+        self.steps_count.fetch_add(count, Atomic::Relaxed)
+    }
+
+    /// Returns how many entries readers have stepped over because of an entry in this table.
+    pub fn steps_count(&self) -> u64 {
+        self.steps_count.load(Atomic::Relaxed)
+    }
 }
 
 /// The tables of one keyspace at one moment.
@@ -131,6 +157,13 @@ impl<T> Version<T> {
         tables.get(at).filter(|live| order.compare(&live.meta.smallest, key) != Ordering::Greater)
     }
 
+    /// Returns the table of a sorted level that may hold `key`, or the first one behind it.
+    pub fn at_or_after(&self, level: usize, key: &[u8], order: &KeyOrder) -> Option<&Arc<Live<T>>> {
+        assert!(level > 0, "the tables of level 0 overlap");
+        let tables = &self.levels[level];
+        tables.get(tables.partition_point(|live| order.compare(&live.meta.largest, key) == Ordering::Less))
+    }
+
     /// Returns the tables of a level that share keys with `smallest..=largest`, in the level's order.
     pub fn overlapping(
         &self,
@@ -139,9 +172,26 @@ impl<T> Version<T> {
         largest: &[u8],
         order: &KeyOrder,
     ) -> impl Iterator<Item = &Arc<Live<T>>> {
-        self.levels[level].iter().filter(move |live| {
+        // The tables of level 0 are in no order of keys.
+        let candidates =
+            if level == 0 { 0..self.levels[0].len() } else { self.span(level, smallest, largest, order) };
+        self.levels[level][candidates].iter().filter(move |live| {
             order.compare(&live.meta.largest, smallest) != Ordering::Less
                 && order.compare(&live.meta.smallest, largest) != Ordering::Greater
         })
+    }
+
+    /// Returns where in a sorted level the tables lie that share keys with `smallest..=largest`.
+    ///
+    /// # Panics
+    /// If the level is 0, whose tables overlap.
+    pub fn span(&self, level: usize, smallest: &[u8], largest: &[u8], order: &KeyOrder) -> Range<usize> {
+        assert!(level > 0, "the tables of level 0 overlap");
+        let tables = &self.levels[level];
+        let start =
+            tables.partition_point(|live| order.compare(&live.meta.largest, smallest) == Ordering::Less);
+        let end =
+            tables.partition_point(|live| order.compare(&live.meta.smallest, largest) != Ordering::Greater);
+        start..end.max(start)
     }
 }

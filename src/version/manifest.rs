@@ -73,7 +73,8 @@ impl ManifestWriter {
         catalog: Catalog,
     ) -> Result<ManifestWriter> {
         let written = write_catalog(vfs, directory, number, &catalog, limits::EDIT_LEN_BYTES_MAX);
-        let log = written.and_then(|log| point_to(vfs, directory, log, temporary)).map_err(Failure::into_error)?;
+        let log =
+            written.and_then(|log| point_to(vfs, directory, log, temporary)).map_err(Failure::into_error)?;
         let first_len = log.len();
         Ok(ManifestWriter {
             log,
@@ -297,7 +298,9 @@ pub fn read(vfs: &dyn Vfs, directory: &Path, pointer: Pointer) -> Result<Catalog
                 let payload_offset = frame.offset + FRAME_HEADER_LEN_BYTES as u64;
                 for change in Changes::new(frame.payload()) {
                     let change = change.map_err(|unreadable| unreadable.into_error(&path, payload_offset))?;
-                    catalog.apply_change(&change).map_err(|reason| frames.corruption(frame.offset, reason))?;
+                    catalog
+                        .apply_change(&change)
+                        .map_err(|reason| frames.corruption(frame.offset, reason))?;
                 }
             }
             FrameKind::Record => return Err(frames.corruption(frame.offset, "the manifest has no header")),

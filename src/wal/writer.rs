@@ -36,6 +36,7 @@ pub struct WalWriter {
     held: Vec<u8>,
     /// The long frames among them, which only the group at hand has.
     long: Vec<LongFrame>,
+    held_len_max: usize,
     ahead: Ahead,
     /// The last number that was handed over without an error.
     good_seq: SeqNum,
@@ -88,11 +89,20 @@ impl WalWriter {
             segment,
             held: Vec::new(),
             long: Vec::new(),
+            held_len_max: limits::WAL_HELD_BACK_LEN_BYTES_MAX,
             ahead: Ahead { asked_len: len, step_len_max: allocate_len_max },
             good_seq: last_seq,
             last_seq,
             failure: None,
         })
+    }
+
+    /// Lowers how many bytes are held back, and how long a record is copied at most, so that small databases meet these
+    /// limits too.
+    #[must_use]
+    pub fn with_held_len_max(mut self, len_bytes: usize) -> WalWriter {
+        self.held_len_max = len_bytes.min(limits::WAL_HELD_BACK_LEN_BYTES_MAX);
+        self
     }
 
     /// Begins a group of records.
@@ -179,6 +189,7 @@ impl WalWriter {
     /// If this segment does not follow the good end of `abandoned`, or has a record.
     pub fn take_over(&mut self, abandoned: &WalWriter) {
         assert!(self.held.is_empty(), "a successor begins with what its predecessor held back");
+        assert!(self.held_len_max >= abandoned.held_len_max, "a successor holds back as much");
         assert!(self.last_seq == abandoned.good_seq, "a successor continues at its predecessor's good end");
         let mut rest = &abandoned.held[..];
         while !rest.is_empty() {
@@ -259,7 +270,7 @@ impl WalWriter {
         assert!(last_seq >= first_seq, "a record has at least one operation");
         seal_frame(frame, FrameKind::Record, self.log.place(self.pending_len()));
         self.last_seq = last_seq;
-        if is_long(frame) {
+        if frame.len() > self.held_len_max {
             self.long.push(LongFrame { held_len_before: self.held.len(), len: frame.len() });
         } else {
             self.held.extend_from_slice(frame);
@@ -268,7 +279,7 @@ impl WalWriter {
 
     /// Tells whether so much is held back that it should be handed over; a long frame always is.
     pub(in crate::wal) fn is_holding_much(&self) -> bool {
-        !self.long.is_empty() || self.held.len() > limits::WAL_HELD_BACK_LEN_BYTES_MAX
+        !self.long.is_empty() || self.held.len() > self.held_len_max
     }
 
     /// Appends all that was added. `frames` are the group's, in their order; the long ones among them are needed.
@@ -280,14 +291,14 @@ impl WalWriter {
         let appended = if self.long.is_empty() {
             self.log.append_sealed(&[IoSlice::new(&self.held)])
         } else {
-            let long_frames = frames.into_iter().filter(|frame| is_long(frame));
+            let long_frames = frames.into_iter().filter(|frame| frame.len() > self.held_len_max);
             let parts = interleave(&self.held, &self.long, long_frames);
             self.log.append_sealed(&parts)
         };
         appended.inspect_err(|error| self.failure = Some(error.clone()))?;
         self.long.clear();
         self.held.clear();
-        self.held.shrink_to(limits::WAL_HELD_BACK_LEN_BYTES_MAX);
+        self.held.shrink_to(self.held_len_max);
         self.good_seq = self.last_seq;
         self.segment.note_handed(self.good_len());
         Ok(())
@@ -334,10 +345,6 @@ impl WalWriter {
 pub(in crate::wal) struct Mark {
     held_len: usize,
     last_seq: SeqNum,
-}
-
-fn is_long(frame: &[u8]) -> bool {
-    frame.len() > limits::WAL_HELD_BACK_LEN_BYTES_MAX
 }
 
 /// Puts long frames between the held bytes where they belong.

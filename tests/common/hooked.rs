@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tinylsm::sync::Mutex;
 use tinylsm::vfs::{Advice, Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
@@ -25,12 +26,14 @@ pub enum Op {
     Link,
     CreateDir,
     ReadDir,
+    SyncFiles,
     SyncDir,
     Lock,
     Metadata,
     Append,
     Sync,
     Allocate,
+    Trim,
     Read,
 }
 
@@ -69,6 +72,8 @@ pub struct HookedVfs {
 struct Shared {
     hook: Mutex<Hook>,
     ledger: Mutex<Ledger>,
+    /// The one call that syncs several files is on its way through them.
+    is_syncing_several: AtomicBool,
 }
 
 #[derive(Default)]
@@ -83,7 +88,11 @@ impl HookedVfs {
     /// Stands in front of `inner`, and lets everything through.
     pub fn over(inner: impl Vfs) -> HookedVfs {
         let hook: Hook = Arc::new(|_| Ok(()));
-        let shared = Shared { hook: Mutex::new(hook), ledger: Mutex::new(Ledger::default()) };
+        let shared = Shared {
+            hook: Mutex::new(hook),
+            ledger: Mutex::new(Ledger::default()),
+            is_syncing_several: AtomicBool::new(false),
+        };
         HookedVfs { inner: Arc::new(inner), shared: Arc::new(shared) }
     }
 
@@ -104,7 +113,7 @@ impl HookedVfs {
 
     /// Returns how many syncs of any kind there were so far; several files synced in one call are one.
     pub fn syncs_count(&self) -> u64 {
-        self.count(Op::Sync) + self.count(Op::SyncFile) + self.count(Op::SyncDir)
+        [Op::Sync, Op::SyncFile, Op::SyncFiles, Op::SyncDir].map(|op| self.count(op)).iter().sum()
     }
 
     /// Tells whether the lock was taken and given up.
@@ -167,13 +176,24 @@ struct HookedLock {
     shared: Arc<Shared>,
 }
 
-impl DirLock for HookedLock {}
+impl DirLock for HookedLock {
+    fn check(&self) -> Result<()> {
+        self.inner.as_ref().expect("it goes with its release").check()
+    }
+
+    fn release(mut self: Box<Self>) -> Result<()> {
+        // Noted before it happens, so that nobody can take the lock in between.
+        self.shared.release();
+        self.inner.take().expect("it is released once").release()
+    }
+}
 
 impl Drop for HookedLock {
     fn drop(&mut self) {
-        // Noted before it happens, so that nobody can take the lock in between.
-        self.shared.release();
-        drop(self.inner.take());
+        if let Some(lock) = self.inner.take() {
+            self.shared.release();
+            drop(lock);
+        }
     }
 }
 
@@ -189,7 +209,13 @@ impl WriteFile for HookedWrite {
         self.shared.run(Op::Append, &self.path, len, || self.inner.append(parts))
     }
     fn sync(&mut self) -> Result<()> {
+        if self.shared.is_syncing_several.load(Ordering::SeqCst) {
+            return self.inner.sync();
+        }
         self.shared.run(Op::Sync, &self.path, 0, || self.inner.sync())
+    }
+    fn trim(&mut self) -> Result<()> {
+        self.shared.run(Op::Trim, &self.path, 0, || self.inner.trim())
     }
     fn len(&self) -> u64 {
         self.inner.len()
@@ -218,6 +244,18 @@ impl ReadFile for HookedRead {
 }
 
 impl Vfs for HookedVfs {
+    fn hold_dir(self: Arc<Self>, path: &Path) -> Result<Arc<dyn Vfs>> {
+        let inner = Arc::clone(&self.inner).hold_dir(path)?;
+        Ok(Arc::new(HookedVfs { inner, shared: Arc::clone(&self.shared) }))
+    }
+    fn sync_files(&self, files: &mut [Box<dyn WriteFile>]) -> Result<()> {
+        self.shared.run(Op::SyncFiles, Path::new(""), files.len() as u64, || {
+            self.shared.is_syncing_several.store(true, Ordering::SeqCst);
+            let result = files.iter_mut().try_for_each(|file| file.sync());
+            self.shared.is_syncing_several.store(false, Ordering::SeqCst);
+            result
+        })
+    }
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
         let inner = self.shared.run(Op::Create, path, 0, || self.inner.create_new(path))?;
         Ok(Box::new(HookedWrite { inner, path: path.to_owned(), shared: Arc::clone(&self.shared) }))

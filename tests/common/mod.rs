@@ -26,6 +26,18 @@ pub fn tiny() -> Options {
     }
 }
 
+/// Returns the options of a keyspace like the default one under [`tiny`].
+#[allow(dead_code, reason = "not every test file makes keyspaces")]
+pub fn tiny_keyspace() -> KeyspaceOptions {
+    tiny().default_keyspace.expect("tiny options have them")
+}
+
+/// Lends the options of the default keyspace.
+#[allow(dead_code, reason = "not every test file changes them")]
+pub fn keyspace_of(options: &mut Options) -> &mut KeyspaceOptions {
+    options.default_keyspace.get_or_insert_default()
+}
+
 /// Reads a whole keyspace, which must be sound.
 pub fn contents(keyspace: &Keyspace) -> Model {
     let items = keyspace.iter().expect("the database is open").map(|item| item.expect("readable"));

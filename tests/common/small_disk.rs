@@ -13,7 +13,7 @@ use tinylsm::{Error, ErrorKind, Result, UnixMillis};
 
 const BLOCK_LEN_BYTES: u64 = 4096;
 
-/// The disk; clones share it. A failed append leaves what there was room for, a failed reservation nothing.
+/// The disk; clones share it. A failed append fills it until it is trimmed, a failed reservation takes nothing.
 #[derive(Clone)]
 pub struct SmallDisk {
     /// The disk behind it, which has no size.
@@ -105,11 +105,9 @@ impl WriteFile for SmallFile {
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
         let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let Err(error) = self.grow(self.file.len() + len, "append") else { return self.file.append(parts) };
-        let room = self.space.lock().len_max(&self.path).saturating_sub(self.file.len());
-        let room = usize::try_from(room).expect("a disk in memory");
-        let head: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).take(room).collect();
-        self.grow(self.file.len() + head.len() as u64, "append")?;
-        self.file.append(&[IoSlice::new(&head)])?;
+        // What it leaves nobody sees, but it takes the room until it is trimmed.
+        let room = self.space.lock().len_max(&self.path);
+        self.grow(room, "append")?;
         Err(error)
     }
     fn sync(&mut self) -> Result<()> {
@@ -122,9 +120,21 @@ impl WriteFile for SmallFile {
         self.grow(len, "allocate")?;
         self.file.allocate(len)
     }
+    fn trim(&mut self) -> Result<()> {
+        self.file.trim()?;
+        if let Some(taken) = self.space.lock().files.get_mut(&self.path) {
+            *taken = self.file.len();
+        }
+        Ok(())
+    }
 }
 
 impl Vfs for SmallDisk {
+    /// The disk in memory moves no directory, so a held one is the disk itself.
+    fn hold_dir(self: Arc<Self>, path: &Path) -> Result<Arc<dyn Vfs>> {
+        Arc::new(self.disk.clone()).hold_dir(path)?;
+        Ok(self)
+    }
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
         let file = self.disk.create_new(path)?;
         self.space.lock().files.insert(path.to_owned(), 0);

@@ -62,7 +62,7 @@ pub(in crate::disk) fn survive(
     losses: &mut Vec<Loss>,
 ) -> Inode {
     if inode.pending.is_empty() && inode.lost.is_empty() {
-        return Inode::durable(inode.bytes.clone(), inode.len);
+        return inode.settled(inode.bytes.clone(), inode.len);
     }
     let journaled_len = journaled_len(inode, file);
     let len = surviving_len(inode, file, journaled_len, tape);
@@ -97,7 +97,7 @@ pub(in crate::disk) fn survive(
             _ => losses.push(loss),
         }
     }
-    Inode::durable(apply(&inode.bytes, len, &filler.edits, freed), len)
+    inode.settled(apply(&inode.bytes, len, &filler.edits, freed), len)
 }
 
 /// Returns the length that the journal or an earlier sync has.
@@ -390,7 +390,7 @@ fn apply(bytes: &Arc<Vec<u8>>, len: u64, edits: &[Edit], freed: &VecDeque<Arc<Ve
 }
 
 /// Fills `target` with bytes that only `seed` decides.
-fn scramble(target: &mut [u8], seed: u64) {
+pub(in crate::disk) fn scramble(target: &mut [u8], seed: u64) {
     let mut state = seed;
     for chunk in target.chunks_mut(8) {
         // A step of splitmix64: cheap, and every seed gives other bytes.

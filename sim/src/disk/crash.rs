@@ -149,6 +149,7 @@ pub(in crate::disk) fn cut_power(volume: &Volume, rules: Rules, tape: &Tape) -> 
     wreck.volume.seq = volume.seq;
     wreck.volume.next_id = volume.next_id;
     wreck.volume.freed.clone_from(&volume.freed);
+    wreck.volume.former.clone_from(&volume.former);
     let links = keep_names(volume, &changes, &mut wreck);
     let flushed = flushed_by_replacing(volume, changes.iter().filter(|change| change.is_kept), rules);
     let names = names_of_files(volume);
@@ -204,7 +205,7 @@ pub(in crate::disk) fn settle_everything(volume: &Volume) -> Volume {
     settled.inodes.retain(|_, inode| inode.live_names > 0);
     for inode in settled.inodes.values_mut() {
         let names = inode.live_names;
-        *inode = Inode::durable(inode.seen_bytes(), inode.len);
+        *inode = inode.settled(inode.seen_bytes(), inode.len);
         (inode.live_names, inode.disk_names) = (names, names);
     }
     settled

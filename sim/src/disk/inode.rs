@@ -5,7 +5,7 @@
 //! Everything else below [`Inode::durable_len`] is on the disk as readers see it. A sync that works drops the
 //! ranges it covers. Bytes are shared between a disk and its crash images until one of them writes.
 
-use crate::disk::profile::{FailedSync, PAGE_LEN_BYTES};
+use crate::disk::profile::{FailedSync, PAGE_LEN_BYTES, SECTOR_LEN_BYTES};
 use crate::tape::{Label, Tape};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -58,6 +58,9 @@ pub(in crate::disk) struct Lost {
     pub(in crate::disk) is_fresh: bool,
 }
 
+/// Ends of a file's last appends, by which a sector is known as it was before them.
+const OLDER_ENDS_MAX: usize = 8;
+
 /// Who holds a file's lock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::disk) struct Holders {
@@ -108,12 +111,21 @@ pub(in crate::disk) struct Inode {
     /// Open handles.
     pub(in crate::disk) opens: u32,
     pub(in crate::disk) holders: Holders,
+    /// Where the last appends began, oldest first from `older_ends_next` on.
+    older_ends: [u64; OLDER_ENDS_MAX],
+    older_ends_next: usize,
 }
 
 impl Inode {
     /// Makes a file whose bytes are all on the disk.
     pub(in crate::disk) fn durable(bytes: Arc<Vec<u8>>, len: u64) -> Inode {
         Inode { bytes, len, durable_len: len, ..Inode::default() }
+    }
+
+    /// Makes a file that has these bytes on the disk and remembers what this one does of earlier appends.
+    pub(in crate::disk) fn settled(&self, bytes: Arc<Vec<u8>>, len: u64) -> Inode {
+        let (older_ends, older_ends_next) = (self.older_ends, self.older_ends_next);
+        Inode { older_ends, older_ends_next, ..Inode::durable(bytes, len) }
     }
 
     /// Tells whether anything can still reach the file, a crash included.
@@ -168,6 +180,8 @@ impl Inode {
         assert_eq!(left, 0, "no more is written than was given");
         self.len = self.len.max(offset + count);
         if count > 0 {
+            self.older_ends[self.older_ends_next] = offset;
+            self.older_ends_next = (self.older_ends_next + 1) % OLDER_ENDS_MAX;
             self.pending.push(Write { seq, kind: WriteKind::Append, start: offset, end: offset + count });
         }
     }
@@ -276,6 +290,69 @@ impl Inode {
         self.len = self.pending.iter().fold(self.durable_len, |len, write| write.len_after(len));
         let kept = usize::try_from(self.len).expect("a simulated file fits memory").min(bytes.len());
         bytes.truncate(kept);
+    }
+
+    /// Returns up to where the sector at `start` was written before the last append to it that is remembered; its
+    /// beginning if none is. What follows was zeros then.
+    pub(in crate::disk) fn older_end(&self, start: u64) -> u64 {
+        let written = (self.bytes.len() as u64).min(start + SECTOR_LEN_BYTES);
+        let ends = self.older_ends.iter().copied();
+        ends.filter(|end| (start..written).contains(end)).max().unwrap_or(start)
+    }
+
+    /// Puts other bytes into the file, durably; they lie within its length. Returns whether that changed anything.
+    pub(in crate::disk) fn overwrite(&mut self, start: u64, new: &[u8]) -> bool {
+        assert!(start + new.len() as u64 <= self.len, "damage stays within the file");
+        let start = usize::try_from(start).expect("a simulated file fits memory");
+        let end = start + new.len();
+        let stored = self.bytes.len().clamp(start, end) - start;
+        let (old, zeros) = new.split_at(stored);
+        if (stored == 0 || self.bytes[start..start + stored] == *old) && zeros.iter().all(|byte| *byte == 0) {
+            return false;
+        }
+        let bytes = Arc::make_mut(&mut self.bytes);
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[start..end].copy_from_slice(new);
+        true
+    }
+
+    /// Cuts the file, durably. Returns whether it was longer.
+    pub(in crate::disk) fn cut(&mut self, len: u64) -> bool {
+        if len >= self.len {
+            return false;
+        }
+        self.len = len;
+        self.bytes = self.seen_bytes();
+        self.durable_len = self.durable_len.min(len);
+        self.pending.retain(|write| !write.is_of_length() && write.start < len);
+        for write in &mut self.pending {
+            write.end = write.end.min(len);
+        }
+        self.lost.retain(|lost| lost.start < len);
+        for lost in &mut self.lost {
+            lost.end = lost.end.min(len);
+        }
+        true
+    }
+
+    /// Puts bytes behind the file's end, durably.
+    pub(in crate::disk) fn lengthen(&mut self, more: &[u8]) {
+        let start = self.len;
+        self.len += more.len() as u64;
+        self.durable_len = self.len;
+        self.pending.retain(|write| !write.is_of_length());
+        self.overwrite(start, more);
+    }
+
+    /// Makes the file hold these bytes and no others, durably.
+    pub(in crate::disk) fn replace_durably(&mut self, bytes: Arc<Vec<u8>>) {
+        self.len = bytes.len() as u64;
+        self.durable_len = self.len;
+        self.bytes = bytes;
+        self.pending.clear();
+        self.lost.clear();
     }
 
     /// Forgets the page cache: reads bring what the disk has where a failed sync had left a difference.

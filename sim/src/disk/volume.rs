@@ -17,6 +17,9 @@ use tinylsm::base::error::{Error, ErrorKind, Result};
 /// Freed files whose bytes are remembered; a handful makes them likely to meet.
 const FREED_FILES_MAX: usize = 8;
 
+/// Files whose name another file took, and whose bytes are remembered with it.
+const FORMER_FILES_MAX: usize = 8;
+
 /// The number of the root directory.
 pub(in crate::disk) const ROOT: u64 = 0;
 
@@ -125,6 +128,8 @@ pub(in crate::disk) struct Volume {
     pub(in crate::disk) next_id: u64,
     /// Bytes of files that are gone, newest last.
     pub(in crate::disk) freed: VecDeque<Arc<Vec<u8>>>,
+    /// Bytes of files by a name that another file took, newest last.
+    pub(in crate::disk) former: VecDeque<(u64, Arc<str>, Arc<Vec<u8>>)>,
     /// Lengths of all files that a name or a handle reaches.
     pub(in crate::disk) charged_bytes: u64,
 }
@@ -146,6 +151,7 @@ impl Volume {
             dirs: BTreeMap::from([(ROOT, Dir::default())]),
             next_id: ROOT + 1,
             freed: VecDeque::new(),
+            former: VecDeque::new(),
             charged_bytes: 0,
         }
     }
@@ -259,6 +265,9 @@ impl Volume {
         let to_name: Arc<str> = Arc::from(to.name);
         let replaced = live.insert(to_name.clone(), node);
         let replaces = replaced.is_some();
+        if let Some(replaced) = replaced {
+            self.remember_former(to.dir, &to_name, replaced);
+        }
         self.change_names(to.dir, NameChangeKind::Rename { from, to: to_name, node, replaces });
         if let Some(replaced) = replaced {
             self.release_live(replaced);
@@ -355,6 +364,22 @@ impl Volume {
         }
         let inode = self.inodes.remove(&id).expect("looked at a line above");
         self.remember_freed(inode.bytes);
+    }
+
+    /// Remembers the bytes of a file whose name another file takes.
+    fn remember_former(&mut self, dir: u64, name: &Arc<str>, node: Node) {
+        let Node::File(id) = node else { return };
+        if self.former.len() == FORMER_FILES_MAX {
+            self.former.pop_front();
+        }
+        let bytes = self.inode(id).seen_bytes();
+        self.former.push_back((dir, name.clone(), bytes));
+    }
+
+    /// Returns the bytes of the file that had a name before the one that has it now.
+    pub(in crate::disk) fn former(&self, place: Place<'_>) -> Option<Arc<Vec<u8>>> {
+        let met = self.former.iter().rev().find(|(dir, name, _)| *dir == place.dir && **name == *place.name);
+        met.map(|(_, _, bytes)| bytes.clone())
     }
 
     /// Puts a gone file's bytes where a crash can find them.

@@ -117,25 +117,25 @@ impl Place<'_> {
         let failed = |errno| self.error("read_dir", errno);
         // A descriptor of its own, because the place in a listing belongs to the descriptor.
         let file = self.open(OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed)?;
+        let mut dir = Dir::new(file).map_err(failed)?;
         let mut entries = Vec::new();
-        for entry in Dir::read_from(&file).map_err(failed)? {
+        while let Some(entry) = dir.read() {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
             if name.to_bytes() == b"." || name.to_bytes() == b".." {
                 continue;
             }
-            let file_type = match entry.file_type() {
-                // Not every file system tells.
-                FileType::Unknown => {
-                    match rustix::fs::statat(&file, name, AtFlags::SYMLINK_NOFOLLOW) {
-                        Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-                        // Removed since it was listed.
-                        Err(Errno::NOENT) => continue,
-                        Err(errno) => return Err(failed(errno)),
-                    }
-                }
-                known => known,
-            };
+            let mut file_type = entry.file_type();
+            // Not every file system tells.
+            if file_type == FileType::Unknown {
+                let dir = dir.fd().map_err(failed)?;
+                file_type = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                    // Removed since it was listed.
+                    Err(Errno::NOENT) => continue,
+                    Err(errno) => return Err(failed(errno)),
+                };
+            }
             entries.push(DirEntry { name: name.to_string_lossy().into_owned(), is_dir: file_type.is_dir() });
         }
         entries.sort_unstable();
