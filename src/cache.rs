@@ -223,8 +223,11 @@ impl BlockCache {
         }
         let hash = key.hash();
         let counters = &self.counters[counter_shard()];
-        let found = self.set(self.set_of(hash)).and_then(|set| Some((set, set.find(key, tag_of(hash))?)));
-        let Some((set, (way, tag, block))) = found else {
+        let Some(set) = self.set(self.set_of(hash)) else {
+            counters.misses_count.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        let Some((way, tag, block)) = set.find(key, tag_of(hash)) else {
             counters.misses_count.fetch_add(1, Ordering::Relaxed);
             return None;
         };

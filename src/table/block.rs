@@ -55,17 +55,24 @@ impl Damaged {
 /// Returns how many bytes `a` and `b` have in common at their front.
 #[inline]
 pub fn common_prefix_len(a: &[u8], b: &[u8]) -> usize {
-    let mut len = 0;
-    let words = a.chunks_exact(8).zip(b.chunks_exact(8));
-    for (x, y) in words {
-        let x = u64::from_le_bytes(x.try_into().expect("chunks of 8"));
-        let y = u64::from_le_bytes(y.try_into().expect("chunks of 8"));
-        if x != y {
-            return len + ((x ^ y).trailing_zeros() / 8) as usize;
+    // Plain loops: a search of a block calls this some ten times, and each iterator that is not inlined is felt.
+    let (mut rest_a, mut rest_b, mut len) = (a, b, 0);
+    while let (Some((x, more_a)), Some((y, more_b))) =
+        (rest_a.split_first_chunk::<8>(), rest_b.split_first_chunk::<8>())
+    {
+        let difference = u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
+        if difference != 0 {
+            return len + (difference.trailing_zeros() / 8) as usize;
         }
-        len += 8;
+        (rest_a, rest_b, len) = (more_a, more_b, len + 8);
     }
-    len + a[len..].iter().zip(&b[len..]).take_while(|(x, y)| x == y).count()
+    while let (Some((x, more_a)), Some((y, more_b))) = (rest_a.split_first(), rest_b.split_first()) {
+        if x != y {
+            break;
+        }
+        (rest_a, rest_b, len) = (more_a, more_b, len + 1);
+    }
+    len
 }
 
 /// Builds one block after another.

@@ -267,7 +267,7 @@ impl Table {
 
     fn search(&self, readable: &Readable, target: InternalKey<'_>) -> Result<Lookup> {
         let Some(block_index) = readable.index.find(target) else { return Ok(Lookup::Missing) };
-        match readable.cache.blocks().get(self.block_key(block_index), Access::Point) {
+        match readable.cache.blocks().get(readable.block_key(block_index), Access::Point) {
             Some(pinned) => self.search_block(pinned.block(), block_index, target),
             None => {
                 let block = self.load_block(block_index)?;
@@ -302,7 +302,7 @@ impl Table {
 
     /// Names a block in the cache.
     pub(crate) fn block_key(&self, block_index: usize) -> BlockKey {
-        BlockKey { owner: self.opened().owner, offset: self.span(block_index).start }
+        self.opened().block_key(block_index)
     }
 
     /// Looks a block up in the cache.
@@ -367,6 +367,11 @@ impl Table {
 }
 
 impl Readable {
+    #[inline]
+    fn block_key(&self, block_index: usize) -> BlockKey {
+        BlockKey { owner: self.owner, offset: self.index.span(block_index).start }
+    }
+
     #[inline]
     fn may_contain(&self, hash: u64) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter.may_contain(hash))
