@@ -371,7 +371,7 @@ impl Damaged {
 fn a_damaged_keyspace_does_not_stop_writes_to_the_others() {
     for background in [Background::Threads(2), Background::Manual] {
         within(move || {
-            let ground = Damaged::new(background);
+            let ground = Damaged::new(background.clone());
             let mut expected = Model::new();
             let mut is_bad_written = true;
             for round in 0..8 * STOP {

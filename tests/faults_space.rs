@@ -245,9 +245,9 @@ fn check_acknowledged(db: &Db, acknowledged: &Model) {
 }
 
 /// Fills a disk, lets the process end, and lets somebody else take whatever that gave back.
-fn full_disk(capacity_kib: u64, background: Background) -> (SmallDisk, Model) {
+fn full_disk(capacity_kib: u64, background: &Background) -> (SmallDisk, Model) {
     let disk = SmallDisk::new(capacity_kib << 10);
-    let db = usual(&disk).options(scaled()).background(background).open().expect("opens");
+    let db = usual(&disk).options(scaled()).background(background.clone()).open().expect("opens");
     let acknowledged = fill(&db);
     assert!(acknowledged.len() > 100, "{capacity_kib} KiB: only {} puts fit", acknowledged.len());
     drop(db);
@@ -271,10 +271,11 @@ const BACKGROUNDS: [Background; 2] = [Background::Threads(2), Background::Manual
 fn a_full_disk_is_opened_and_read_and_takes_deletes() {
     for background in BACKGROUNDS {
         for capacity_kib in [1024, 4096] {
+            let background = background.clone();
             within(move || {
                 let what = format!("{background:?}, {capacity_kib} KiB");
-                let (disk, mut acknowledged) = full_disk(capacity_kib, background);
-                let open = || usual(&disk).options(scaled()).background(background).open();
+                let (disk, mut acknowledged) = full_disk(capacity_kib, &background);
+                let open = || usual(&disk).options(scaled()).background(background.clone()).open();
                 for _ in 0..2 {
                     let db =
                         open().unwrap_or_else(|error| panic!("{what}: a full disk is not opened: {error:?}"));
@@ -300,10 +301,11 @@ fn a_full_disk_is_opened_and_read_and_takes_deletes() {
 fn a_full_disk_is_cleared_by_deleting_and_merging() {
     for background in BACKGROUNDS {
         for capacity_kib in [1024, 2048, 3000, 4096] {
+            let background = background.clone();
             within(move || {
                 let what = format!("{background:?}, {capacity_kib} KiB");
-                let (disk, mut acknowledged) = full_disk(capacity_kib, background);
-                let open = || usual(&disk).options(scaled()).background(background).open();
+                let (disk, mut acknowledged) = full_disk(capacity_kib, &background);
+                let open = || usual(&disk).options(scaled()).background(background.clone()).open();
                 let db =
                     open().unwrap_or_else(|error| panic!("{what}: a full disk is not opened: {error:?}"));
                 delete_half(&db, &mut acknowledged, &what);
