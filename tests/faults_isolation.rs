@@ -1,7 +1,6 @@
 //! What one handle, group or keyspace does wrong, or has done to it, is nobody else's trouble.
 
 mod common;
-#[allow(dead_code, reason = "this file uses a part of it")]
 #[path = "common/faulty.rs"]
 mod faulty;
 #[path = "common/hooked.rs"]
