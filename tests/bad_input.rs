@@ -228,7 +228,7 @@ fn options_out_of_range_are_named_and_nothing_is_made() {
     let invalid = ErrorKind::InvalidArgument;
     check_error(refuse(|options| options.memtable_bytes = 0), invalid, &["memtable_bytes", "1024"]);
     check_error(refuse(|options| options.level0_stop = 1), invalid, &["level0_s"]);
-    let no_block = |options: &mut Options| options.default_keyspace.block_bytes = 0;
+    let no_block = |options: &mut Options| options.default_keyspace.get_or_insert_default().block_bytes = 0;
     check_error(refuse(no_block), invalid, &["block_bytes", "64"]);
     check_error(builder(&disk).background(Background::Threads(0)).open(), invalid, &["Threads", "1 to 64"]);
     assert!(disk.files().is_empty());

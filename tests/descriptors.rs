@@ -6,9 +6,21 @@ mod limited;
 
 use common::{contents, tiny};
 use limited::LimitedVfs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tinylsm::base::comparator::KeyOrder;
+use tinylsm::base::ids::{FileNumber, KeyspaceId};
+use tinylsm::base::key::{InternalKey, Kind, Tag};
+use tinylsm::base::time::UnixMillis;
+use tinylsm::compaction::flush::{FlushSource, flush_all};
+use tinylsm::compaction::output::{JobContext, OutputSettings};
+use tinylsm::memtable::Memtable;
+use tinylsm::memtable::arena::Arena;
+use tinylsm::table::options::TableOptions;
+use tinylsm::vfs::Vfs;
 use tinylsm::{
-    Background, Cache, Db, DbBuilder, ErrorKind, KeyspaceOptions, Options, WriteBatch, WriteOptions,
+    Background, Cache, Db, DbBuilder, ErrorKind, KeyspaceOptions, Options, SeqNum, WriteBatch, WriteOptions,
 };
 
 const TABLES_COUNT: usize = 300;
@@ -185,4 +197,55 @@ fn databases_share_memory_and_files() {
     }
     drop(dbs);
     assert_eq!(cache.descriptors().stats().open_count, 0, "what is closed holds nothing");
+}
+
+/// Flushes a memtable of one entry for each of `count` keyspaces.
+fn flush_keyspaces(disk: &LimitedVfs, count: u32) {
+    disk.create_dir_all(Path::new("/db")).expect("memory");
+    let next = AtomicU64::new(1);
+    let context = JobContext {
+        vfs: Arc::new(disk.clone()),
+        directory: PathBuf::from("/db"),
+        cache: Arc::new(Cache::new(0, 8)),
+        next_number: &|| FileNumber(next.fetch_add(1, Ordering::SeqCst)),
+        is_cancelled: &AtomicBool::new(false),
+        created_at: UnixMillis(0),
+    };
+    let sources = (0..count).map(|number| {
+        let memtable = Memtable::new(&KeyOrder::Bytewise, 4096);
+        let tag = Tag::new(SeqNum::new(u64::from(number) + 1), Kind::Put);
+        memtable.insert(&mut Arena::new(4096), InternalKey::new(b"key", tag), &number.to_le_bytes());
+        let settings = OutputSettings {
+            keyspace: KeyspaceId(number),
+            order: KeyOrder::Bytewise,
+            table: TableOptions::default(),
+            table_len_bytes_max: 1024,
+        };
+        FlushSource { memtable: Arc::new(memtable), settings }
+    });
+    let mut created = Vec::new();
+    let tables = flush_all(&context, sources.collect(), &[], &mut created).expect("flushes");
+    assert_eq!((tables.len(), created.len()), (count as usize, count as usize));
+    for (number, (keyspace, live)) in (0..count).zip(&tables) {
+        assert_eq!(*keyspace, KeyspaceId(number));
+        let found = live.table.get(b"key", SeqNum::MAX).expect("reads").found().expect("there");
+        assert_eq!(found.value, number.to_le_bytes());
+    }
+    assert!(disk.open_count() <= 8, "only tables that were read are open");
+}
+
+#[test]
+fn the_tables_of_a_flush_are_synced_in_groups() {
+    let disk = LimitedVfs::new(1000);
+    flush_keyspaces(&disk, 1000);
+    assert_eq!(disk.group_syncs_count(), 8);
+    assert!(disk.take_open_count_highest() <= 128 + 8);
+    flush_keyspaces(&LimitedVfs::new(1000), 1);
+}
+
+#[test]
+fn a_group_is_synced_early_where_descriptors_are_few() {
+    let disk = LimitedVfs::new(12);
+    flush_keyspaces(&disk, 100);
+    assert!(disk.group_syncs_count() >= 9 && disk.refused_count() > 0);
 }

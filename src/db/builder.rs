@@ -103,6 +103,10 @@ impl DbBuilder {
     /// Opens the database, recovering it first if it was not closed in good order. What was recovered is durable
     /// when this returns.
     ///
+    /// A disk that is too full for that, even with the reserve of an earlier life, is no error: the database can be read
+    /// as it was recovered, [`Db::background_errors`] says that writing is off, and [`Db::resume`] takes it up, and makes
+    /// durable what was not, once there is room.
+    ///
     /// # Errors
     /// `NotFound`; `Locked` if it is open already; `InvalidArgument` for an option out of range; `Incompatible` for
     /// a newer format, an unknown comparator, or a directory that is not a database; `Corruption` with file and

@@ -331,18 +331,20 @@ impl Db {
             .or_else(|| core.book.lock().board.troubles().next().map(|(_, error)| error.clone()))
     }
 
-    /// Returns what each kind of background job, and the merges of each keyspace, have met since they last succeeded.
-    /// Empty if nothing is failing.
+    /// Returns what each kind of background job, and the merges of each keyspace, have met since they last succeeded; before
+    /// these, as the job `"writing"`, why writing is off. Empty if nothing is failing.
     pub fn background_errors(&self) -> Vec<BackgroundError> {
         let core = self.core();
         let state = core.view.state();
         let book = core.book.lock();
+        let writing = core.ends.failure();
+        let writing = writing.map(|error| BackgroundError { job: "writing", keyspace: None, error });
         let told = book.board.troubles().map(|(kind, error)| BackgroundError {
             job: kind.name(),
             keyspace: kind.keyspace().map(|id| state.keyspace(id).info.name.clone()),
             error: error.clone(),
         });
-        told.collect()
+        writing.into_iter().chain(told).collect()
     }
 
     /// Goes on after the operator has mended the cause: tries failed jobs again at once, and takes up writing

@@ -38,13 +38,16 @@ const COUNT_LEN_BYTES: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged(pub &'static str);
 
-/// The one fault that is no damage: a newer version wrote the block.
+/// A fault that is no damage: a newer version packed the block.
 pub const UNKNOWN_BLOCK_TYPE: Damaged = Damaged("a block of a type that this version does not know");
+/// The other one: a newer version says that its properties mean something else.
+pub const UNKNOWN_FEATURES: Damaged = Damaged("a table that needs features which this version does not know");
 
 impl Damaged {
     /// Makes an error of it, for a block at `offset` of `file`: `Corruption`, or `Incompatible` if that is what it is.
     pub fn into_error(self, file: &Path, offset: u64) -> Error {
-        let kind = if self == UNKNOWN_BLOCK_TYPE { ErrorKind::Incompatible } else { ErrorKind::Corruption };
+        let is_unknown = self == UNKNOWN_BLOCK_TYPE || self == UNKNOWN_FEATURES;
+        let kind = if is_unknown { ErrorKind::Incompatible } else { ErrorKind::Corruption };
         Error::new(kind, self.0).with_file(file).with_offset(offset)
     }
 }

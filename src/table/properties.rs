@@ -18,7 +18,7 @@ use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
 use crate::base::time::UnixMillis;
 use crate::format::varint;
-use crate::table::block::Damaged;
+use crate::table::block::{Damaged, UNKNOWN_FEATURES};
 use crate::table::options::Compression;
 
 /// Bits of [`Properties::features`] that this version understands.
@@ -204,6 +204,14 @@ impl Properties {
             return Err(Damaged("the properties are longer than they may be"));
         }
         let fields = Fields::parse(block).ok_or(Damaged("the properties are not a sorted list"))?;
+        Properties::from_fields(&fields).map_err(|fault| match fields.number(name::FEATURES) {
+            // What a newer version must be understood by may have changed what could not be read.
+            Ok(features) if features & !FEATURES_KNOWN != 0 => UNKNOWN_FEATURES,
+            _ => fault,
+        })
+    }
+
+    fn from_fields(fields: &Fields<'_>) -> Result<Properties, Damaged> {
         let keyspace = u32::try_from(fields.number(name::KEYSPACE)?).or(Err(UNREADABLE))?;
         let properties = Properties {
             keyspace: KeyspaceId(keyspace),
@@ -409,6 +417,14 @@ mod tests {
         refuse(|properties| properties.seq_highest = SeqNum::MAX);
         refuse(|properties| properties.seq_lowest = SeqNum::new(10));
         refuse(|properties| properties.comparator = "x".repeat(NAME_LEN_BYTES_MAX + 1));
+    }
+
+    #[test]
+    fn what_a_newer_version_says_in_its_own_way_is_not_taken_for_damage() {
+        let newer = Properties { features: 2, entries_count: 0, ..sample() };
+        assert_eq!(Properties::decode(&newer.encode()), Err(UNKNOWN_FEATURES));
+        let readable = Properties { features: 2, ..sample() };
+        assert_eq!(Properties::decode(&readable.encode()), Ok(readable), "the reader names the bits");
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::cache::{Access, BlockKey, OwnerId};
 use crate::table::block::{BlockView, Damaged};
 use crate::table::descriptors::{OpenFile, Slot};
 use crate::table::filter::Filter;
-use crate::table::footer::{FOOTER_LEN_BYTES, Footer, Handle};
+use crate::table::footer::{FOOTER_LEN_BYTES_MAX, Footer, Handle};
 use crate::table::index::{Index, Span};
 use crate::table::properties::{FEATURES_KNOWN, Properties};
 use crate::table::shared::Cache;
@@ -458,7 +458,7 @@ fn read_footer(file: &dyn ReadFile, path: &Path, number: FileNumber, len_bytes: 
         let message = format!("the file has {actual_len_bytes} bytes and should have {len_bytes}");
         return Err(Error::corruption(path, actual_len_bytes.min(len_bytes), message));
     }
-    let footer_len = len_bytes.min(FOOTER_LEN_BYTES as u64);
+    let footer_len = len_bytes.min(FOOTER_LEN_BYTES_MAX as u64);
     let tail = read_range(file, path, len_bytes - footer_len, len_bytes)?;
     Footer::decode(&tail, len_bytes, number, path)
 }

@@ -21,6 +21,7 @@ struct Descriptors {
     open_count_highest: AtomicUsize,
     open_count_max: AtomicUsize,
     refused_count: AtomicUsize,
+    group_syncs_count: AtomicUsize,
 }
 
 impl LimitedVfs {
@@ -31,6 +32,7 @@ impl LimitedVfs {
             open_count_highest: AtomicUsize::new(0),
             open_count_max: AtomicUsize::new(open_count_max),
             refused_count: AtomicUsize::new(0),
+            group_syncs_count: AtomicUsize::new(0),
         };
         LimitedVfs { disk: MemVfs::new(), descriptors: Arc::new(descriptors) }
     }
@@ -53,6 +55,11 @@ impl LimitedVfs {
     /// Returns how often there was none to give.
     pub fn refused_count(&self) -> usize {
         self.descriptors.refused_count.load(Ordering::SeqCst)
+    }
+
+    /// Returns how often several files were synced in one call.
+    pub fn group_syncs_count(&self) -> usize {
+        self.descriptors.group_syncs_count.load(Ordering::SeqCst)
     }
 
     fn take(&self, operation: &'static str, path: &Path) -> Result<Descriptor> {
@@ -133,6 +140,10 @@ impl Vfs for LimitedVfs {
     fn sync_file(&self, path: &Path) -> Result<()> {
         self.take("sync", path)?;
         self.disk.sync_file(path)
+    }
+    fn sync_files(&self, files: &mut [Box<dyn WriteFile>]) -> Result<()> {
+        self.descriptors.group_syncs_count.fetch_add(1, Ordering::SeqCst);
+        files.iter_mut().try_for_each(|file| file.sync())
     }
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.disk.rename(from, to)

@@ -145,15 +145,13 @@ impl SimDisk {
         volume.dirs.values().flat_map(|dir| seen_files(&volume, dir)).collect()
     }
 
-    /// Returns the files of one directory as [`SimDisk::files`] does. In a view that holds it, of that very directory.
-    ///
-    /// # Errors
-    /// `NotFound`; `Io` for a file.
-    pub fn files_in(&self, dir: &Path) -> Result<Vec<SeenFile>> {
-        let route = self.route(dir)?;
+    /// Returns the files of one directory like [`SimDisk::files`]; none if there is no such directory. In a view that
+    /// holds it, of that very directory.
+    pub fn files_in(&self, directory: &Path) -> Vec<SeenFile> {
+        let Ok(route) = self.route(directory) else { return Vec::new() };
         let volume = self.shared.volume.lock();
-        let dir = volume.find_dir("files_in", &route)?;
-        Ok(seen_files(&volume, volume.dir(dir)).collect())
+        let Ok(dir) = volume.find_dir("files_in", &route) else { return Vec::new() };
+        seen_files(&volume, volume.dir(dir)).collect()
     }
 
     /// Ends all faults, and makes room.

@@ -273,7 +273,7 @@ pub(in crate::world) fn join_all(threads: Vec<JoinHandle>) -> Result<(), Violati
 
 /// Returns the files of a run's database; none if there is no directory yet.
 pub(in crate::world) fn files_of(disk: &SimDisk) -> Vec<SeenFile> {
-    disk.files_in(Path::new(DIRECTORY)).unwrap_or_default()
+    disk.files_in(Path::new(DIRECTORY))
 }
 
 /// Tells how many bytes the files of a run's database have.

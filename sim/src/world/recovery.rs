@@ -116,6 +116,14 @@ impl Context {
         let has_failed = reading.disk.failures_count() > 0;
         let floor = if has_failed { model.durable_floor } else { model.process_floor };
         check_floor(seq, floor)?;
+        let is_writing_off = db.background_errors().first().is_some_and(|error| error.job == "writing");
+        if is_writing_off {
+            // On a full disk it is only read, and may lose again what nobody had synced.
+            model.check(seq, &contents).map_err(|message| violation("exact prefix", message))?;
+            judge.reach("recovered on a disk too full to write");
+            judge.begin_incarnation();
+            return Ok(());
+        }
         model.settle(seq, &contents).map_err(|message| violation("exact prefix", message))?;
         // What was recovered is durable when the database is open.
         model.durable_floor = seq;

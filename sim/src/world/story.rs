@@ -209,7 +209,7 @@ impl Story {
         let mut numbers = std::collections::BTreeSet::new();
         for directory in [crate::world::client::DIRECTORY, crate::world::neighbour::DIRECTORY] {
             let files = self.disk.files_in(std::path::Path::new(directory));
-            for file in files.unwrap_or_default() {
+            for file in files {
                 let number = FileName::parse(&file.name).and_then(|name| name.number());
                 numbers.extend(number.map(|number| (PathBuf::from(directory), number.0)));
             }

@@ -43,7 +43,12 @@ pub(in crate::vfs::os) fn lock(vfs: &OsVfs, path: &Path, mode: LockMode) -> Resu
 }
 
 /// Locks an open file; `false` where the file system has no locks and that is accepted.
-fn try_lock(file: &File, path: &Path, mode: LockMode, accepts_missing: bool) -> Result<bool> {
+pub(in crate::vfs::os) fn try_lock(
+    file: &File,
+    path: &Path,
+    mode: LockMode,
+    accepts_missing: bool,
+) -> Result<bool> {
     loop {
         let outcome = match mode {
             LockMode::Exclusive => file.try_lock(),

@@ -211,3 +211,21 @@ fn a_missing_ability_is_named() {
     assert!(text.contains("OsVfs::accept_missing_dir_sync"), "{text}");
     OsVfs::new().accept_missing_dir_sync().sync_dir_of(&pipe, path).unwrap();
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_system_without_locks_is_named_and_can_be_accepted() {
+    let bench = Bench::new();
+    let path = bench.at("db/LOCK");
+    bench.write("db/LOCK", b"");
+    let vfs = OsVfs::new();
+    // A descriptor that is only a path cannot be locked, as no file can on some file systems.
+    let file = vfs.place(&path).open(OFlags::PATH).unwrap();
+    let error = lock::try_lock(&file, &path, LockMode::Exclusive, vfs.accepts.missing_locks).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let text = error.to_string();
+    assert!(text.contains("LOCK: this file system cannot lock files (flock: "), "{text}");
+    assert!(text.contains("OsVfs::accept_missing_locks"), "{text}");
+    let accepts = vfs.accept_missing_locks().accepts.missing_locks;
+    assert!(!lock::try_lock(&file, &path, LockMode::Exclusive, accepts).unwrap());
+}
