@@ -83,7 +83,7 @@ fn of_two_that_close_at_once_one_ends_the_database_and_the_next_opener_loses_not
 }
 
 /// Work that a caller's own thread does in the directory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum CallersWork {
     Compact(Background),
     Flush,
@@ -91,14 +91,14 @@ enum CallersWork {
 }
 
 impl CallersWork {
-    fn background(self) -> Background {
+    fn background(&self) -> Background {
         match self {
-            CallersWork::Compact(background) => background,
+            CallersWork::Compact(background) => background.clone(),
             CallersWork::Flush | CallersWork::Step => Background::Manual,
         }
     }
 
-    fn run(self, db: &Db) -> Result<()> {
+    fn run(&self, db: &Db) -> Result<()> {
         match self {
             CallersWork::Compact(_) => db.compact_range(db.default_keyspace(), ..),
             CallersWork::Flush => db.flush(),
@@ -143,8 +143,8 @@ fn the_lock_stays_taken_while_a_callers_own_work_is_in_the_directory() {
                 }
                 Ok(())
             });
-            let callers = db.clone();
-            let working = start("the caller's work", move || work.run(&callers));
+            let (callers, callers_work) = (db.clone(), work.clone());
+            let working = start("the caller's work", move || callers_work.run(&callers));
             gate.await_parked();
             let closing = start("closing", move || db.close());
             closing.ends_within(CHANCE);

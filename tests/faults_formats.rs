@@ -13,12 +13,12 @@ use std::time::Duration;
 use tinylsm::base::comparator::KeyOrder;
 use tinylsm::base::ids::FileNumber;
 use tinylsm::base::key::Kind;
-use tinylsm::cache::BlockCache;
 use tinylsm::format::frame::FramePlace;
-use tinylsm::table::reader::{Table, TableFile};
+use tinylsm::table::reader::{Table, TableFile, TableSource};
+use tinylsm::version::edit;
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::{ManualClock, MemVfs};
-use tinylsm::{Background, Db, DbBuilder, Error, ErrorKind, UnixMillis};
+use tinylsm::{Background, Cache, Db, DbBuilder, Error, ErrorKind, UnixMillis};
 
 fn builder(disk: &MemVfs) -> DbBuilder {
     Db::builder(crafted::DIRECTORY).vfs(Arc::new(disk.clone())).options(tiny()).background(Background::Manual)
@@ -162,7 +162,7 @@ fn a_table_with_an_unknown_kind_of_entry_is_incompatible() {
         let value: &[u8] = if kind == Kind::SingleDelete { b"" } else { b"pear" };
         let newer = crafted::table(&disk, 8, &[("apple", 3, kind, value), ("plum", 4, Kind::Put, b"blue")]);
         let base_bytes = disk.read(&crafted::path_of(base.number)).expect("reads");
-        crafted::database(&disk, crafted::catalog(&[base.clone(), newer], &[]));
+        crafted::database(&disk, &crafted::changes(&[base.clone(), newer]));
         let what = format!("a table with {kind:?}");
         let is_told = kind == Kind::RangeDelete;
         let db = match builder(&disk).open() {
@@ -204,7 +204,7 @@ fn a_table_that_needs_an_unknown_feature_is_incompatible() {
     bytes.extend_from_slice(&end.put_together(end.data_end()));
     meta.len_bytes = bytes.len() as u64;
     disk.write(&path, &bytes).expect("memory does not fail");
-    crafted::database(&disk, crafted::catalog(&[meta], &[]));
+    crafted::database(&disk, &crafted::changes(&[meta]));
     check_refused("an unknown feature", &disk);
 }
 
@@ -216,16 +216,16 @@ fn a_block_of_an_unknown_type_is_incompatible() {
     let path = crafted::path_of(meta.number);
     let mut bytes = disk.read(&path).expect("just written");
     let source = TableFile {
-        file: disk.open(&path).expect("just written"),
+        source: TableSource::File(disk.open(&path).expect("just written")),
         path: path.clone(),
         number: meta.number,
         len_bytes: meta.len_bytes,
     };
-    let table = Table::open(source, KeyOrder::Bytewise, Arc::new(BlockCache::new(0))).expect("sound");
-    let end = usize::try_from(table.index().span(0).end).expect("small");
+    let table = Table::open(source, KeyOrder::Bytewise, Arc::new(Cache::new(0, 8))).expect("sound");
+    let end = usize::try_from(table.index().expect("sound").span(0).end).expect("small");
     crafted::set_block_type(&mut bytes, meta.number, end, 9);
     disk.write(&path, &bytes).expect("memory does not fail");
-    crafted::database(&disk, crafted::catalog(&[meta], &[]));
+    crafted::database(&disk, &crafted::changes(&[meta]));
     let db = open(&disk);
     check_incompatible("get", &db.get("apple").expect_err("unreadable"));
     let scanned: tinylsm::Result<Vec<_>> = db.iter().expect("open").collect();
@@ -239,7 +239,7 @@ fn a_manifest_with_an_unknown_change_is_incompatible() {
     for tag in [9u8, 0x7F, 0xFF] {
         let disk = MemVfs::new();
         let meta = crafted::table(&disk, 7, &[("apple", 1, Kind::Put, b"red")]);
-        let mut payload = crafted::edit_of(&crafted::catalog(&[meta], &[]));
+        let mut payload = edit::encode(&crafted::changes(&[meta]));
         payload.extend_from_slice(&[tag, 3, b'n', b'e', b'w']);
         crafted::database_with_edit(&disk, &payload);
         check_refused(&format!("a change of kind {tag}"), &disk);
@@ -260,7 +260,7 @@ fn a_log_with_an_unknown_kind_of_frame_is_incompatible() {
         check_refused(&format!("a frame of kind {kind} in the log"), &disk);
 
         let disk = MemVfs::new();
-        crafted::database(&disk, crafted::catalog(&[], &[]));
+        crafted::database(&disk, &crafted::changes(&[]));
         let number = FileNumber(900);
         let path = Path::new(crafted::DIRECTORY).join(format!("MANIFEST-{number}"));
         let mut bytes = disk.read(&path).expect("just written");

@@ -21,15 +21,14 @@ use tinylsm::base::ids::FileNumber;
 use tinylsm::base::key::{InternalKey, Kind, Tag};
 use tinylsm::base::limits::{KEY_LEN_BYTES_MAX, VALUE_LEN_BYTES_MAX};
 use tinylsm::base::seq::SeqNum;
-use tinylsm::cache::BlockCache;
 use tinylsm::table::footer::Handle;
 use tinylsm::table::index::IndexBuilder;
-use tinylsm::table::reader::{Table, TableFile};
+use tinylsm::table::reader::{Table, TableFile, TableSource};
 use tinylsm::version::edit::Change as CatalogChange;
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
 use tinylsm::{
-    Background, Compression, Db, DbBuilder, ErrorKind, KeyspaceOptions, Options, Result, UnixMillis,
+    Background, Cache, Compression, Db, DbBuilder, ErrorKind, KeyspaceOptions, Options, Result, UnixMillis,
     WriteOptions,
 };
 use watchdog::{ends_somehow, within};
@@ -312,7 +311,9 @@ fn the_largest_numbers_in_a_manifest_do_no_harm() {
     let flushed = [last, but_one].map(|seq| CatalogChange::Flushed { wal_first: crafted::SEGMENT, seq });
     for change in next_files.into_iter().chain(logs).chain(flushed) {
         let disk = MemVfs::new();
-        crafted::database(&disk, crafted::catalog(&[], std::slice::from_ref(&change)));
+        let mut changes = crafted::changes(&[]);
+        changes.push(change.clone());
+        crafted::database(&disk, &changes);
         check_no_panic(&format!("{change:?}"), &disk);
     }
 }
@@ -335,9 +336,9 @@ fn a_length_in_an_index_is_checked_before_memory_is_taken_for_it() {
     // A file as long as it claims to be, of which nothing but its end is stored.
     let file = Arc::new(Sparse { zeros_len: handle.end(), tail });
     let len_bytes = handle.end() + file.tail.len() as u64;
-    let source = TableFile { file, path, number: meta.number, len_bytes };
+    let source = TableFile { source: TableSource::File(file), path, number: meta.number, len_bytes };
     let info = allocation_counter::measure(|| {
-        let opened = Table::open(source, KeyOrder::Bytewise, Arc::new(BlockCache::new(0)));
+        let opened = Table::open(source, KeyOrder::Bytewise, Arc::new(Cache::new(0, 8)));
         let found = opened.and_then(|table| table.get(b"apple", SeqNum::MAX));
         let error = found.map(drop).expect_err("no block is so long");
         assert_eq!(error.kind(), ErrorKind::Corruption, "{error:?}");

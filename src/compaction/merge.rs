@@ -22,8 +22,8 @@ use crate::version::levels::Live;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-/// Entries between two looks at whether the job was cancelled.
-const CANCEL_CHECK_INTERVAL_COUNT: u32 = 1024;
+/// Entries between two looks at whether the job has to stop.
+const CHECK_INTERVAL_COUNT: u32 = 1024;
 
 /// What decides, besides the entries themselves, which of them may go.
 pub struct Surroundings<'a> {
@@ -124,7 +124,7 @@ pub fn write_merged(
     let mut is_first_written = true;
     // Deletes of the current key that stay only if something older does.
     let mut waiting: Vec<Tag> = Vec::new();
-    let mut countdown = CANCEL_CHECK_INTERVAL_COUNT;
+    let mut countdown = CHECK_INTERVAL_COUNT;
     entries.start()?;
     while entries.is_valid() {
         let key = entries.cursor.key();
@@ -154,8 +154,8 @@ pub fn write_merged(
         }
         countdown -= 1;
         if countdown == 0 {
-            countdown = CANCEL_CHECK_INTERVAL_COUNT;
-            outputs.check_cancelled()?;
+            countdown = CHECK_INTERVAL_COUNT;
+            outputs.check()?;
         }
         entries.cursor.next()?;
     }

@@ -10,3 +10,6 @@ pub mod picker;
 pub mod plan;
 pub mod range;
 pub mod space;
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,8 @@ pub struct JobContext<'a> {
     pub is_cancelled: &'a AtomicBool,
     /// What the tables state as their time.
     pub created_at: UnixMillis,
+    /// Bytes that the tables may take together, if the disk is short of them.
+    pub space_bytes: Option<u64>,
 }
 
 /// What the tables of one keyspace look like.
@@ -117,6 +119,7 @@ pub struct Outputs<'a> {
     kept: Kept,
     shaded_seq: SeqNum,
     finished: Vec<(TableSummary, Kept)>,
+    finished_len_bytes: u64,
     /// Every number whose file may exist, for cleaning up after a failure.
     created: &'a mut Vec<FileNumber>,
 }
@@ -148,8 +151,17 @@ impl<'a> Outputs<'a> {
         group: Group<'a>,
     ) -> Outputs<'a> {
         let kept = Kept::default();
-        let (writer, finished) = (None, Vec::new());
-        Outputs { context, settings, writer, group, kept, shaded_seq: SeqNum::ZERO, finished, created }
+        Outputs {
+            context,
+            settings,
+            writer: None,
+            group,
+            kept,
+            shaded_seq: SeqNum::ZERO,
+            finished: Vec::new(),
+            finished_len_bytes: 0,
+            created,
+        }
     }
 
     /// Says that what lies above the outputs was taken into account up to a number.
@@ -178,7 +190,7 @@ impl<'a> Outputs<'a> {
             self.end_table()?;
         }
         if self.writer.is_none() {
-            self.check_cancelled()?;
+            self.check()?;
             self.writer = Some(self.start_table()?);
         }
         self.kept.note(reason);
@@ -188,10 +200,17 @@ impl<'a> Outputs<'a> {
     /// Fails if the job has to stop.
     ///
     /// # Errors
-    /// `Closed`.
-    pub fn check_cancelled(&self) -> Result<()> {
+    /// `Closed` if it was cancelled; `NoSpace` if it takes more of the disk than it may.
+    pub fn check(&self) -> Result<()> {
         if self.context.is_cancelled.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Closed, "the database is closing"));
+        }
+        let open_len_bytes = self.writer.as_ref().map_or(0, TableWriter::estimated_len);
+        if let Some(space_bytes) = self.context.space_bytes
+            && self.finished_len_bytes + open_len_bytes > space_bytes
+        {
+            let message = format!("the tables would take more than the {space_bytes} bytes that are left for them");
+            return Err(Error::new(ErrorKind::NoSpace, message));
         }
         Ok(())
     }
@@ -217,6 +236,7 @@ impl<'a> Outputs<'a> {
             let (summary, file) = writer.finish_unsynced()?;
             let vfs = &*self.context.vfs;
             self.unsynced().add(file, vfs)?;
+            self.finished_len_bytes += summary.len_bytes;
             let kept = std::mem::replace(&mut self.kept, Kept::shaded(self.shaded_seq));
             self.finished.push((summary, kept));
         }

@@ -17,7 +17,8 @@
 //! Every merge brings entries down or is rid of some, so without writes, reads and released snapshots there comes the
 //! moment when none is due. What a merge could not drop because of a live snapshot is due again when that one is gone.
 //!
-//! A merge that has no room on the disk is not begun; a smaller one that frees something is.
+//! A merge that has no room on the disk is not begun; a smaller one that frees something is, or one that has room if it
+//! frees what is to be expected.
 
 use crate::base::comparator::KeyOrder;
 use crate::base::limits::LEVELS_COUNT;
@@ -38,7 +39,7 @@ const QUIET_GARBAGE_PART: u64 = 10;
 const QUIET_SLACK_PART: u64 = 8;
 /// What sealing a memtable costs besides writing its bytes: one part of this many of a memtable's size. A segment of
 /// the log is begun and a table named, which takes a few milliseconds.
-const SEAL_PRICE_PART: u64 = 256;
+const SEAL_PRICE_PART: u64 = 16;
 
 /// When levels are due.
 #[derive(Clone, Copy, Debug)]
@@ -89,8 +90,14 @@ pub struct Pick {
 /// Returns the merge that is due, if any is.
 pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder, situation: Situation<'_>) -> Pick {
     let survey = Survey::new(tables, order, situation.snapshots);
-    let picker = Picker { survey, limits, situation, is_short: Cell::new(false) };
-    let plan = picker.by_score().or_else(|| picker.by_worth());
+    let mut picker =
+        Picker { survey, limits, situation, needs: Plan::needs_bytes, is_short: Cell::new(false) };
+    let mut plan = picker.due();
+    if plan.is_none() && picker.is_short.get() {
+        // No merge is sure to have room. One of them probably has, and it gives up when it has not.
+        picker.needs = Plan::likely_needs_bytes;
+        plan = picker.due();
+    }
     let awaited = if plan.is_none() { picker.survey.awaited() } else { Vec::new() };
     Pick { plan, awaited }
 }
@@ -150,11 +157,17 @@ struct Picker<'a> {
     survey: Survey<'a>,
     limits: LevelLimits,
     situation: Situation<'a>,
+    /// How many bytes on the disk a merge asks for.
+    needs: fn(&Plan) -> u64,
     /// A merge that was due had no room on the disk.
     is_short: Cell<bool>,
 }
 
 impl Picker<'_> {
+    fn due(&self) -> Option<Plan> {
+        self.by_score().or_else(|| self.by_worth())
+    }
+
     /// Returns a merge from the most overdue level that has one with room on the disk.
     fn by_score(&self) -> Option<Plan> {
         // Scores are in thousandths of what makes a level due, in whole numbers, so that every machine agrees.
@@ -264,7 +277,7 @@ impl Picker<'_> {
     }
 
     fn fits(&self, plan: &Plan) -> bool {
-        let fits = self.situation.available_bytes.is_none_or(|available| plan.needs_bytes() <= available);
+        let fits = self.situation.available_bytes.is_none_or(|available| (self.needs)(plan) <= available);
         self.is_short.set(self.is_short.get() || !fits);
         fits
     }

@@ -41,10 +41,16 @@ impl Plan {
         self.upper.iter().chain(&self.lower).map(|live| live.meta.len_bytes).sum()
     }
 
-    /// Returns how many bytes the disk should have for the outputs, which lie beside the inputs until the merge is
-    /// installed and nobody reads them. Trusts no more than half of what is expected to go.
+    /// Returns how many bytes the outputs take at most. They lie beside the inputs until the merge is installed and
+    /// nobody reads those any more.
     pub fn needs_bytes(&self) -> u64 {
-        if self.is_move { 0 } else { self.len_bytes().saturating_sub(self.frees_bytes / 2) }
+        if self.is_move { 0 } else { self.len_bytes() }
+    }
+
+    /// Returns how many bytes the outputs will hardly exceed, if deletes hide what they seem to: three quarters of what
+    /// is expected to go are taken off.
+    pub fn likely_needs_bytes(&self) -> u64 {
+        self.needs_bytes().saturating_sub(self.frees_bytes - self.frees_bytes / 4)
     }
 
     /// Tells whether moving the only table down does the job.

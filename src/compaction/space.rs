@@ -234,21 +234,17 @@ impl<'a> Survey<'a> {
                 Candidate { source, price_bytes, frees_bytes, frees_surely_bytes: frees_bytes, steps_bytes };
             return (frees_bytes > 0).then_some(candidate);
         }
-        // The tables of level 0 hide each other's entries as well, all but those of the newest.
-        tables.iter().skip(1).for_each(|live| beneath += Amount::of(live));
-        let mut candidate = Candidate {
-            source: Source::Level0,
-            price_bytes,
-            frees_bytes: 0,
-            frees_surely_bytes: 0,
-            steps_bytes,
-        };
-        for live in tables {
+        let (mut frees_bytes, mut frees_surely_bytes) = (0, 0);
+        // The newer tables of level 0, which come first, hide entries of the older ones as well.
+        for live in tables.iter().rev() {
             let (freed, surely) = self.freed_by(live, beneath);
-            candidate.frees_bytes += freed;
-            candidate.frees_surely_bytes += surely;
+            frees_bytes += freed;
+            frees_surely_bytes += surely;
+            beneath += Amount::of(live);
         }
-        Some(candidate.bounded(beneath.bytes + tables[0].meta.len_bytes))
+        let source = Source::Level0;
+        let candidate = Candidate { source, price_bytes, frees_bytes, frees_surely_bytes, steps_bytes };
+        Some(candidate.bounded(beneath.bytes))
     }
 
     fn sorted(&self, level: usize, at: usize, live: &LiveTable) -> Option<Candidate> {

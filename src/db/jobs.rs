@@ -397,6 +397,7 @@ impl Core {
             next_number: &|| self.take_file_number(),
             is_cancelled: self.ends.cancelled(),
             created_at: self.expiry_time(),
+            space_bytes: None,
         };
         let mut created = Vec::new();
         // A panic is contained here and not further out, since the files have to be known.

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What stepping over one entry costs, in bytes that a merge rewrites in the same time: a step takes 0.05 to 0.1 µs, and
 /// a merge about 3 ns a byte. A reader waits for its steps and for no merge, so they count a little more than that.
-pub const STEP_COST_BYTES: u64 = 64;
+pub const STEP_COST_BYTES: u64 = 32;
 
 /// Wakes the background; takes no lock that a reader's caller could hold.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;

@@ -9,11 +9,12 @@
 //! listen in one step, so no notification is lost between; wake-ups may be spurious and come in any order.
 //!
 //! Rules for users: a guard's drop never yields; no lock but commit leadership and manifest install is held
-//! over a Vfs call; atomics that publish something get a [`yield_point`] before and after.
+//! over a Vfs call; atomics that a thread decides by are those of [`atomic`], whose every access is a scheduling point.
 //!
 //! What is not here: sleeping and the clock, which belong to [`crate::vfs::Vfs`], and the scheduler itself,
 //! which lives in the crate `tinylsm-sim` because switching stacks takes `unsafe`.
 
+pub mod atomic;
 #[cfg(feature = "sim")]
 pub mod host;
 mod plain;

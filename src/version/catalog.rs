@@ -193,7 +193,7 @@ impl Catalog {
         });
         // In this order, or opening would take the last segment for the first.
         let flushed = Change::Flushed { wal_first: self.wal_first, seq: self.flushed_seq };
-        let wal = (self.wal_last.0 != 0).then(|| [flushed, Change::WalOpened(self.wal_last)]);
+        let wal = (self.wal_last.0 != 0).then_some([flushed, Change::WalOpened(self.wal_last)]);
         first.into_iter().chain(keyspaces).chain(wal.into_iter().flatten())
     }
 

@@ -18,9 +18,8 @@ use tinylsm::table::footer::{FOOTER_LEN_BYTES, Footer, Handle};
 use tinylsm::table::options::TableOptions;
 use tinylsm::table::stored::{Packer, TRAILER_LEN_BYTES};
 use tinylsm::table::writer::{TableSettings, TableSummary, TableWriter};
-use tinylsm::version::catalog::Catalog;
 use tinylsm::version::edit::{self, Change, TableMeta};
-use tinylsm::version::manifest::{DATABASE_FORMAT_VERSION, ManifestWriter};
+use tinylsm::version::manifest::DATABASE_FORMAT_VERSION;
 use tinylsm::version::pointer::{self, Pointer};
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
@@ -186,8 +185,8 @@ fn meta_of(summary: &TableSummary) -> TableMeta {
 /// The segment that every crafted database has, without a record.
 pub const SEGMENT: FileNumber = FileNumber(899);
 
-/// Returns the catalog of a database with these tables on level 0 of its default keyspace, and an empty log.
-pub fn catalog(tables: &[TableMeta], more: &[Change]) -> Catalog {
+/// Returns the changes that make a database with these tables on level 0 of its default keyspace, and an empty log.
+pub fn changes(tables: &[TableMeta]) -> Vec<Change> {
     let keyspace = KeyspaceId::DEFAULT;
     let mut changes = vec![
         Change::CreateKeyspace {
@@ -201,19 +200,12 @@ pub fn catalog(tables: &[TableMeta], more: &[Change]) -> Catalog {
     changes.extend(tables.iter().map(|meta| Change::AddTable { keyspace, level: 0, meta: meta.clone() }));
     let seq = tables.iter().map(|meta| meta.largest_seq).max().unwrap_or_default();
     changes.extend([Change::Flushed { wal_first: SEGMENT, seq }, Change::WalOpened(SEGMENT)]);
-    changes.extend_from_slice(more);
-    let mut catalog = Catalog::default();
-    catalog.apply(&changes).expect("makes sense");
-    catalog
+    changes
 }
 
-/// Makes the database with this catalog.
-pub fn database(disk: &MemVfs, catalog: Catalog) {
-    let directory = Path::new(DIRECTORY);
-    disk.create_dir_all(directory).expect("memory does not fail");
-    WalWriter::create(disk, directory, SEGMENT, None, 0).expect("memory does not fail");
-    ManifestWriter::create(disk, directory, FileNumber(900), FileNumber(901), catalog)
-        .expect("memory does not fail");
+/// Makes a database of these changes.
+pub fn database(disk: &MemVfs, changes: &[Change]) {
+    database_with_edit(disk, &edit::encode(changes));
 }
 
 /// Makes a database whose manifest is one edit of these bytes.
@@ -231,11 +223,6 @@ pub fn database_with_edit(disk: &MemVfs, payload: &[u8]) {
     log.sync().expect("memory does not fail");
     let pointer = Pointer { manifest: number, durable_len: log.len() };
     pointer::switch(disk, directory, pointer, FileNumber(901)).expect("memory does not fail");
-}
-
-/// Returns the bytes of an edit that says the whole catalog.
-pub fn edit_of(catalog: &Catalog) -> Vec<u8> {
-    edit::encode(&catalog.as_edit())
 }
 
 /// The parts of a table's file behind its data blocks, taken apart.

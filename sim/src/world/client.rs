@@ -12,7 +12,7 @@ use crate::world::keys::value_for;
 use crate::world::model::{Change, CommitId};
 use crate::world::neighbour::Neighbour;
 use crate::world::operations::Operation;
-use crate::world::orders::PANIC_MESSAGE;
+use crate::world::orders::{Fuse, PANIC_MESSAGE};
 use crate::world::reads::{HeldIter, HeldSnapshot};
 use crate::world::tenure::Tenure;
 use parking_lot::MutexGuard;
@@ -63,16 +63,14 @@ pub const DIRECTORY: &str = "/db";
 impl Context {
     /// Prepares to open the run's database.
     pub fn builder(&self, disk: &SimDisk, background: Background) -> DbBuilder {
-        self.dress(Db::builder(DIRECTORY).vfs(Tenure::new(disk, self)).background(background))
-    }
-
-    /// Prepares to open a copy of it, on a disk beside the run's own.
-    pub fn copy_builder(&self, disk: &SimDisk, background: Background) -> DbBuilder {
-        self.dress(Db::builder(DIRECTORY).vfs(Tenure::on_copy(disk, self)).background(background))
-    }
-
-    fn dress(&self, builder: DbBuilder) -> DbBuilder {
+        let builder = Db::builder(DIRECTORY).vfs(Tenure::new(disk, self)).background(background);
         self.fuse.dress(builder.options(self.swarm.options.clone()))
+    }
+
+    /// Prepares to open a copy of it, on a disk beside the run's own and with comparators that never panic.
+    pub fn copy_builder(&self, disk: &SimDisk, background: Background) -> DbBuilder {
+        let builder = Db::builder(DIRECTORY).vfs(Tenure::on_copy(disk, self)).background(background);
+        Fuse::default().dress(builder.options(self.swarm.options.clone()))
     }
 }
 
@@ -237,7 +235,8 @@ impl Client {
     pub(in crate::world) fn is_excused(&self, error: &Error) -> bool {
         let kind = error.kind();
         if kind == ErrorKind::Closed {
-            return self.judge().closing.has_begun;
+            let judge = self.judge();
+            return judge.closing.has_begun || judge.incarnation != self.opened.incarnation;
         }
         let of_disk = [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::Busy, ErrorKind::ReadOnly];
         (self.has_disk_failed() && of_disk.contains(&kind)) || (self.has_panicked() && is_of_panic(error))

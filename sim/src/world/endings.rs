@@ -131,7 +131,12 @@ impl Story {
         for number in 0..2 + below(2) {
             let closer = Closer { context: self.context.clone(), opened: opened.clone() };
             let returned = Arc::clone(&returned);
-            threads.push(start(&format!("closer-{number}"), move || returned.lock().push(closer.run()))?);
+            let close = move || {
+                // The lock is taken behind the call: it must not be held over one.
+                let result = closer.run();
+                returned.lock().push(result);
+            };
+            threads.push(start(&format!("closer-{number}"), close)?);
         }
         if below(4) > 0 {
             let reopener = Reopener { context: self.context.clone(), opened: opened.clone() };

@@ -110,13 +110,13 @@ impl Context {
         let (seq, contents) = reading.read_all(db, known_count)?;
         self.judge_observations()?;
         self.check_keyspaces(db)?;
+        let is_writing_off = db.background_errors().first().is_some_and(|error| error.job == "writing");
         let mut judge = self.judge.lock();
         let model = &mut judge.model;
         // A failed sync may take back what the system had accepted, so only synced commits are owed then.
         let has_failed = reading.disk.failures_count() > 0;
         let floor = if has_failed { model.durable_floor } else { model.process_floor };
         check_floor(seq, floor)?;
-        let is_writing_off = db.background_errors().first().is_some_and(|error| error.job == "writing");
         if is_writing_off {
             // On a full disk it is only read, and may lose again what nobody had synced.
             model.check(seq, &contents).map_err(|message| violation("exact prefix", message))?;
