@@ -221,7 +221,7 @@ fn flush_keyspaces(disk: &LimitedVfs, count: u32) {
             table: TableOptions::default(),
             table_len_bytes_max: 1024,
         };
-        FlushSource { memtable: Arc::new(memtable), settings }
+        FlushSource { memtable: Arc::new(memtable), tables: Arc::default(), settings }
     });
     let mut created = Vec::new();
     let tables = flush_all(&context, sources.collect(), &[], &mut created).expect("flushes");
