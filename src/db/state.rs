@@ -479,8 +479,12 @@ impl Core {
         manifest.install(changes).map_err(|error| self.fail(&error))?;
         if manifest.is_grown(self.options.manifest_roll_bytes) {
             match self.roll(manifest, &[]) {
-                // The old manifest is as good as before, and the next edit tries again.
-                Ok(()) | Err(Failure::NotInstalled(_)) => self.check_directory(),
+                Ok(()) => {}
+                // The old manifest is as good as before.
+                Err(Failure::NotInstalled(_)) => {
+                    manifest.postpone_roll(self.options.manifest_roll_bytes);
+                    self.check_directory();
+                }
                 // The edit itself is installed; only the next one will be refused.
                 Err(Failure::InDoubt(error)) => drop(self.fail(&error)),
             }
