@@ -18,7 +18,6 @@ use crate::format::names::FileName;
 use crate::version::catalog::Catalog;
 use crate::version::edit::Change;
 use crate::version::manifest::ManifestWriter;
-use crate::vfs::Vfs;
 use crate::wal::Predecessor;
 use crate::wal::reader::Record;
 use crate::wal::writer::WalWriter;

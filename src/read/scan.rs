@@ -194,13 +194,7 @@ impl Scan {
             }
         }
         let cursor = MergeCursor::new(sources, tree.order.clone());
-        End {
-            cursor,
-            last_key: Vec::new(),
-            has_last_key: false,
-            decider: 0,
-            steps: Steps::new(has_active),
-        }
+        End { cursor, last_key: Vec::new(), has_last_key: false, decider: 0, steps: Steps::new(has_active) }
     }
 
     fn take_front(&mut self) -> End {

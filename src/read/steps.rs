@@ -51,7 +51,13 @@ impl Steps {
     }
 
     /// Counts steps because of an entry of `key` in `source`; tells whether the background ought to look at them.
-    pub fn count(&mut self, tree: &Tree, waste: &ReadWaste, (source, key): (usize, &[u8]), count: u64) -> bool {
+    pub fn count(
+        &mut self,
+        tree: &Tree,
+        waste: &ReadWaste,
+        (source, key): (usize, &[u8]),
+        count: u64,
+    ) -> bool {
         if self.by_source.len() <= source {
             self.by_source.resize(source + 1, Gathered::default());
         }
@@ -93,7 +99,8 @@ impl Steps {
         if index < level0_count {
             return Holder::Table(0, index);
         }
-        let mut filled = (1..tree.tables.levels().len()).filter(|&level| !tree.tables.level(level).is_empty());
+        let mut filled =
+            (1..tree.tables.levels().len()).filter(|&level| !tree.tables.level(level).is_empty());
         let level = filled.nth(index - level0_count).expect("there are no other sources");
         let at = tree.tables.span(level, key, key, &tree.order).start;
         Holder::Table(level, at)
