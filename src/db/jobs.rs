@@ -197,7 +197,28 @@ impl Core {
                 book.board.claim(JobKind::Reserve);
                 return Some(Job::Reserve);
             }
+            self.forget_the_done(&mut book, now);
             return None;
+        }
+    }
+
+    /// Forgets what jobs have met that have nothing left to do: another way was found, or it is not wanted any more.
+    fn forget_the_done(&self, book: &mut Book, now: u64) {
+        if book.sealed.is_empty() {
+            book.board.forget(JobKind::Flush);
+        }
+        if !book.is_seal_wanted {
+            book.board.forget(JobKind::Seal);
+        }
+        let unsynced_len = book.active_wal.as_ref().map_or(0, |segment| segment.unsynced_len());
+        if unsynced_len < self.write_back_len() {
+            book.board.forget(JobKind::WriteBack);
+        }
+        if !book.files.has_removable() {
+            book.board.forget(JobKind::Purge);
+        }
+        if !self.is_reserve_due(now) && !self.reserve.is_spent() {
+            book.board.forget(JobKind::Reserve);
         }
     }
 
@@ -297,9 +318,23 @@ impl Core {
 
     /// Gives back the claim of a keyspace that has nothing to merge.
     fn dismiss(&self, id: KeyspaceId) {
+        // What a degraded opening could not read stays named.
+        let is_whole = self
+            .view
+            .state()
+            .keyspace(id)
+            .tree
+            .tables
+            .levels()
+            .iter()
+            .flatten()
+            .all(|live| live.table.failure().is_none());
         let mut book = self.book.lock();
         book.board.give_back(JobKind::Compact(id));
         book.board.note_idle(id);
+        if is_whole {
+            book.board.forget(JobKind::Compact(id));
+        }
         drop(book);
         self.end_merge();
         self.changed.notify_all();
@@ -375,6 +410,9 @@ impl Core {
         book.board.finish(kind, result, self.directory.now());
         if has_room {
             book.board.retry_now(|other| other == kind);
+        }
+        if kind == JobKind::Seal && result.is_err() {
+            book.is_seal_wanted = true;
         }
         if let Some(id) = kind.keyspace() {
             // One merge may make the next one due; one that failed still is.
