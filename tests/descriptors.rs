@@ -210,6 +210,7 @@ fn flush_keyspaces(disk: &LimitedVfs, count: u32) {
         next_number: &|| FileNumber(next.fetch_add(1, Ordering::SeqCst)),
         is_cancelled: &AtomicBool::new(false),
         created_at: UnixMillis(0),
+        space_bytes: None,
     };
     let sources = (0..count).map(|number| {
         let memtable = Memtable::new(&KeyOrder::Bytewise, 4096);
@@ -221,7 +222,7 @@ fn flush_keyspaces(disk: &LimitedVfs, count: u32) {
             table: TableOptions::default(),
             table_len_bytes_max: 1024,
         };
-        FlushSource { memtable: Arc::new(memtable), settings }
+        FlushSource { memtable: Arc::new(memtable), tables: Arc::default(), settings }
     });
     let mut created = Vec::new();
     let tables = flush_all(&context, sources.collect(), &[], &mut created).expect("flushes");
