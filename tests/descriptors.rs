@@ -210,6 +210,7 @@ fn flush_keyspaces(disk: &LimitedVfs, count: u32) {
         next_number: &|| FileNumber(next.fetch_add(1, Ordering::SeqCst)),
         is_cancelled: &AtomicBool::new(false),
         created_at: UnixMillis(0),
+        space_bytes: None,
     };
     let sources = (0..count).map(|number| {
         let memtable = Memtable::new(&KeyOrder::Bytewise, 4096);
