@@ -209,7 +209,8 @@ impl<'a> Outputs<'a> {
         if let Some(space_bytes) = self.context.space_bytes
             && self.finished_len_bytes + open_len_bytes > space_bytes
         {
-            let message = format!("the tables would take more than the {space_bytes} bytes that are left for them");
+            let message =
+                format!("the tables would take more than the {space_bytes} bytes that are left for them");
             return Err(Error::new(ErrorKind::NoSpace, message));
         }
         Ok(())

@@ -36,7 +36,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-const LIMITS: LevelLimits = LevelLimits { level0_trigger: 3, level_base_bytes: 12 << 10, level_multiplier: 3 };
+const LIMITS: LevelLimits =
+    LevelLimits { level0_trigger: 3, level_base_bytes: 12 << 10, level_multiplier: 3 };
 const TABLE_BYTES: u64 = 4 << 10;
 const MEMTABLE_BYTES: u64 = 8 << 10;
 /// What a table takes besides its entries, at most: properties, footer, index and filter of one so small.
@@ -148,11 +149,13 @@ impl Forest {
         }
         let fresh = Arc::new(Memtable::new(&KeyOrder::Bytewise, 1 << 10));
         let sealed = std::mem::replace(&mut self.tree.active, fresh);
-        let tables = Arc::clone(&self.tree.tables);
-        let added = self.job(|context, settings| {
-            let source = FlushSource { memtable: sealed, tables, settings };
-            flush_all(context, vec![source], &self.live(), &mut Vec::new()).expect("memory")
-        });
+        let added = self
+            .job(|context, settings| {
+                let tables = Arc::clone(&self.tree.tables);
+                let source = FlushSource { memtable: Arc::clone(&sealed), tables, settings };
+                flush_all(context, vec![source], &self.live(), &mut Vec::new())
+            })
+            .expect("memory");
         self.install(&[], 0, added.into_iter().map(|(_, live)| live).collect());
     }
 
@@ -227,7 +230,9 @@ impl Forest {
 
     /// Takes one step of a walk; `false` if it has come to its end.
     fn step(&mut self, walk: &mut RangeWalk) -> bool {
-        let Some(plan) = walk.next(&self.tree.tables, &KeyOrder::Bytewise, &self.live()) else { return false };
+        let Some(plan) = walk.next(&self.tree.tables, &KeyOrder::Bytewise, &self.live()) else {
+            return false;
+        };
         assert!(self.run(&plan), "a walk is only taken where there is room");
         walk.installed(&plan, &KeyOrder::Bytewise);
         true
@@ -274,7 +279,8 @@ impl Forest {
             for (&number, versions) in &self.model {
                 let wanted = versions.iter().rev().find(|(seq, _)| *seq <= at);
                 let wanted = wanted.and_then(|&(seq, len)| Some(value(seq, len?)));
-                let found = get(&self.tree, &key(number), horizon).expect("memory").map(|slice| slice.to_vec());
+                let found =
+                    get(&self.tree, &key(number), horizon).expect("memory").map(|slice| slice.to_vec());
                 assert_eq!(found, wanted, "key {number} at {at}\n{}", self.picture());
             }
         }

@@ -18,7 +18,6 @@ use crate::format::names::FileName;
 use crate::version::catalog::Catalog;
 use crate::version::edit::Change;
 use crate::version::manifest::ManifestWriter;
-use crate::vfs::Vfs;
 use crate::wal::Predecessor;
 use crate::wal::reader::Record;
 use crate::wal::writer::WalWriter;
@@ -68,18 +67,16 @@ impl Core {
 
     fn try_establish(&self, leader: &mut Leader, plan: &mut Establishment) -> Result<()> {
         let number = self.take_file_number();
-        let wal = self.write_segment(number, plan).inspect_err(|_| {
-            // No manifest can name it yet.
-            drop(self.directory.remove_file(&FileName::Wal(number).path(self.directory.path())));
-        })?;
+        // Removed once an edit states that the number is taken, if this fails.
+        plan.names.insert(FileName::Wal(number));
+        let wal = self.write_segment(number, plan)?;
         let (manifest_number, temporary) = (self.take_file_number(), self.take_file_number());
-        plan.names.extend([FileName::Wal(number), FileName::Manifest(manifest_number)]);
-        plan.names.insert(FileName::Temporary(temporary));
-        let wal_first = plan.wal_first.unwrap_or(number);
+        plan.names.extend([FileName::Manifest(manifest_number), FileName::Temporary(temporary)]);
+        let (wal_first, next_file) = (plan.wal_first.unwrap_or(number), self.next_file_number());
         let edit = [
             Change::Flushed { wal_first, seq: plan.catalog.flushed_seq },
             Change::WalOpened(number),
-            Change::NextFile(self.next_file_number()),
+            Change::NextFile(next_file),
             Change::TimeHighWater(plan.time_high_water),
         ];
         let mut catalog = plan.catalog.clone();
@@ -113,6 +110,7 @@ impl Core {
         drop(book);
         self.adopt_reserve(plan.names.contains(&FileName::Reserve));
         *self.manifest.lock() = Some(manifest);
+        self.note_stated(next_file);
         leader.wal = Some(wal);
         Ok(())
     }

@@ -382,12 +382,15 @@ impl Core {
         }
         drop(book);
         self.check_directory();
+        // What a failed job wrote is to be removed, and what is done may make something else due.
+        self.wake_background();
         self.changed.notify_all();
     }
 
-    /// Runs `body` with what a job needs; if it fails, the files it created become removable.
+    /// Runs `body` with what a job needs, `space_bytes` of the disk among it if that is short; if it fails, the files it created become removable.
     fn with_context<T>(
         &self,
+        space_bytes: Option<u64>,
         body: impl FnOnce(&JobContext<'_>, &mut Vec<FileNumber>) -> Result<T>,
     ) -> Result<T> {
         let context = JobContext {
@@ -397,7 +400,7 @@ impl Core {
             next_number: &|| self.take_file_number(),
             is_cancelled: self.ends.cancelled(),
             created_at: self.expiry_time(),
-            space_bytes: None,
+            space_bytes,
         };
         let mut created = Vec::new();
         // A panic is contained here and not further out, since the files have to be known.
@@ -438,7 +441,8 @@ impl Core {
             settings: Core::output_settings(state.keyspace(*id)),
         };
         let sources = generation.memtables.iter().map(source).collect();
-        let added = self.with_context(|context, created| flush_all(context, sources, &snapshots, created))?;
+        let added =
+            self.with_context(None, |context, created| flush_all(context, sources, &snapshots, created))?;
         let bytes = added.iter().map(|(_, live)| live.meta.len_bytes).sum();
         self.install_flush(generation, &added)?;
         Counters::add(&self.counters.flushes, 1);
@@ -497,8 +501,9 @@ impl Core {
         }
         let around = Surroundings { tables: &keyspace.tree.tables, snapshots: self.view.snapshots.live() };
         let settings = Core::output_settings(keyspace);
-        let outputs =
-            self.with_context(|context, created| merge(context, plan, around, settings, created))?;
+        let outputs = self.with_context(self.short_space(), |context, created| {
+            merge(context, plan, around, settings, created)
+        })?;
         let bytes = outputs.iter().map(|live| live.meta.len_bytes).sum();
         self.install_compaction(keyspace, plan, outputs)?;
         Counters::add(&self.counters.compactions, 1);
@@ -549,15 +554,22 @@ impl Core {
     pub(crate) fn run_purge(&self, names: &BTreeMap<FileName, u64>) -> Result<()> {
         let mut result = Ok(());
         for (name, len) in names {
-            match self.directory.remove_file(&name.path(self.directory.path())) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    self.book.lock().files.discard(*name, *len);
-                    result = Err(error);
-                }
-                _ => {}
+            if let Err(error) = self.remove(*name) {
+                self.book.lock().files.discard(*name, *len);
+                result = Err(error);
             }
         }
         result
+    }
+
+    fn remove(&self, name: FileName) -> Result<()> {
+        if let Some(number) = name.number() {
+            self.state_number(number)?;
+        }
+        match self.directory.remove_file(&name.path(self.directory.path())) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

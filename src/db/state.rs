@@ -251,6 +251,8 @@ pub(crate) struct Core {
     pub changed: Condvar,
     pub reserve: Reserve,
     next_file: AtomicU64,
+    /// Numbers below this one are stated as taken by a synced edit.
+    stated_next_file: AtomicU64,
     is_queued: AtomicBool,
     /// Nothing is going to become due until somebody writes; the next commit wakes the background, so that it hears of
     /// the quiet after it.
@@ -321,6 +323,7 @@ impl Core {
             changed: Condvar::new(),
             reserve: Reserve::default(),
             next_file: AtomicU64::new(next_file.0),
+            stated_next_file: AtomicU64::new(0),
             is_queued: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
             link,
@@ -402,6 +405,27 @@ impl Core {
         FileNumber(self.next_file.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Notes that numbers below `next_file` are stated as taken by a synced edit.
+    pub(crate) fn note_stated(&self, next_file: FileNumber) {
+        self.stated_next_file.fetch_max(next_file.0, Ordering::Relaxed);
+    }
+
+    /// Makes sure that the number of a file that is going to be removed is never given out again: an edit states it as
+    /// taken. Without that only the file's name would tell.
+    ///
+    /// # Errors
+    /// As [`Core::install`].
+    pub(crate) fn state_number(&self, number: FileNumber) -> Result<()> {
+        if number.0 < self.stated_next_file.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut manifest = self.manifest.lock();
+        if manifest.is_none() {
+            return self.ends.check_writable();
+        }
+        self.install_in_any_phase(&mut manifest, Vec::new())
+    }
+
     /// Returns the number that the next file will get, or a higher one.
     pub(crate) fn next_file_number(&self) -> FileNumber {
         FileNumber(self.next_file.load(Ordering::Relaxed))
@@ -441,15 +465,26 @@ impl Core {
         mut changes: Vec<Change>,
     ) -> Result<()> {
         let manifest = manifest.as_mut().expect("only a writable database installs edits");
-        changes.push(Change::NextFile(self.next_file_number()));
-        if manifest.is_oversized(&changes) {
-            return self.roll(manifest, &changes).map_err(|failure| self.fail(&failure.into_error()));
+        let next_file = self.next_file_number();
+        changes.push(Change::NextFile(next_file));
+        self.install_edit(manifest, &changes)?;
+        self.note_stated(next_file);
+        Ok(())
+    }
+
+    fn install_edit(&self, manifest: &mut ManifestWriter, changes: &[Change]) -> Result<()> {
+        if manifest.is_oversized(changes) {
+            return self.roll(manifest, changes).map_err(|failure| self.fail(&failure.into_error()));
         }
-        manifest.install(&changes).map_err(|error| self.fail(&error))?;
+        manifest.install(changes).map_err(|error| self.fail(&error))?;
         if manifest.is_grown(self.options.manifest_roll_bytes) {
             match self.roll(manifest, &[]) {
-                // The old manifest is as good as before, and the next edit tries again.
-                Ok(()) | Err(Failure::NotInstalled(_)) => self.check_directory(),
+                Ok(()) => {}
+                // The old manifest is as good as before.
+                Err(Failure::NotInstalled(_)) => {
+                    manifest.postpone_roll(self.options.manifest_roll_bytes);
+                    self.check_directory();
+                }
                 // The edit itself is installed; only the next one will be refused.
                 Err(Failure::InDoubt(error)) => drop(self.fail(&error)),
             }

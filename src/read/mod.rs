@@ -6,5 +6,6 @@
 pub mod get;
 pub mod level;
 pub mod scan;
+pub mod steps;
 pub mod tree;
 pub mod waste;

@@ -6,7 +6,7 @@
 //!
 //! Of the entries of a key one decides and the others are passed over: a few of them step by step, many by seeking
 //! behind them. What has to be stepped over because it is deleted or hidden is counted where the entry lies that hides
-//! it ([`crate::read::waste`]), so that a run of such entries is not walked again and again.
+//! it ([`crate::read::steps`]), so that a run of such entries is not walked again and again.
 
 use crate::base::error::{Error, Result};
 use crate::base::key::{InternalKey, Kind, Tag};
@@ -16,6 +16,7 @@ use crate::cursor::merge::MergeCursor;
 use crate::memtable::Memtable;
 use crate::mvcc::visible::{Horizon, Sight, sight, unknown_kind};
 use crate::read::level::LevelCursor;
+use crate::read::steps::Steps;
 use crate::read::tree::Tree;
 use crate::read::waste::ReadWaste;
 use crate::table::cursor::{CacheUse, TableCursor};
@@ -45,8 +46,6 @@ pub struct Scan {
 /// Entries of one key that are passed over step by step before the cursor seeks behind the others. A step costs a
 /// small part of a seek.
 const STEPS_BEFORE_SEEK: u32 = 8;
-/// Steps that an end gathers before it tells of them: few enough that they all lie close to the last one.
-const STEPS_BEFORE_REPORT: u64 = 256;
 
 /// One end of a scan.
 struct End {
@@ -56,21 +55,7 @@ struct End {
     has_last_key: bool,
     /// The source of the entry that decided about that key.
     decider: usize,
-    /// Whether the active memtable is the first of the sources.
-    has_active: bool,
-    /// For each source, the entries stepped over because of an entry in it; shorter if the rest is zero.
-    steps: Vec<u64>,
-    steps_count: u64,
-}
-
-impl End {
-    fn count_steps(&mut self, source: usize, count: u64) {
-        if self.steps.len() <= source {
-            self.steps.resize(source + 1, 0);
-        }
-        self.steps[source] += count;
-        self.steps_count += count;
-    }
+    steps: Steps,
 }
 
 impl Scan {
@@ -173,59 +158,18 @@ impl Scan {
         self.back = None;
     }
 
-    /// Counts the steps of an end where they belong; tells whether the background ought to look at them.
-    fn report(&self, end: &mut End) -> bool {
-        end.steps_count = 0;
-        let mut is_noticed = false;
-        for source in 0..end.steps.len() {
-            let count = std::mem::take(&mut end.steps[source]);
-            if count > 0
-                && let Some(waste) = &self.waste
-                && let Some(before) = self.count_at(end, source, count)
-            {
-                is_noticed |= waste.note_steps(before, count);
-            }
-        }
-        is_noticed
-    }
-
-    /// Counts steps at the memtable or table that one of the sources stood in; returns the count before.
-    fn count_at(&self, end: &End, source: usize, count: u64) -> Option<u64> {
-        let tree = &self.tree;
-        let active = std::iter::once(&tree.active).filter(|_| end.has_active);
-        let memtables = active.chain(tree.sealed.iter().filter(|memtable| !memtable.is_empty()));
-        let mut index = source;
-        for memtable in memtables {
-            if index == 0 {
-                return Some(memtable.count_steps(count));
-            }
-            index -= 1;
-        }
-        let level0 = tree.tables.level(0);
-        if let Some(live) = level0.get(index) {
-            return Some(live.count_steps(count));
-        }
-        index -= level0.len();
-        let mut filled =
-            (1..tree.tables.levels().len()).filter(|&level| !tree.tables.level(level).is_empty());
-        let level = filled.nth(index)?;
-        // The steps lie around the last key; between two tables, the one behind it is as good.
-        Some(tree.tables.at_or_after(level, &end.last_key, &tree.order)?.count_steps(count))
-    }
-
-    /// Counts the steps of both ends where they belong. Wakes nobody: the next scan will.
+    /// Tells of the steps of both ends. Wakes nobody: the next scan will.
     fn report_all(&mut self) {
-        for end in [self.front.take(), self.back.take()].iter_mut().flatten() {
-            self.report(end);
+        let Some(waste) = &self.waste else { return };
+        for end in [&mut self.front, &mut self.back].into_iter().flatten() {
+            end.steps.tell_all(&self.tree, waste);
         }
     }
 
-    /// Counts one step, or some, because of an entry in `source`, and tells of them when they have become many.
-    fn step_over(&self, end: &mut End, source: usize, count: u64) {
-        end.count_steps(source, count);
-        if end.steps_count >= STEPS_BEFORE_REPORT
-            && self.report(end)
-            && let Some(waste) = &self.waste
+    /// Counts steps because of the entry that decided about the last key.
+    fn step_over(&self, end: &mut End, count: u64) {
+        if let Some(waste) = &self.waste
+            && end.steps.count(&self.tree, waste, (end.decider, &end.last_key), count)
         {
             waste.wake();
         }
@@ -250,15 +194,7 @@ impl Scan {
             }
         }
         let cursor = MergeCursor::new(sources, tree.order.clone());
-        End {
-            cursor,
-            last_key: Vec::new(),
-            has_last_key: false,
-            decider: 0,
-            has_active,
-            steps: Vec::new(),
-            steps_count: 0,
-        }
+        End { cursor, last_key: Vec::new(), has_last_key: false, decider: 0, steps: Steps::new(has_active) }
     }
 
     fn take_front(&mut self) -> End {
@@ -333,7 +269,7 @@ impl Scan {
                     end.cursor.next()?;
                     // No merge removes an expired entry yet, so there is none to ask for.
                     if tag.kind() == Some(Kind::Delete) {
-                        self.step_over(end, end.decider, 1);
+                        self.step_over(end, 1);
                     }
                 }
                 Sight::Unknown => return Err(unknown_kind(tag)),
@@ -353,7 +289,7 @@ impl Scan {
             }
             count += 1;
         }
-        self.step_over(end, end.decider, u64::from(count));
+        self.step_over(end, u64::from(count));
         Ok(())
     }
 
@@ -440,7 +376,7 @@ impl Scan {
             _ => seen_count.saturating_sub(1),
         };
         if hidden_count > 0 {
-            self.step_over(end, end.decider, hidden_count);
+            self.step_over(end, hidden_count);
         }
         Ok(newest)
     }
@@ -497,3 +433,6 @@ fn place_back(cursor: &mut MergeCursor, upper: &Bound<Vec<u8>>) -> Result<()> {
         Bound::Unbounded => cursor.seek_to_last(),
     }
 }
+
+#[cfg(test)]
+mod tests;

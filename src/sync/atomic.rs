@@ -176,7 +176,10 @@ mod tests {
     fn accesses_do_what_their_names_say() {
         let order = Ordering::SeqCst;
         let number = AtomicU64::new(5);
-        assert_eq!((number.fetch_add(2, order), number.fetch_sub(1, order), number.fetch_max(9, order)), (5, 7, 6));
+        assert_eq!(
+            (number.fetch_add(2, order), number.fetch_sub(1, order), number.fetch_max(9, order)),
+            (5, 7, 6)
+        );
         assert_eq!((number.swap(3, order), number.load(order)), (9, 3));
         assert_eq!(number.compare_exchange(3, 4, (order, order)), Ok(3));
         assert_eq!(number.compare_exchange(3, 5, (order, order)), Err(4));

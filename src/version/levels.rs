@@ -157,13 +157,6 @@ impl<T> Version<T> {
         tables.get(at).filter(|live| order.compare(&live.meta.smallest, key) != Ordering::Greater)
     }
 
-    /// Returns the table of a sorted level that may hold `key`, or the first one behind it.
-    pub fn at_or_after(&self, level: usize, key: &[u8], order: &KeyOrder) -> Option<&Arc<Live<T>>> {
-        assert!(level > 0, "the tables of level 0 overlap");
-        let tables = &self.levels[level];
-        tables.get(tables.partition_point(|live| order.compare(&live.meta.largest, key) == Ordering::Less))
-    }
-
     /// Returns the tables of a level that share keys with `smallest..=largest`, in the level's order.
     pub fn overlapping(
         &self,

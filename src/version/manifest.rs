@@ -130,6 +130,12 @@ impl ManifestWriter {
         self.log.len() > self.first_len.saturating_add(limit_bytes)
     }
 
+    /// Lets the log grow by a part of `limit_bytes` before [`ManifestWriter::is_grown`] says so again: there was no room
+    /// for another manifest.
+    pub fn postpone_roll(&mut self, limit_bytes: u64) {
+        self.first_len = self.log.len().saturating_sub(limit_bytes / 4 * 3);
+    }
+
     /// Starts manifest `number` with the same catalog; returns the number of the old one, now removable.
     ///
     /// # Errors

@@ -133,6 +133,7 @@ impl Client {
             Operation::Sync => self.sync(),
             Operation::Flush => self.flush(),
             Operation::Compact => self.compact(),
+            Operation::Shrink => self.shrink(),
             Operation::Verify => self.verify(),
             Operation::WaitIdle => self.wait_idle(),
             Operation::Look => self.look(),
@@ -291,7 +292,8 @@ impl Client {
     pub(in crate::world) fn expect_refusal(&self, what: &str, result: Result<(), Error>) -> Result<(), Stop> {
         match result {
             Err(error) if error.kind() == ErrorKind::InvalidArgument => Ok(()),
-            Err(error) if error.kind() == ErrorKind::Closed => self.allow(Err(error)).map(drop_option),
+            Err(error) if error.kind() == ErrorKind::Closed => self.allow::<()>(Err(error)).map(drop),
+            Err(_) if self.opened.disk.is_off() => Err(Stop),
             other => Err(self.violate("error honesty", format!("{what} gives {other:?}"))),
         }
     }
@@ -313,7 +315,7 @@ impl Client {
         Ok(true)
     }
 
-    fn write(&mut self, count: u64, deletes: bool) -> Result<(), Stop> {
+    pub(in crate::world) fn write(&mut self, count: u64, deletes: bool) -> Result<(), Stop> {
         let durability = self.context.swarm.next_durability(&self.context.tape);
         let write = {
             let mut judge = self.judge();
@@ -391,8 +393,6 @@ impl Client {
 
 /// The event of a comparator's panic that came through to whoever made the call.
 pub const PANIC_REACHED_CALLER: &str = "a comparator's panic reached the caller";
-
-fn drop_option(_: Option<()>) {}
 
 /// Tells whether an error says that nothing was written, and nothing ever will be.
 pub(in crate::world) fn is_final(error: &Error) -> bool {

@@ -37,6 +37,8 @@ pub enum Operation {
     Flush,
     /// A range merged down.
     Compact,
+    /// Much overwritten and deleted under a snapshot, that let go, and everything merged at once.
+    Shrink,
     /// Every table checked.
     Verify,
     /// Everything that is due awaited.
@@ -58,7 +60,7 @@ pub enum Operation {
 }
 
 /// Every operation with its weight.
-pub const OPERATIONS: [(Operation, u32); 26] = [
+pub const OPERATIONS: [(Operation, u32); 27] = [
     (Operation::Put, 40),
     (Operation::Delete, 12),
     (Operation::Batch, 14),
@@ -76,6 +78,7 @@ pub const OPERATIONS: [(Operation, u32); 26] = [
     (Operation::Sync, 3),
     (Operation::Flush, 3),
     (Operation::Compact, 2),
+    (Operation::Shrink, 1),
     (Operation::Verify, 1),
     (Operation::WaitIdle, 1),
     (Operation::Look, 2),
@@ -113,6 +116,7 @@ impl Operation {
             Operation::Sync => "operation: sync",
             Operation::Flush => "operation: flush",
             Operation::Compact => "operation: compact_range",
+            Operation::Shrink => "operation: shrink",
             Operation::Verify => "operation: verify",
             Operation::WaitIdle => "operation: wait_idle",
             Operation::Look => "operation: stats and background_error",

@@ -10,7 +10,7 @@
 use crate::disk::{FaultPlan, LatencyPlan, Profile, READ_OF_REMOVED, SimDisk};
 use crate::tape::{Label, Tape};
 use crate::world::judge::{Context, Judge, Violation, violation};
-use crate::world::known_faults::KnownFaults;
+use crate::world::known_faults::{Fault, KnownFaults};
 use crate::world::operations::Operation;
 use crate::world::orders::Fuse;
 use crate::world::scene::Album;
@@ -159,6 +159,11 @@ impl Story {
             faults.read_dir = rate(30_000);
             if tape.chance(Label::Options, 1, 2) {
                 space = Some(15_000 + tape.below(Label::Options, 120_000));
+            }
+            if self.context.swarm.has_big_values {
+                // So that a record that goes out at once fits, and what follows it does not.
+                let big = (900 << 10) + tape.below(Label::Options, 4 << 20);
+                space = (!self.context.is_known(Fault::PartOfGroupLogged)).then_some(big);
             }
         }
         if self.context.swarm.habit == Habit::SmallDisk {

@@ -78,8 +78,12 @@ impl Swarm {
         let keyspaces_count = 1 + below(3);
         let keyspaces: Vec<KeyspaceOptions> = (0..keyspaces_count).map(|_| draw_keyspace(tape)).collect();
         let is_manual = rarely(5);
-        let options = draw_options(tape, &keyspaces[0]);
+        let mut options = draw_options(tape, &keyspaces[0]);
         let has_faults = rarely(3);
+        let has_big_values = rarely(120);
+        if has_big_values && flip() {
+            options.wal_preallocate_bytes = 0;
+        }
         let habit = match below(64) {
             62 => Habit::ShortLives,
             60 | 61 | 63 => Habit::SmallDisk,
@@ -136,7 +140,7 @@ impl Swarm {
             keys_count: *tape.pick(Label::Options, &[20, 8, 60, 200]),
             value_len_max: *tape.pick(Label::Options, &[100, 20, 400, 1500]),
             value_thresholds,
-            has_big_values: rarely(160),
+            has_big_values,
             keyspaces_max: if rarely(64) { 40 } else { 4 },
             disk_bytes: (habit == Habit::SmallDisk).then(|| tape.magnitude(Label::Options, 18)),
             has_neighbour,
@@ -191,8 +195,8 @@ pub fn draw_keyspace(tape: &Tape) -> KeyspaceOptions {
         block_bytes: *tape.pick(Label::Options, &[256, 64, 512, 1024]),
         filter_bits_per_key: *tape.pick(Label::Options, &[10, 0, 4]),
         level0_compaction_trigger: 2 + usize::try_from(tape.below(Label::Options, 3)).expect("small"),
-        level_base_bytes: *tape.pick(Label::Options, &[8 << 10, 4 << 10, 32 << 10]),
+        level_base_bytes: *tape.pick(Label::Options, &[8 << 10, 4 << 10, 32 << 10, 1 << 10]),
         level_multiplier: 2 + tape.below(Label::Options, 3),
-        table_bytes: *tape.pick(Label::Options, &[4 << 10, 2 << 10, 16 << 10]),
+        table_bytes: *tape.pick(Label::Options, &[4 << 10, 2 << 10, 16 << 10, 1 << 10]),
     }
 }

@@ -71,6 +71,20 @@ impl Client {
         self.pass(compacted.check(&self.context, &self.opened.disk))
     }
 
+    /// Deletes and overwrites under a snapshot, lets that go while merges may still respect it, and merges.
+    pub(in crate::world) fn shrink(&mut self) -> Result<(), Stop> {
+        let held = HeldSnapshot::take(&self.context, self.db());
+        for _ in 0..1 + self.below(12) {
+            let deletes = self.below(3) > 0;
+            self.write(1, deletes)?;
+        }
+        if self.below(2) == 0 {
+            self.flush()?;
+        }
+        drop(held);
+        self.compact()
+    }
+
     /// Checks every table: nothing is damaged where runs have their database.
     pub(in crate::world) fn verify(&mut self) -> Result<(), Stop> {
         let result = self.call("verify", || self.db().verify());
