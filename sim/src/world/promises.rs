@@ -37,7 +37,7 @@ impl Flushed {
             return Err(violation("flush", message));
         }
         let stated = on_disk.catalog.time_high_water.0;
-        if stated < self.committed_time && !context.is_known(Fault::TimeStatedAtOpenOnly) {
+        if self.before > 0 && stated < self.committed_time && !context.is_known(Fault::TimeStatedAtOpenOnly) {
             let message = format!(
                 "the manifest states time {stated}, but what was flushed was committed at {} or later",
                 self.committed_time
