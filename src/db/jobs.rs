@@ -19,6 +19,7 @@ use crate::db::ends::Phase;
 use crate::db::state::{Book, Core, Counters, Generation, Host, KeyspaceTree, LiveTable};
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
+use crate::read::tree::Tables;
 use crate::sync::yield_point;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
@@ -509,6 +510,16 @@ impl Core {
         changes.push(Change::Flushed { wal_first, seq: generation.last_seq });
         // The segments that go with this edit were what told of the time.
         changes.push(Change::TimeHighWater(self.expiry_time()));
+        // A comparator may panic here, and must not where something has changed already. Tables change only under the
+        // manifest's lock, so this stays right.
+        let state = self.view.pin_state();
+        let mut merged: BTreeMap<KeyspaceId, Arc<Tables>> = BTreeMap::new();
+        for (id, live) in added {
+            let tree = &state.keyspace(*id).tree;
+            let tables = merged.get(id).unwrap_or(&tree.tables);
+            let tables = Arc::new(tables.with(&[], vec![(0, Arc::clone(live))], &tree.order));
+            merged.insert(*id, tables);
+        }
         // If this fails, nobody knows whether the manifest names the tables, so their files stay.
         self.install_in_any_phase(&mut manifest, changes)?;
         let mut book = self.book.lock();
@@ -520,9 +531,8 @@ impl Core {
                 let oldest = tree.sealed.pop().expect("a flushed memtable was sealed");
                 assert!(Arc::ptr_eq(&oldest, memtable), "memtables are flushed oldest first");
             }
-            for (id, live) in added {
-                let tree = &mut state.keyspaces[id.0 as usize].tree;
-                tree.tables = Arc::new(tree.tables.with(&[], vec![(0, Arc::clone(live))], &tree.order));
+            for (id, tables) in merged {
+                state.keyspaces[id.0 as usize].tree.tables = tables;
             }
         });
         for (id, _) in added {
@@ -569,6 +579,12 @@ impl Core {
             meta: (*live.meta).clone(),
         }));
         let mut manifest = self.manifest.lock();
+        // As in a flush: nothing may panic once the edit is installed.
+        let tables = {
+            let tree = &self.view.pin_state().keyspace(id).tree;
+            let added = outputs.into_iter().map(|live| (plan.target, live)).collect();
+            Arc::new(tree.tables.with(&removed, added, &tree.order))
+        };
         self.install(&mut manifest, changes)?;
         if plan.level == 0 {
             keyspace.waste.forget();
@@ -577,11 +593,7 @@ impl Core {
         if !plan.is_trivial_move() {
             book.files.retire_tables(plan.upper.iter().chain(&plan.lower).cloned());
         }
-        self.change_state(&mut book, |state| {
-            let tree = &mut state.keyspaces[id.0 as usize].tree;
-            let added = outputs.into_iter().map(|live| (plan.target, live)).collect();
-            tree.tables = Arc::new(tree.tables.with(&removed, added, &tree.order));
-        });
+        self.change_state(&mut book, |state| state.keyspaces[id.0 as usize].tree.tables = tables);
         Ok(())
     }
 
