@@ -581,7 +581,8 @@ impl Core {
         let mut manifest = self.manifest.lock();
         // As in a flush: nothing may panic once the edit is installed.
         let tables = {
-            let tree = &self.view.pin_state().keyspace(id).tree;
+            let state = self.view.pin_state();
+            let tree = &state.keyspace(id).tree;
             let added = outputs.into_iter().map(|live| (plan.target, live)).collect();
             Arc::new(tree.tables.with(&removed, added, &tree.order))
         };
