@@ -156,7 +156,7 @@ impl Core {
             return self.run_picked(job).map(|()| true);
         }
         let mut book = self.book.lock();
-        if book.board.is_working() {
+        if book.board.is_working() || book.board.has_callers() {
             self.changed.wait(&mut book);
             return Ok(true);
         }
@@ -365,6 +365,7 @@ impl Core {
         }
         drop(book);
         self.wake_background();
+        self.changed.notify_all();
         self.ends.check_writable()
     }
 

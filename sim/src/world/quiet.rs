@@ -125,7 +125,9 @@ impl Story {
         let fixed = options.memtable_bytes as u64
             + 2 * options.manifest_roll_bytes
             + options.wal_preallocate_bytes
-            + SMALL_CHANGE_BYTES;
+            + SMALL_CHANGE_BYTES
+            // What a delete hides is known on the average only: one big value among small ones may stay.
+            + 2 * self.context.swarm.value_len_max;
         if before > after * 115 / 100 + fixed {
             let message = format!("{before} bytes lay on the quiet disk, a merge of everything left {after}");
             return Err(violation("space comes back by itself", message));
