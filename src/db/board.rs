@@ -245,6 +245,13 @@ impl Board {
         troubles.find(|(_, trouble)| trouble.number > count).map(|(_, trouble)| &trouble.error)
     }
 
+    /// Forgets what a kind of job has met, since there is nothing left for it to do.
+    pub(crate) fn forget(&mut self, kind: JobKind) {
+        if !self.running.contains(&kind) {
+            self.troubles.remove(&kind);
+        }
+    }
+
     /// Returns how many jobs failed so far.
     pub(crate) fn failures_count(&self) -> u64 {
         self.failures_count
