@@ -116,7 +116,7 @@ impl Story {
             db: db.clone(),
             disk: self.disk.clone(),
             failures_before: self.failures_before,
-            panics_before: self.context.fuse.panics_count(),
+            panics_before: self.panics_before,
             incarnation: self.context.judge.lock().incarnation,
             neighbour: None,
         };
