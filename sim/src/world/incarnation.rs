@@ -70,7 +70,7 @@ impl Story {
             db: db.clone(),
             disk: self.disk.clone(),
             failures_before: self.failures_before,
-            panics_before: self.context.fuse.panics_count(),
+            panics_before: self.panics_before,
             incarnation: self.context.judge.lock().incarnation,
             neighbour,
         })
@@ -113,6 +113,7 @@ impl Story {
             if has_accident {
                 self.aim_into_recovery();
             }
+            self.panics_before = self.context.fuse.panics_count();
             self.failures_before = self.disk.failures_count();
             self.context.judge.lock().model.forget_writers();
             let opened = self.context.builder(&self.disk, self.context.swarm.background.clone()).open();

@@ -62,6 +62,13 @@ impl Swarm {
         key_of(self.key_style, tape.below(Label::Workload, bound))
     }
 
+    /// Returns about how long the longest value is.
+    pub fn longest_value_len(&self) -> u64 {
+        let threshold = self.value_thresholds.iter().max().map_or(0, |len| *len as u64);
+        let big = if self.has_big_values { WAL_HELD_BACK_LEN_BYTES_MAX as u64 } else { 0 };
+        self.value_len_max.max(threshold).max(big)
+    }
+
     /// Draws how long a value is: any short length, or one around a threshold of the engine.
     pub fn next_value_len(&self, tape: &Tape) -> usize {
         let below = |bound| tape.below(Label::Workload, bound);
