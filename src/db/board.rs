@@ -217,6 +217,11 @@ impl Board {
         *self.callers.entry(id).or_default() += 1;
     }
 
+    /// Tells whether a caller waits to merge a range: it goes on by itself when it may.
+    pub(crate) fn has_callers(&self) -> bool {
+        !self.callers.is_empty()
+    }
+
     /// Notes that such a caller waits no more.
     pub(crate) fn remove_caller(&mut self, id: KeyspaceId) {
         let count = self.callers.get_mut(&id).expect("a caller that leaves has come");
@@ -243,6 +248,13 @@ impl Board {
     pub(crate) fn failure_since(&self, count: u64, is_meant: impl Fn(JobKind) -> bool) -> Option<&Error> {
         let mut troubles = self.troubles.iter().filter(|(kind, _)| is_meant(**kind));
         troubles.find(|(_, trouble)| trouble.number > count).map(|(_, trouble)| &trouble.error)
+    }
+
+    /// Forgets what a kind of job has met, since there is nothing left for it to do.
+    pub(crate) fn forget(&mut self, kind: JobKind) {
+        if !self.running.contains(&kind) {
+            self.troubles.remove(&kind);
+        }
     }
 
     /// Returns how many jobs failed so far.

@@ -202,25 +202,27 @@ impl Ends {
     ///
     /// # Errors
     /// `Closed`.
+    #[inline]
     pub(crate) fn check_process(&self) -> Result<()> {
         if self.is_forked() {
-            let message = "this process was forked off the one that opened the database; open it anew here";
-            return Err(Error::new(ErrorKind::Closed, message));
+            return Err(forked());
         }
         Ok(())
     }
 
     /// Tells whether this process was forked off the one that opened the database.
+    #[inline]
     pub(crate) fn is_forked(&self) -> bool {
         process_id() != self.process
     }
 
-    /// Fails if the database was closed, or is being closed. Cheap: for reads.
+    /// Fails if the database was closed, or is being closed, and in a forked process. Cheap: for reads.
     ///
     /// # Errors
     /// `Closed`.
     #[inline]
     pub(crate) fn check_open(&self) -> Result<()> {
+        self.check_process()?;
         match self.phase() {
             Phase::Closing | Phase::Closed => Err(closed()),
             _ => Ok(()),
@@ -262,6 +264,12 @@ pub(crate) fn is_mendable(error: &Error) -> bool {
     let is_edit = matches!(name, Some(FileName::Manifest(_))) && error.operation() == Some("append");
     let is_sync = matches!(error.operation(), Some("sync" | "sync_dir"));
     matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Exhausted) && !is_edit && !is_sync
+}
+
+#[cold]
+fn forked() -> Error {
+    let message = "this process was forked off the one that opened the database; open it anew here";
+    Error::new(ErrorKind::Closed, message)
 }
 
 pub(crate) fn closed() -> Error {

@@ -19,6 +19,7 @@ use crate::db::ends::Phase;
 use crate::db::state::{Book, Core, Counters, Generation, Host, KeyspaceTree, LiveTable};
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
+use crate::read::tree::Tables;
 use crate::sync::yield_point;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
@@ -155,7 +156,7 @@ impl Core {
             return self.run_picked(job).map(|()| true);
         }
         let mut book = self.book.lock();
-        if book.board.is_working() {
+        if book.board.is_working() || book.board.has_callers() {
             self.changed.wait(&mut book);
             return Ok(true);
         }
@@ -197,7 +198,28 @@ impl Core {
                 book.board.claim(JobKind::Reserve);
                 return Some(Job::Reserve);
             }
+            self.forget_the_done(&mut book, now);
             return None;
+        }
+    }
+
+    /// Forgets what jobs have met that have nothing left to do: another way was found, or it is not wanted any more.
+    fn forget_the_done(&self, book: &mut Book, now: u64) {
+        if book.sealed.is_empty() {
+            book.board.forget(JobKind::Flush);
+        }
+        if !book.is_seal_wanted {
+            book.board.forget(JobKind::Seal);
+        }
+        let unsynced_len = book.active_wal.as_ref().map_or(0, |segment| segment.unsynced_len());
+        if unsynced_len < self.write_back_len() {
+            book.board.forget(JobKind::WriteBack);
+        }
+        if !book.files.has_removable() {
+            book.board.forget(JobKind::Purge);
+        }
+        if !self.is_reserve_due(now) && !self.reserve.is_spent() {
+            book.board.forget(JobKind::Reserve);
         }
     }
 
@@ -297,9 +319,23 @@ impl Core {
 
     /// Gives back the claim of a keyspace that has nothing to merge.
     fn dismiss(&self, id: KeyspaceId) {
+        // What a degraded opening could not read stays named.
+        let is_whole = self
+            .view
+            .state()
+            .keyspace(id)
+            .tree
+            .tables
+            .levels()
+            .iter()
+            .flatten()
+            .all(|live| live.table.failure().is_none());
         let mut book = self.book.lock();
         book.board.give_back(JobKind::Compact(id));
         book.board.note_idle(id);
+        if is_whole {
+            book.board.forget(JobKind::Compact(id));
+        }
         drop(book);
         self.end_merge();
         self.changed.notify_all();
@@ -329,6 +365,7 @@ impl Core {
         }
         drop(book);
         self.wake_background();
+        self.changed.notify_all();
         self.ends.check_writable()
     }
 
@@ -375,6 +412,9 @@ impl Core {
         book.board.finish(kind, result, self.directory.now());
         if has_room {
             book.board.retry_now(|other| other == kind);
+        }
+        if kind == JobKind::Seal && result.is_err() {
+            book.is_seal_wanted = true;
         }
         if let Some(id) = kind.keyspace() {
             // One merge may make the next one due; one that failed still is.
@@ -471,6 +511,16 @@ impl Core {
         changes.push(Change::Flushed { wal_first, seq: generation.last_seq });
         // The segments that go with this edit were what told of the time.
         changes.push(Change::TimeHighWater(self.expiry_time()));
+        // A comparator may panic here, and must not where something has changed already. Tables change only under the
+        // manifest's lock, so this stays right.
+        let state = self.view.pin_state();
+        let mut merged: BTreeMap<KeyspaceId, Arc<Tables>> = BTreeMap::new();
+        for (id, live) in added {
+            let tree = &state.keyspace(*id).tree;
+            let tables = merged.get(id).unwrap_or(&tree.tables);
+            let tables = Arc::new(tables.with(&[], vec![(0, Arc::clone(live))], &tree.order));
+            merged.insert(*id, tables);
+        }
         // If this fails, nobody knows whether the manifest names the tables, so their files stay.
         self.install_in_any_phase(&mut manifest, changes)?;
         let mut book = self.book.lock();
@@ -482,9 +532,8 @@ impl Core {
                 let oldest = tree.sealed.pop().expect("a flushed memtable was sealed");
                 assert!(Arc::ptr_eq(&oldest, memtable), "memtables are flushed oldest first");
             }
-            for (id, live) in added {
-                let tree = &mut state.keyspaces[id.0 as usize].tree;
-                tree.tables = Arc::new(tree.tables.with(&[], vec![(0, Arc::clone(live))], &tree.order));
+            for (id, tables) in merged {
+                state.keyspaces[id.0 as usize].tree.tables = tables;
             }
         });
         for (id, _) in added {
@@ -531,6 +580,13 @@ impl Core {
             meta: (*live.meta).clone(),
         }));
         let mut manifest = self.manifest.lock();
+        // As in a flush: nothing may panic once the edit is installed.
+        let tables = {
+            let state = self.view.pin_state();
+            let tree = &state.keyspace(id).tree;
+            let added = outputs.into_iter().map(|live| (plan.target, live)).collect();
+            Arc::new(tree.tables.with(&removed, added, &tree.order))
+        };
         self.install(&mut manifest, changes)?;
         if plan.level == 0 {
             keyspace.waste.forget();
@@ -539,11 +595,7 @@ impl Core {
         if !plan.is_trivial_move() {
             book.files.retire_tables(plan.upper.iter().chain(&plan.lower).cloned());
         }
-        self.change_state(&mut book, |state| {
-            let tree = &mut state.keyspaces[id.0 as usize].tree;
-            let added = outputs.into_iter().map(|live| (plan.target, live)).collect();
-            tree.tables = Arc::new(tree.tables.with(&removed, added, &tree.order));
-        });
+        self.change_state(&mut book, |state| state.keyspaces[id.0 as usize].tree.tables = tables);
         Ok(())
     }
 

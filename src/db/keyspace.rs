@@ -13,8 +13,8 @@ use crate::db::state::{Core, KeyspaceInfo, State};
 use crate::db::writing::Reach;
 use crate::format::batch::Batch;
 use crate::mvcc::visible::Horizon;
-use crate::read::get;
 use crate::read::scan::Scan;
+use crate::read::{contained, get};
 use std::sync::Arc;
 
 /// A keyspace of an open database: a tree of its own, with its own order of keys and options, that shares log,
@@ -111,7 +111,8 @@ impl Keyspace {
     /// Returns the value of `key`. Takes no lock; a value found in memory is not copied.
     ///
     /// # Errors
-    /// `Corruption`, `Io` of the table that would have had to answer; `Closed`.
+    /// `Corruption`, `Io` of the table that would have had to answer; `Closed`, also in a forked process; `Internal` if
+    /// the keyspace's comparator panics.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
         let core = self.core();
         core.ends.check_open()?;
@@ -158,12 +159,12 @@ impl Keyspace {
     /// Iterates over the keys of a range, as of now. A range whose end lies before its start is empty.
     ///
     /// # Errors
-    /// `Closed`. What reading meets later, the iterator gives as an item.
+    /// `Closed`; `Internal` if the keyspace's comparator panics. What reading meets later, the iterator gives as an item.
     pub fn range(&self, range: impl KeyRange) -> Result<Iter> {
         let core = self.core();
         core.ends.check_open()?;
         let (state, seq) = core.view.pin();
-        Ok(self.scan(&state, range, core.horizon(seq)))
+        self.scan(&state, range, core.horizon(seq))
     }
 
     /// Iterates over the keys that begin with `prefix`, as of now.
@@ -177,15 +178,18 @@ impl Keyspace {
     pub(crate) fn range_at(&self, range: impl KeyRange, horizon: Horizon) -> Result<Iter> {
         let core = self.core();
         core.ends.check_open()?;
-        Ok(self.scan(&core.view.state(), range, horizon))
+        self.scan(&core.view.state(), range, horizon)
     }
 
-    fn scan(&self, state: &State, range: impl KeyRange, horizon: Horizon) -> Iter {
+    fn scan(&self, state: &State, range: impl KeyRange, horizon: Horizon) -> Result<Iter> {
         let keyspace = state.keyspace(self.info.id);
         self.core().count_seek(keyspace);
         let (lower, upper) = range.into_bounds();
-        let scan = Scan::new(keyspace.tree.clone(), horizon, lower, upper);
-        Iter::new(scan.telling(Arc::clone(&keyspace.waste)), Arc::clone(&self.handle))
+        let tree = keyspace.tree.clone();
+        let scan = contained(&keyspace.tree.order, "making an iterator", || {
+            Ok(Scan::new(tree, horizon, lower, upper).telling(Arc::clone(&keyspace.waste)))
+        })?;
+        Ok(Iter::new(scan, Arc::clone(&self.handle)))
     }
 
     pub(crate) fn prefix_range(&self, prefix: &[u8]) -> Result<impl KeyRange + use<>> {

@@ -344,7 +344,7 @@ impl Client {
             let mut judge = self.judge();
             let told = schedule::thread_id().and_then(|thread| judge.told_times.get(&thread).copied());
             let is_old = judge.incarnation != self.opened.incarnation;
-            (judge.model.begin(changes), is_old, told.unwrap_or(i64::MIN))
+            (judge.model.begin(changes), is_old, told)
         };
         let options = WriteOptions { durability: Some(durability) };
         let result = self.call("write", || self.db().write(&batch, &options));

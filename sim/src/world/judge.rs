@@ -78,8 +78,8 @@ pub struct Judge {
     pub snapshots: SnapshotBook,
     /// The latest wall-clock time that each thread was told.
     pub told_times: BTreeMap<ThreadId, i64>,
-    /// A time that acknowledged commits were made at or after.
-    pub committed_time: i64,
+    /// A time that acknowledged commits were made at or after; `None` if none is known.
+    pub committed_time: Option<i64>,
     /// The longest virtual time that each kind of call has taken, in nanoseconds.
     pub slowest: BTreeMap<&'static str, u64>,
 }

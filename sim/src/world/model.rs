@@ -211,12 +211,7 @@ impl Model {
     /// A sentence, if no choice of open commits explains it: something acknowledged is missing, half of a batch
     /// is there, or something is there that never was.
     pub fn settle(&mut self, seq: u64, contents: &Contents) -> Result<(), String> {
-        let placed = self.explain(seq, contents)?;
-        for &(id, last) in &placed {
-            self.commit(id, last)?;
-        }
-        self.settled.extend(placed.into_iter().map(|(id, last)| (id, Some(last))));
-        self.settled.extend(std::mem::take(&mut self.open).into_keys().map(|id| (id, None)));
+        self.end_open(seq, contents)?;
         self.known.clear();
         self.covered = seq;
         for keyspace in &mut self.keyspaces {
@@ -228,6 +223,35 @@ impl Model {
                 !versions.is_empty()
             });
         }
+        self.durable_floor = self.durable_floor.min(seq);
+        self.process_floor = self.process_floor.min(seq);
+        Ok(())
+    }
+
+    /// Decides which open commits are in what was recovered; the others never happened.
+    fn end_open(&mut self, seq: u64, contents: &Contents) -> Result<(), String> {
+        let placed = self.explain(seq, contents)?;
+        for &(id, last) in &placed {
+            self.commit(id, last)?;
+        }
+        self.settled.extend(placed.into_iter().map(|(id, last)| (id, Some(last))));
+        self.settled.extend(std::mem::take(&mut self.open).into_keys().map(|id| (id, None)));
+        Ok(())
+    }
+
+    /// Finds which open commits are in a database that was recovered up to `seq` with `contents`, and goes on from that,
+    /// but remembers what came before: what was recovered is not durable, and another recovery may come to less.
+    ///
+    /// # Errors
+    /// As [`Model::settle`].
+    pub fn cut(&mut self, seq: u64, contents: &Contents) -> Result<(), String> {
+        self.end_open(seq, contents)?;
+        self.known.retain(|last, _| *last <= seq);
+        for versions in self.keyspaces.iter_mut().flat_map(|keyspace| keyspace.values_mut()) {
+            versions.truncate(versions.partition_point(|version| version.seq <= seq));
+        }
+        self.covered = self.covered.min(seq);
+        self.cover();
         self.durable_floor = self.durable_floor.min(seq);
         self.process_floor = self.process_floor.min(seq);
         Ok(())

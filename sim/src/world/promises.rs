@@ -17,8 +17,8 @@ const FLUSH_ENTRIES_ONE_IN: u64 = 6;
 pub struct Flushed {
     /// Commits up to here had returned before.
     pub before: u64,
-    /// They were made at or after this time.
-    pub committed_time: i64,
+    /// They were made at or after this time, if one is known.
+    pub committed_time: Option<i64>,
     /// Which incarnation did it.
     pub incarnation: u64,
 }
@@ -37,10 +37,11 @@ impl Flushed {
             return Err(violation("flush", message));
         }
         let stated = on_disk.catalog.time_high_water.0;
-        if stated < self.committed_time && !context.is_known(Fault::TimeStatedAtOpenOnly) {
+        if let Some(committed) = self.committed_time.filter(|&committed| stated < committed)
+            && !context.is_known(Fault::TimeStatedAtOpenOnly)
+        {
             let message = format!(
-                "the manifest states time {stated}, but what was flushed was committed at {} or later",
-                self.committed_time
+                "the manifest states time {stated}, but what was flushed was committed at {committed} or later"
             );
             return Err(violation("flush", message));
         }

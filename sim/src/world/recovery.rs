@@ -119,7 +119,7 @@ impl Context {
         check_floor(seq, floor)?;
         if is_writing_off {
             // On a full disk it is only read, and may lose again what nobody had synced.
-            model.check(seq, &contents).map_err(|message| violation("exact prefix", message))?;
+            model.cut(seq, &contents).map_err(|message| violation("exact prefix", message))?;
             judge.reach("recovered on a disk too full to write");
             judge.begin_incarnation();
             return Ok(());

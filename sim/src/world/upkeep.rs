@@ -226,7 +226,11 @@ impl Client {
 
     /// Opens the database once more while it is open, to write or to read: it is locked, and nothing happens to it.
     pub(in crate::world) fn open_again(&mut self) -> Result<(), Stop> {
-        if self.judge().closing.has_begun {
+        let is_open = {
+            let judge = self.judge();
+            !judge.closing.has_begun && judge.incarnation == self.opened.incarnation
+        };
+        if !is_open {
             return Ok(());
         }
         let builder = self.context.builder(&self.opened.disk, self.context.swarm.background.clone());
