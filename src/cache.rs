@@ -2,8 +2,9 @@
 //!
 //! # Shape
 //!
-//! A fixed array of sets with eight ways each. A key hashes to one set; its eight tags fill one cache line,
-//! and a way's block is touched only when its tag matches.
+//! A fixed number of sets with eight ways each. A key hashes to one set; its eight tags fill one cache line,
+//! and a way's block is touched only when its tag matches. Sets lie in chunks that are allocated when the first
+//! block goes into them, so a cache costs memory for what it holds and not for what it might hold.
 //!
 //! ```text
 //! set:  | tag 0 | tag 1 | … | tag 7 |  block 0 | block 1 | … | block 7 |
@@ -29,7 +30,7 @@
 //! what point reads keep using. `docs/decisions/0003-block-cache.md` has the measurements.
 //!
 //! Inserting is best effort: if another thread is changing the same set, the block is simply not kept. No
-//! thread ever waits here.
+//! thread ever waits here, but for another one that allocates the chunk it needs.
 //!
 //! # What it does not do
 //!
@@ -38,13 +39,18 @@
 
 use arc_swap::{ArcSwapOption, Guard};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 const WAYS_COUNT: usize = 8;
 /// One way for so many bytes of capacity: half of what a usual block takes, so that a set rarely overflows
 /// while the cache as a whole has room.
 const CAPACITY_BYTES_PER_WAY: u64 = 2048;
+/// Sets allocated together: 8 KiB, so that a cache of a few blocks stays small and the list of chunks short.
+const SETS_PER_CHUNK_COUNT: usize = 64;
+/// Most sets of a cache. They can take 2 GiB and hold 256 GiB of usual blocks with every other way free; a larger
+/// capacity, which may be meant as "no limit", reserves nothing more than their list of chunks (4 MiB).
+const SETS_COUNT_MAX: usize = 1 << 24;
 /// What a block costs beside its bytes: the shared pointer's counters and the vector's three words.
 const OVERHEAD_BYTES: u64 = 64;
 const STAMP_LEN_BYTES: usize = 16;
@@ -132,14 +138,20 @@ impl Pinned {
 /// A cache of stamped blocks, shared between tables and, if wanted, between databases.
 pub struct BlockCache {
     capacity_bytes: u64,
-    sets: Box<[Set]>,
-    changing: Box<[AtomicBool]>,
+    sets_count: usize,
+    chunks: Box<[OnceLock<Box<Chunk>>]>,
     used_bytes: AtomicU64,
     hand: AtomicU64,
     owners_count: AtomicU64,
     inserts_count: AtomicU64,
     evictions_count: AtomicU64,
     counters: Box<[Counters]>,
+}
+
+/// Sets that are allocated together, each with the claim of whoever changes it.
+struct Chunk {
+    sets: [Set; SETS_PER_CHUNK_COUNT],
+    changing: [AtomicBool; SETS_PER_CHUNK_COUNT],
 }
 
 /// Two cache lines that processors fetch as a pair.
@@ -177,19 +189,18 @@ pub struct CacheStats {
 }
 
 impl BlockCache {
-    /// Makes a cache that holds up to `capacity_bytes` of blocks; 0 turns it off. The array of ways takes
-    /// another 1 % of that.
+    /// Makes a cache that holds up to `capacity_bytes` of blocks; 0 turns it off. What it takes beside the blocks
+    /// grows with them, up to 1 % of the capacity.
     pub fn new(capacity_bytes: u64) -> BlockCache {
-        let ways_count = usize::try_from(capacity_bytes / CAPACITY_BYTES_PER_WAY).unwrap_or(usize::MAX / 2);
-        let sets_count = if capacity_bytes == 0 { 0 } else { ways_count.div_ceil(WAYS_COUNT).max(1) };
-        let empty_set = || Set {
-            tags: [const { AtomicU64::new(TAG_EMPTY) }; WAYS_COUNT],
-            blocks: [const { ArcSwapOption::const_empty() }; WAYS_COUNT],
+        let ways_count = usize::try_from(capacity_bytes / CAPACITY_BYTES_PER_WAY).unwrap_or(usize::MAX);
+        let sets_count = match capacity_bytes {
+            0 => 0,
+            _ => ways_count.div_ceil(WAYS_COUNT).clamp(1, SETS_COUNT_MAX),
         };
         BlockCache {
             capacity_bytes,
-            sets: (0..sets_count).map(|_| empty_set()).collect(),
-            changing: (0..sets_count).map(|_| AtomicBool::new(false)).collect(),
+            sets_count,
+            chunks: (0..sets_count.div_ceil(SETS_PER_CHUNK_COUNT)).map(|_| OnceLock::new()).collect(),
             used_bytes: AtomicU64::new(0),
             hand: AtomicU64::new(0),
             owners_count: AtomicU64::new(0),
@@ -207,12 +218,15 @@ impl BlockCache {
     /// Looks a block up. Never waits, never allocates.
     #[inline]
     pub fn get(&self, key: BlockKey, access: Access) -> Option<Pinned> {
-        if self.sets.is_empty() {
+        if self.sets_count == 0 {
             return None;
         }
         let hash = key.hash();
-        let set = &self.sets[self.set_of(hash)];
         let counters = &self.counters[counter_shard()];
+        let Some(set) = self.set(self.set_of(hash)) else {
+            counters.misses_count.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
         let Some((way, tag, block)) = set.find(key, tag_of(hash)) else {
             counters.misses_count.fetch_add(1, Ordering::Relaxed);
             return None;
@@ -243,21 +257,22 @@ impl BlockCache {
             return block;
         }
         let hash = key.hash();
-        let set_index = self.set_of(hash);
-        if !self.begin_change(set_index) {
+        let (set_index, at) = (self.set_of(hash), self.set_of(hash) % SETS_PER_CHUNK_COUNT);
+        let chunk = self.chunks[set_index / SETS_PER_CHUNK_COUNT].get_or_init(Chunk::new);
+        if !chunk.begin_change(at) {
             self.used_bytes.fetch_sub(charge, Ordering::Relaxed);
             return block;
         }
-        let set = &self.sets[set_index];
+        let set = &chunk.sets[at];
         if let Some((_, _, present)) = set.find(key, tag_of(hash)) {
-            self.end_change(set_index);
+            chunk.end_change(at);
             self.used_bytes.fetch_sub(charge, Ordering::Relaxed);
             return Guard::into_inner(present).expect("find returns only ways that hold a block");
         }
         let way = set.choose_way();
         let evicted = set.blocks[way].swap(Some(Arc::clone(&block)));
         set.tags[way].store(tag_of(hash), Ordering::Relaxed);
-        self.end_change(set_index);
+        chunk.end_change(at);
         self.inserts_count.fetch_add(1, Ordering::Relaxed);
         self.count_out(evicted.as_deref());
         block
@@ -280,13 +295,20 @@ impl BlockCache {
 
     #[inline]
     fn set_of(&self, hash: u64) -> usize {
-        ((u128::from(hash) * self.sets.len() as u128) >> 64) as usize
+        ((u128::from(hash) * self.sets_count as u128) >> 64) as usize
+    }
+
+    /// Returns a set, if its chunk is there yet.
+    #[inline]
+    fn set(&self, set_index: usize) -> Option<&Set> {
+        let chunk = self.chunks[set_index / SETS_PER_CHUNK_COUNT].get()?;
+        Some(&chunk.sets[set_index % SETS_PER_CHUNK_COUNT])
     }
 
     /// Walks the hand until reserved and held bytes fit; tells whether they do. One round after the last use is
     /// taken from every block, only reservations of other threads make it fail.
     fn evict_to_capacity(&self) -> bool {
-        let ways_count = (self.sets.len() * WAYS_COUNT) as u64;
+        let ways_count = (self.sets_count * WAYS_COUNT) as u64;
         for _ in 0..=(USES_MAX as u64 + 2) * ways_count {
             if self.used_bytes.load(Ordering::Relaxed) <= self.capacity_bytes {
                 return true;
@@ -300,13 +322,15 @@ impl BlockCache {
 
     /// Takes one use from a way, or its block if it has none left.
     fn pass(&self, set_index: usize, way: usize) {
-        let set = &self.sets[set_index];
-        if set.take_use(way) || !self.begin_change(set_index) {
+        let Some(chunk) = self.chunks[set_index / SETS_PER_CHUNK_COUNT].get() else { return };
+        let at = set_index % SETS_PER_CHUNK_COUNT;
+        let set = &chunk.sets[at];
+        if set.take_use(way) || !chunk.begin_change(at) {
             return;
         }
         set.tags[way].store(TAG_EMPTY, Ordering::Relaxed);
         let evicted = set.blocks[way].swap(None);
-        self.end_change(set_index);
+        chunk.end_change(at);
         self.count_out(evicted.as_deref());
     }
 
@@ -316,14 +340,27 @@ impl BlockCache {
             self.evictions_count.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
 
-    /// Claims the right to change a set; fails rather than waits.
-    fn begin_change(&self, set_index: usize) -> bool {
-        !self.changing[set_index].swap(true, Ordering::Acquire)
+impl Chunk {
+    fn new() -> Box<Chunk> {
+        let empty_set = || Set {
+            tags: [const { AtomicU64::new(TAG_EMPTY) }; WAYS_COUNT],
+            blocks: [const { ArcSwapOption::const_empty() }; WAYS_COUNT],
+        };
+        Box::new(Chunk {
+            sets: std::array::from_fn(|_| empty_set()),
+            changing: std::array::from_fn(|_| AtomicBool::new(false)),
+        })
     }
 
-    fn end_change(&self, set_index: usize) {
-        self.changing[set_index].store(false, Ordering::Release);
+    /// Claims the right to change a set; fails rather than waits.
+    fn begin_change(&self, at: usize) -> bool {
+        !self.changing[at].swap(true, Ordering::Acquire)
+    }
+
+    fn end_change(&self, at: usize) {
+        self.changing[at].store(false, Ordering::Release);
     }
 }
 
@@ -445,6 +482,24 @@ mod tests {
         cache.insert(key, block(key, 10));
         assert!(!is_cached(&cache, key));
         assert_eq!(cache.stats(), CacheStats::default());
+    }
+
+    #[test]
+    fn chunks_come_with_the_blocks_that_go_into_them() {
+        let chunks_count = |cache: &BlockCache| cache.chunks.iter().filter(|c| c.get().is_some()).count();
+        for (capacity_bytes, chunks_count_max) in
+            [(1, 1), (64 << 20, 64), (1 << 40, 1 << 18), (u64::MAX, 1 << 18)]
+        {
+            let cache = BlockCache::new(capacity_bytes);
+            assert_eq!((cache.chunks.len(), chunks_count(&cache)), (chunks_count_max, 0));
+            let owner = cache.register();
+            let keys = [0, 4096, 8192].map(|offset| BlockKey { owner, offset });
+            assert!(keys.iter().all(|&key| !is_cached(&cache, key)));
+            keys.iter().for_each(|&key| drop(cache.insert(key, block(key, 4096))));
+            assert!(chunks_count(&cache) <= 3);
+            let is_kept = keys.map(|key| is_cached(&cache, key));
+            assert_eq!(is_kept, [capacity_bytes > 1; 3]);
+        }
     }
 
     #[test]

@@ -42,15 +42,18 @@ pub use base::error::{Error, ErrorKind, Result};
 pub use base::seq::SeqNum;
 pub use base::slice::Slice;
 pub use base::time::UnixMillis;
+pub use db::Db;
 pub use db::batch::WriteBatch;
+pub use db::builder::DbBuilder;
 pub use db::iter::Iter;
 pub use db::keyspace::Keyspace;
 pub use db::options::{Background, KeyspaceOptions, Options, WriteOptions};
 pub use db::range::KeyRange;
+pub use db::runtime::Runtime;
 pub use db::snapshot::Snapshot;
-pub use db::stats::{KeyspaceStats, LevelStats, Stats, VerifyReport};
-pub use db::{Db, DbBuilder};
+pub use db::stats::{BackgroundError, KeyspaceStats, LevelStats, Stats, VerifyReport};
 pub use table::options::Compression;
+pub use table::shared::Cache;
 pub use write::commit::Durability;
 
 /// The examples of the first page, compiled and run with the tests.

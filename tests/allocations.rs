@@ -29,7 +29,8 @@ fn key(i: usize, len_bytes: usize) -> String {
 /// A database whose entries lie in `place`, all in one block if it is a table.
 fn filled(place: Place, key_len_bytes: usize, value_len_bytes: usize) -> Db {
     let default_keyspace = KeyspaceOptions { block_bytes: 1 << 20, ..KeyspaceOptions::default() };
-    let options = Options { default_keyspace, wal_preallocate_bytes: 0, ..Options::default() };
+    let options =
+        Options { default_keyspace: Some(default_keyspace), wal_preallocate_bytes: 0, ..Options::default() };
     let builder = Db::builder("/db").vfs(Arc::new(MemVfs::new())).options(options);
     let db = builder.background(Background::Manual).open().expect("opens");
     for i in 0..KEYS_COUNT {

@@ -179,7 +179,8 @@ fn eight_threads_write_on_a_real_disk_and_everything_is_there_afterwards() {
     let dir = TempDir::new().expect("a directory");
     let options = tinylsm::Options { memtable_bytes: 16 << 10, ..tiny() };
     let db = Db::builder(dir.path()).options(options.clone()).open().expect("opens");
-    let other = db.create_keyspace("other", options.default_keyspace.clone()).expect("creates");
+    let other =
+        db.create_keyspace("other", options.default_keyspace.clone().expect("given")).expect("creates");
     let threads: Vec<_> = (0..8)
         .map(|thread| {
             let (db, other) = (db.clone(), other.clone());

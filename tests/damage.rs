@@ -52,7 +52,7 @@ fn options() -> Options {
     options.memtable_bytes = 12 << 10;
     options.sealed_memtables_max = 8;
     options.manifest_roll_bytes = 64 << 10;
-    options.default_keyspace.level0_compaction_trigger = 10;
+    options.default_keyspace.as_mut().expect("given").level0_compaction_trigger = 10;
     options
 }
 
@@ -110,7 +110,7 @@ impl Ground {
         let reverse = KeyspaceOptions {
             comparator: ReverseBytewise.name().to_owned(),
             compression: Compression::None,
-            ..options().default_keyspace
+            ..options().default_keyspace.expect("given")
         };
         let other = db.create_keyspace("other", reverse).expect("creates");
         let keyspaces = [db.default_keyspace().clone(), other];

@@ -26,12 +26,12 @@ const STORIES: [&str; 2] = ["closed", "crashed"];
 
 fn options() -> Options {
     let default_keyspace =
-        KeyspaceOptions { block_bytes: 256, level0_compaction_trigger: 10, ..tiny().default_keyspace };
+        KeyspaceOptions { block_bytes: 256, level0_compaction_trigger: 10, ..common::tiny_keyspace() };
     Options {
         memtable_bytes: 64 << 10,
         sealed_memtables_max: 8,
         wal_preallocate_bytes: 256,
-        default_keyspace,
+        default_keyspace: Some(default_keyspace),
         ..tiny()
     }
 }
@@ -88,7 +88,7 @@ fn make(story: &str) -> Arc<MemVfs> {
     let reverse = KeyspaceOptions {
         comparator: ReverseBytewise.name().to_owned(),
         compression: Compression::None,
-        ..options().default_keyspace
+        ..options().default_keyspace.expect("given")
     };
     let other = db.create_keyspace("other", reverse).expect("creates");
     for round in 0..2 {

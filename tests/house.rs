@@ -30,10 +30,12 @@ const WORLD_PATHS: [&str; 7] = [
     "std::sync::Condvar",
 ];
 /// Method calls of `Vfs`, `WriteFile` and `ReadFile` that no `Drop` may make.
-const VFS_CALLS: [&str; 18] = [
+const VFS_CALLS: [&str; 21] = [
+    ".hold_dir(",
     ".create_new(",
     ".open(",
     ".sync_file(",
+    ".sync_files(",
     ".rename(",
     ".remove_file(",
     ".link_or_copy(",
@@ -47,6 +49,7 @@ const VFS_CALLS: [&str; 18] = [
     ".append(",
     ".sync(",
     ".allocate(",
+    ".trim(",
     ".read_at(",
     ".advise(",
 ];

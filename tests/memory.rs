@@ -10,7 +10,7 @@ use tinylsm::format::batch::Batch;
 use tinylsm::memtable::Memtable;
 use tinylsm::memtable::arena::Arena;
 use tinylsm::write::commit::apply;
-use tinylsm::{Background, Db, WriteBatch, WriteOptions};
+use tinylsm::{Background, Cache, Db, KeyspaceOptions, WriteBatch, WriteOptions};
 
 const VALUE_LENS_BYTES: [usize; 3] = [20, 100, 4096];
 const BATCH_LENS: [u64; 2] = [1, 100];
@@ -51,12 +51,12 @@ fn a_memtables_estimate_is_close_to_what_is_allocated() {
             let memtable = Memtable::new(&KeyOrder::Bytewise, 1 << 20);
             let mut arena = Arena::new(1 << 20);
             let value = vec![b'v'; value_len_bytes];
-            // The filter comes with the first entry; its size follows from the options and not from the entries.
-            apply_record(&mut arena, &memtable, 1, 1, &value);
+            // The filter comes with the first entries; its size follows from the options and not from the entries.
+            apply_record(&mut arena, &memtable, 1, 5_000, &value);
             let before = memtable.len_bytes();
             let info = measure(|| {
                 for record in 0..10_000 / batch_len {
-                    apply_record(&mut arena, &memtable, 10 + record * batch_len, batch_len, &value);
+                    apply_record(&mut arena, &memtable, 5_010 + record * batch_len, batch_len, &value);
                 }
             });
             let what = format!("values of {value_len_bytes} bytes, {batch_len} a record");
@@ -85,10 +85,11 @@ fn the_memtable_bytes_of_the_stats_are_close_to_what_is_allocated() {
             let dir = tempfile::tempdir().expect("a directory");
             let db = Db::builder(dir.path()).background(Background::Manual).open().expect("opens");
             let value = vec![b'v'; value_len_bytes];
-            write(&db, 1, 1, &value);
+            // The filter grows to its size within these; that follows from the options and not from the entries.
+            write(&db, 1, PUTS_COUNT, &value);
             let before = db.stats();
             let info = measure(|| {
-                for first in (10..10 + PUTS_COUNT).step_by(batch_len as usize) {
+                for first in (10 + PUTS_COUNT..10 + 2 * PUTS_COUNT).step_by(batch_len as usize) {
                     write(&db, first, batch_len, &value);
                 }
             });
@@ -98,4 +99,43 @@ fn the_memtable_bytes_of_the_stats_are_close_to_what_is_allocated() {
             assert_eq!(after.sealed_memtables, 0);
         }
     }
+}
+
+/// A capacity is a bound and not a reservation.
+#[test]
+fn a_cache_takes_memory_for_what_it_holds() {
+    for (blocks_bytes, bytes_max) in
+        [(0, 4 << 10), (64 << 20, 8 << 10), (1 << 40, 8 << 20), (u64::MAX, 8 << 20)]
+    {
+        let mut cache = None;
+        let info = measure(|| cache = Some(Cache::new(blocks_bytes, 512)));
+        println!("cache of {blocks_bytes} bytes: {} taken", info.bytes_current);
+        assert!(info.bytes_max <= bytes_max, "{} bytes for a cache of {blocks_bytes}", info.bytes_max);
+        drop(cache);
+    }
+}
+
+/// What an open database takes that nobody uses, or that holds a few keys, so that a process can have thousands.
+#[test]
+fn an_idle_database_takes_kilobytes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let open = || Db::builder(dir.path().join("db")).background(Background::Manual).open().expect("opens");
+    drop(open());
+    let mut db = None;
+    let info = measure(|| db = Some(open()));
+    println!("an empty database: {} bytes, {} at most", info.bytes_current, info.bytes_max);
+    assert!(info.bytes_current <= 32 << 10, "{} bytes for an empty database", info.bytes_current);
+    let db = db.expect("opened");
+    let keyspaces = measure(|| {
+        for number in 0..100 {
+            db.create_keyspace(&format!("keyspace{number}"), KeyspaceOptions::default()).expect("creates");
+        }
+    });
+    println!("a keyspace: {} bytes", keyspaces.bytes_current / 100);
+    assert!(keyspaces.bytes_current / 100 <= 3 << 10, "{} bytes each", keyspaces.bytes_current / 100);
+    let puts = measure(|| {
+        db.put("key", "value").expect("puts");
+    });
+    println!("a first put: {} bytes", puts.bytes_current);
+    assert!(puts.bytes_current <= 32 << 10, "{} bytes for a put", puts.bytes_current);
 }

@@ -40,7 +40,7 @@ fn small() -> Options {
         memtable_bytes: 32 << 10,
         wal_preallocate_bytes: 0,
         block_cache_bytes: 64 << 10,
-        default_keyspace: keyspace,
+        default_keyspace: Some(keyspace),
         ..Options::default()
     }
 }

@@ -27,7 +27,7 @@ pub fn builder(disk: &Arc<MemVfs>) -> DbBuilder {
         manifest_roll_bytes: 512,
         level0_slowdown: 3,
         level0_stop: 4,
-        default_keyspace,
+        default_keyspace: Some(default_keyspace),
         ..Options::default()
     };
     tinylsm::Db::builder("/db").vfs(disk.clone()).options(options).background(Background::Manual)

@@ -40,7 +40,7 @@ impl Step {
     fn draw(tape: &Tape) -> Step {
         let below = |bound| tape.below(Label::Workload, bound);
         Step {
-            kind: below(24),
+            kind: below(26),
             name: below(10),
             other: below(10),
             slot: usize::try_from(below(SLOTS_COUNT as u64)).unwrap(),
@@ -141,6 +141,14 @@ impl<'a> Player<'a> {
                 self.locks[step.slot] = Some(disk.lock(&path, mode)?);
                 "locked".to_owned()
             }
+            23 => match &mut self.writers[step.slot] {
+                Some(writer) => writer.trim().map(|()| "trimmed".to_owned())?,
+                None => "no writer".to_owned(),
+            },
+            24 => match &self.locks[step.slot] {
+                Some(lock) => lock.check().map(|()| "still ours".to_owned())?,
+                None => "no lock".to_owned(),
+            },
             22 => {
                 self.writers[step.slot] = None;
                 self.readers[step.slot] = None;
@@ -177,13 +185,20 @@ impl<'a> Player<'a> {
 fn three_disks_agree() {
     for seed in 0..SEEDS_COUNT {
         let dir = tempfile::tempdir().unwrap();
-        let (os, mem) = (OsVfs::new(), MemVfs::new());
         let profile = Profile::ALL[usize::try_from(seed % 3).unwrap()];
         let sim = SimDisk::new(profile, Tape::from_seed(seed));
+        // Every other time through a view that holds the directory.
+        let view = |disk: Arc<dyn Vfs>, root: &Path| {
+            disk.create_dir_all(root).unwrap();
+            if seed.is_multiple_of(2) { disk } else { disk.hold_dir(root).unwrap() }
+        };
+        let os = view(Arc::new(OsVfs::new()), dir.path());
+        let mem = view(Arc::new(MemVfs::new()), Path::new("/x"));
+        let held_sim = view(Arc::new(sim.clone()), Path::new("/x"));
         let mut players = [
-            ("real", Player::new(&os, dir.path())),
-            ("memory", Player::new(&mem, Path::new("/x"))),
-            ("simulated", Player::new(&sim, Path::new("/x"))),
+            ("real", Player::new(os.as_ref(), dir.path())),
+            ("memory", Player::new(mem.as_ref(), Path::new("/x"))),
+            ("simulated", Player::new(held_sim.as_ref(), Path::new("/x"))),
         ];
         let tape = Tape::from_seed(seed);
         for index in 0..STEPS_COUNT {

@@ -643,6 +643,163 @@ fn l25_a_full_disk_takes_a_part_and_frees_at_the_last_close() {
     assert_eq!(disk.available_space(Path::new(ROOT)).unwrap(), 4000);
 }
 
+/// A synced record at the start of reserved space that was given back.
+fn trimmed_record(disk: &SimDisk, record: &[u8]) -> Box<dyn WriteFile> {
+    let mut file = create(disk, "f");
+    file.allocate(8192).unwrap();
+    append(file.as_mut(), record);
+    file.sync().unwrap();
+    sync_dir(disk);
+    file.trim().unwrap();
+    file
+}
+
+#[test]
+fn a_trim_is_not_durable_and_what_comes_back_is_zeros() {
+    let mut record = bytes(b'R', 300);
+    let whole = {
+        record.resize(8192, 0);
+        &record
+    };
+    litmus(
+        |disk| {
+            trimmed_record(disk, &whole[..300]);
+            assert_eq!(read(disk, "f").unwrap(), whole[..300]);
+            None
+        },
+        |disk| state(disk, "f", whole, 300).to_owned(),
+        &exactly(&["safe part", "prefix", "whole"]),
+        &exactly(&["safe part", "whole"]),
+    );
+}
+
+#[test]
+fn a_synced_trim_is_durable() {
+    let record = bytes(b'R', 300);
+    litmus(
+        |disk| {
+            trimmed_record(disk, &record).sync().unwrap();
+            None
+        },
+        |disk| state(disk, "f", &record, 300).to_owned(),
+        &exactly(&["whole"]),
+        &exactly(&["whole"]),
+    );
+}
+
+#[test]
+fn a_sync_of_another_file_makes_a_trim_durable_only_with_a_journal() {
+    let mut record = bytes(b'R', 300);
+    record.resize(8192, 0);
+    litmus(
+        |disk| {
+            trimmed_record(disk, &record[..300]);
+            create(disk, "g").sync().unwrap();
+            None
+        },
+        |disk| state(disk, "f", &record, 300).to_owned(),
+        &exactly(&["safe part", "prefix", "whole"]),
+        &exactly(&["safe part"]),
+    );
+}
+
+#[test]
+fn appending_goes_on_behind_a_trim() {
+    let a = bytes(b'A', 2000);
+    litmus(
+        |disk| {
+            let mut file = trimmed_record(disk, &a[..700]);
+            append(file.as_mut(), &a[700..]);
+            file.sync().unwrap();
+            None
+        },
+        |disk| state(disk, "f", &a, 2000).to_owned(),
+        &exactly(&["whole"]),
+        &exactly(&["whole"]),
+    );
+    // Without a sync, all of the space may come back, too.
+    let mut padded = a.clone();
+    padded.resize(8192, 0);
+    litmus(
+        |disk| {
+            let mut file = trimmed_record(disk, &a[..700]);
+            append(file.as_mut(), &a[700..]);
+            None
+        },
+        |disk| state(disk, "f", &padded, 700).to_owned(),
+        &exactly(&["safe part", "prefix", "whole", "prefix, zeros", "zeros", "holes", "garbage"]),
+        // Where the trim is lost, the space is as it was: sectors written or zero, in any mix.
+        &Law { must: &["safe part", "prefix", "whole", "prefix, zeros", "zeros"], may: &["holes"] },
+    );
+}
+
+#[test]
+fn a_trim_takes_away_a_failed_append_for_readers_and_a_sync_for_good() {
+    let a = bytes(b'A', 4000);
+    for is_synced in [false, true] {
+        let outcome = |disk: &SimDisk| match read(disk, "f").unwrap() {
+            found if found == a[..1000] => "as trimmed",
+            found if a.starts_with(&found) => "more came back",
+            found if found.starts_with(&a[..1000]) => "something came back",
+            _ => "DAMAGED",
+        };
+        litmus(
+            |disk| {
+                let mut file = durable(disk, "f", &a[..1000]);
+                // Room for three quarters of it, of which any part is taken.
+                disk.set_space(Some(1000 + 2250));
+                while read(disk, "f").unwrap().len() == 1000 {
+                    file = durable_again(disk, &a[..1000]);
+                    assert!(file.append(&[IoSlice::new(&a[1000..])]).is_err());
+                }
+                file.trim().unwrap();
+                assert_eq!(read(disk, "f").unwrap(), a[..1000]);
+                assert_eq!(disk.space_used(), 1000);
+                if is_synced {
+                    file.sync().unwrap();
+                }
+                None
+            },
+            |disk| outcome(disk).to_owned(),
+            &if is_synced {
+                exactly(&["as trimmed"])
+            } else {
+                exactly(&["as trimmed", "more came back", "something came back"])
+            },
+            &if is_synced {
+                exactly(&["as trimmed"])
+            } else {
+                Law { must: &["as trimmed", "more came back"], may: &["something came back"] }
+            },
+        );
+    }
+}
+
+/// Puts the durable file `f` there afresh.
+fn durable_again(disk: &SimDisk, content: &[u8]) -> Box<dyn WriteFile> {
+    disk.remove_file(Path::new(&at("f"))).unwrap();
+    durable(disk, "f", content)
+}
+
+#[test]
+fn a_failed_allocation_gives_back_what_it_took() {
+    for profile in Profile::ALL {
+        let disk = disk(profile);
+        let mut file = durable(&disk, "f", &bytes(b'A', 1000));
+        file.allocate(2000).unwrap();
+        disk.set_space(Some(5000));
+        assert_eq!(file.allocate(5001).unwrap_err().kind(), ErrorKind::NoSpace);
+        assert_eq!(disk.space_used(), 2000);
+        assert_eq!(disk.available_space(Path::new(ROOT)).unwrap(), 3000);
+        append(file.as_mut(), &bytes(b'A', 4000));
+        // Until a sync, a crash may show the space that it took for a moment.
+        let lens: BTreeSet<usize> = (0..500).map(|_| read(&disk.image(), "f").unwrap().len()).collect();
+        assert!(lens.iter().all(|len| (1000..=5000).contains(len)), "{lens:?}");
+        file.sync().unwrap();
+        assert_eq!(read(&disk.image(), "f").unwrap().len(), 5000);
+    }
+}
+
 #[test]
 fn l26_a_link_shares_the_bytes_through_a_crash() {
     let a = bytes(b'A', 1400);
@@ -757,6 +914,7 @@ fn nothing_happens_on_a_disk_without_power() {
     let disk = disk(Profile::Worst);
     let mut file = durable(&disk, "f", b"f");
     let reader = disk.open(Path::new(&at("f"))).unwrap();
+    let lock = disk.lock(Path::new(&at("f")), LockMode::Shared).unwrap();
     let image = disk.image();
     disk.power_off();
     let path = at("f");
@@ -765,6 +923,9 @@ fn nothing_happens_on_a_disk_without_power() {
         file.append(&[IoSlice::new(b"x")]).unwrap_err(),
         file.sync().unwrap_err(),
         file.allocate(9).unwrap_err(),
+        file.trim().unwrap_err(),
+        lock.check().unwrap_err(),
+        Arc::new(disk.clone()).hold_dir(Path::new(ROOT)).err().unwrap(),
         reader.read_at(&mut [0], 0).unwrap_err(),
         reader.len().unwrap_err(),
         disk.create_new(Path::new("/db/g")).err().unwrap(),

@@ -28,7 +28,7 @@ fn options() -> Options {
         memtable_bytes: 2 << 10,
         wal_preallocate_bytes: 0,
         durability: Durability::Os,
-        default_keyspace: keyspace,
+        default_keyspace: Some(keyspace),
         ..Options::default()
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tinylsm::base::error::ErrorKind;
 use tinylsm::vfs::mem::MemVfs;
@@ -12,12 +13,12 @@ use tinylsm_sim::disk::{Profile, SimDisk};
 use tinylsm_sim::tape::Tape;
 
 /// A disk and an empty directory on it.
-struct Bench<'a> {
-    disk: &'a dyn Vfs,
+struct Bench {
+    disk: Arc<dyn Vfs>,
     root: PathBuf,
 }
 
-impl Bench<'_> {
+impl Bench {
     fn at(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
@@ -42,7 +43,7 @@ impl Bench<'_> {
 }
 
 /// A promise of the contract.
-type Case = fn(&Bench<'_>);
+type Case = fn(&Bench);
 
 /// Every promise, by name.
 const CASES: &[(&str, Case)] = &[
@@ -59,39 +60,52 @@ const CASES: &[(&str, Case)] = &[
     ("reserved space is zeros behind the logical end", reserved_space_is_zeros_behind_the_logical_end),
     ("locks exclude", locks_exclude),
     ("a shared lock changes nothing", a_shared_lock_changes_nothing),
+    ("a lock is of the file that has its name", a_lock_is_of_the_file_that_has_its_name),
+    ("a released lock is free", a_released_lock_is_free),
+    ("a held directory is the same disk", a_held_directory_is_the_same_disk),
+    ("a directory that is missing cannot be held", a_directory_that_is_missing_cannot_be_held),
+    ("a trim gives back what was not appended", a_trim_gives_back_what_was_not_appended),
+    ("a failed allocation leaves the file as it was", a_failed_allocation_leaves_the_file_as_it_was),
+    ("many files can be synced at once", many_files_can_be_synced_at_once),
     ("a directory is no file", a_directory_is_no_file),
     ("everything can be synced", everything_can_be_synced),
     ("time goes on", time_goes_on),
 ];
 
-fn keeps_the_contract(disk: &dyn Vfs, root: &Path) {
+/// Checks every promise twice: on the disk as it is, and in a view that holds the directory.
+fn keeps_the_contract(disk: &Arc<dyn Vfs>, root: &Path) {
     for (index, (name, case)) in CASES.iter().enumerate() {
-        println!("{name}");
-        let root = root.join(index.to_string());
-        disk.create_dir_all(&root).unwrap();
-        case(&Bench { disk, root });
+        for view in ["plain", "held"] {
+            println!("{name}, {view}");
+            let root = root.join(format!("{index}-{view}"));
+            disk.create_dir_all(&root).unwrap();
+            let disk =
+                if view == "held" { Arc::clone(disk).hold_dir(&root).unwrap() } else { Arc::clone(disk) };
+            case(&Bench { disk, root });
+        }
     }
 }
 
 #[test]
 fn the_real_disk_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
-    keeps_the_contract(&OsVfs::new(), dir.path());
+    keeps_the_contract(&(Arc::new(OsVfs::new()) as Arc<dyn Vfs>), dir.path());
 }
 
 #[test]
 fn the_disk_in_memory_keeps_the_contract() {
-    keeps_the_contract(&MemVfs::new(), Path::new("/db"));
+    keeps_the_contract(&(Arc::new(MemVfs::new()) as Arc<dyn Vfs>), Path::new("/db"));
 }
 
 #[test]
 fn the_simulated_disk_keeps_the_contract() {
     for profile in Profile::ALL {
-        keeps_the_contract(&SimDisk::new(profile, Tape::from_seed(1)), Path::new("/db"));
+        let disk: Arc<dyn Vfs> = Arc::new(SimDisk::new(profile, Tape::from_seed(1)));
+        keeps_the_contract(&disk, Path::new("/db"));
     }
 }
 
-fn appended_bytes_are_visible_at_once(bench: &Bench<'_>) {
+fn appended_bytes_are_visible_at_once(bench: &Bench) {
     let mut file = bench.disk.create_new(&bench.at("f")).unwrap();
     assert!(file.is_empty());
     let reader = bench.disk.open(&bench.at("f")).unwrap();
@@ -111,7 +125,7 @@ fn appended_bytes_are_visible_at_once(bench: &Bench<'_>) {
     assert_eq!(&two, b"cd");
 }
 
-fn a_new_name_must_be_free(bench: &Bench<'_>) {
+fn a_new_name_must_be_free(bench: &Bench) {
     drop(bench.create("f", b"old"));
     let kind = |path: PathBuf| bench.disk.create_new(&path).err().unwrap().kind();
     assert_eq!(kind(bench.at("f")), ErrorKind::AlreadyExists);
@@ -119,9 +133,9 @@ fn a_new_name_must_be_free(bench: &Bench<'_>) {
     assert_eq!(bench.read("f"), b"old");
 }
 
-fn what_is_missing_is_not_found(bench: &Bench<'_>) {
+fn what_is_missing_is_not_found(bench: &Bench) {
     let (missing, other) = (bench.at("missing"), bench.at("other"));
-    let disk = bench.disk;
+    let disk = &bench.disk;
     assert_eq!(disk.open(&missing).err().unwrap().kind(), ErrorKind::NotFound);
     assert_eq!(disk.sync_file(&missing).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(disk.rename(&missing, &other).unwrap_err().kind(), ErrorKind::NotFound);
@@ -133,7 +147,7 @@ fn what_is_missing_is_not_found(bench: &Bench<'_>) {
     assert!(bench.names().is_empty());
 }
 
-fn reads_end_with_the_file(bench: &Bench<'_>) {
+fn reads_end_with_the_file(bench: &Bench) {
     drop(bench.create("f", b"abc"));
     let file = bench.disk.open(&bench.at("f")).unwrap();
     let mut buffer = [7; 4];
@@ -144,7 +158,7 @@ fn reads_end_with_the_file(bench: &Bench<'_>) {
     assert_eq!(file.read_at(&mut [], 0).unwrap(), 0);
 }
 
-fn a_removed_file_lives_in_its_handles(bench: &Bench<'_>) {
+fn a_removed_file_lives_in_its_handles(bench: &Bench) {
     let mut writer = bench.create("f", b"old");
     let reader = bench.disk.open(&bench.at("f")).unwrap();
     bench.disk.remove_file(&bench.at("f")).unwrap();
@@ -158,7 +172,7 @@ fn a_removed_file_lives_in_its_handles(bench: &Bench<'_>) {
     assert_eq!(bench.read("f"), b"new file");
 }
 
-fn a_rename_replaces(bench: &Bench<'_>) {
+fn a_rename_replaces(bench: &Bench) {
     drop(bench.create("a", b"a"));
     drop(bench.create("b", b"b"));
     let old = bench.disk.open(&bench.at("b")).unwrap();
@@ -173,7 +187,7 @@ fn a_rename_replaces(bench: &Bench<'_>) {
     assert_eq!(bench.names(), ["c"]);
 }
 
-fn a_rename_stays_in_its_directory(bench: &Bench<'_>) {
+fn a_rename_stays_in_its_directory(bench: &Bench) {
     drop(bench.create("f", b"f"));
     bench.disk.create_dir_all(&bench.at("dir")).unwrap();
     let kind = bench.disk.rename(&bench.at("f"), &bench.at("dir/f")).unwrap_err().kind();
@@ -181,7 +195,7 @@ fn a_rename_stays_in_its_directory(bench: &Bench<'_>) {
     assert_eq!(bench.read("f"), b"f");
 }
 
-fn a_link_is_the_same_file(bench: &Bench<'_>) {
+fn a_link_is_the_same_file(bench: &Bench) {
     let mut file = bench.create("a", b"one");
     assert_eq!(bench.disk.link_or_copy(&bench.at("a"), &bench.at("b")).unwrap(), Copied::Linked);
     file.append(&[IoSlice::new(b" two")]).unwrap();
@@ -195,7 +209,7 @@ fn a_link_is_the_same_file(bench: &Bench<'_>) {
     assert_eq!(bench.read("b"), b"one two");
 }
 
-fn directories_are_made_with_their_parents(bench: &Bench<'_>) {
+fn directories_are_made_with_their_parents(bench: &Bench) {
     bench.disk.create_dir_all(&bench.at("a/b/c")).unwrap();
     bench.disk.create_dir_all(&bench.at("a/b/c")).unwrap();
     bench.disk.create_dir_all(&bench.at("a/b/d")).unwrap();
@@ -207,7 +221,7 @@ fn directories_are_made_with_their_parents(bench: &Bench<'_>) {
     assert_eq!(bench.disk.create_dir_all(&bench.at("f")).unwrap_err().kind(), ErrorKind::Io);
 }
 
-fn a_listing_is_sorted(bench: &Bench<'_>) {
+fn a_listing_is_sorted(bench: &Bench) {
     for name in ["b", "10", "a", "2", "B"] {
         drop(bench.create(name, b""));
     }
@@ -218,7 +232,7 @@ fn a_listing_is_sorted(bench: &Bench<'_>) {
     assert_eq!(dirs, [false, false, false, false, true, false]);
 }
 
-fn reserved_space_is_zeros_behind_the_logical_end(bench: &Bench<'_>) {
+fn reserved_space_is_zeros_behind_the_logical_end(bench: &Bench) {
     let mut file = bench.create("f", b"ab");
     file.allocate(0).unwrap();
     file.allocate(1).unwrap();
@@ -236,7 +250,7 @@ fn reserved_space_is_zeros_behind_the_logical_end(bench: &Bench<'_>) {
     assert_eq!(bench.read("f"), b"abcdefgh");
 }
 
-fn locks_exclude(bench: &Bench<'_>) {
+fn locks_exclude(bench: &Bench) {
     let lock = |mode| bench.disk.lock(&bench.at("LOCK"), mode);
     let kind = |mode| lock(mode).err().map(|error| error.kind());
     let exclusive = lock(LockMode::Exclusive).unwrap();
@@ -252,7 +266,7 @@ fn locks_exclude(bench: &Bench<'_>) {
     assert_eq!(kind(LockMode::Exclusive), None);
 }
 
-fn a_shared_lock_changes_nothing(bench: &Bench<'_>) {
+fn a_shared_lock_changes_nothing(bench: &Bench) {
     let path = bench.at("LOCK");
     let error = bench.disk.lock(&path, LockMode::Shared).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -263,10 +277,120 @@ fn a_shared_lock_changes_nothing(bench: &Bench<'_>) {
     assert_eq!(bench.read("LOCK"), b"who");
 }
 
-fn a_directory_is_no_file(bench: &Bench<'_>) {
+fn a_lock_is_of_the_file_that_has_its_name(bench: &Bench) {
+    let path = bench.at("LOCK");
+    let lock = || bench.disk.lock(&path, LockMode::Exclusive);
+    let first = lock().unwrap();
+    first.check().unwrap();
+    bench.disk.remove_file(&path).unwrap();
+    assert_eq!(first.check().unwrap_err().kind(), ErrorKind::Io);
+    let second = lock().unwrap();
+    second.check().unwrap();
+    assert_eq!(first.check().unwrap_err().kind(), ErrorKind::Io);
+    drop(first);
+    assert_eq!(lock().err().unwrap().kind(), ErrorKind::Locked, "the first was of another file");
+    drop(bench.create("new", b""));
+    bench.disk.rename(&bench.at("new"), &path).unwrap();
+    assert_eq!(second.check().unwrap_err().kind(), ErrorKind::Io);
+    let third = lock().unwrap();
+    third.check().unwrap();
+}
+
+fn a_released_lock_is_free(bench: &Bench) {
+    let lock = |mode| bench.disk.lock(&bench.at("LOCK"), mode);
+    lock(LockMode::Exclusive).unwrap().release().unwrap();
+    let shared = lock(LockMode::Shared).unwrap();
+    lock(LockMode::Shared).unwrap().release().unwrap();
+    shared.check().unwrap();
+    assert_eq!(lock(LockMode::Exclusive).err().unwrap().kind(), ErrorKind::Locked);
+    shared.release().unwrap();
+    lock(LockMode::Exclusive).unwrap().release().unwrap();
+}
+
+fn a_held_directory_is_the_same_disk(bench: &Bench) {
+    let inner = bench.at("inner");
+    bench.disk.create_dir_all(&inner).unwrap();
+    let held = Arc::clone(&bench.disk).hold_dir(&inner).unwrap();
+    held.create_dir_all(&inner).unwrap();
+    let mut file = held.create_new(&inner.join("f")).unwrap();
+    file.append(&[IoSlice::new(b"f")]).unwrap();
+    file.sync().unwrap();
+    held.sync_dir(&inner).unwrap();
+    assert_eq!(bench.read("inner/f"), b"f");
+    // Other places are there too, and files go from one to the other.
+    held.link_or_copy(&inner.join("f"), &bench.at("outer")).unwrap();
+    held.sync_dir(&bench.root).unwrap();
+    assert_eq!(bench.read("outer"), b"f");
+    held.remove_file(&bench.at("outer")).unwrap();
+    held.create_dir_all(&inner.join("below")).unwrap();
+    drop(held.create_new(&inner.join("below/g")).unwrap());
+    held.sync_dir(&inner.join("below")).unwrap();
+    assert!(bench.disk.metadata(&bench.at("inner/below/g")).is_ok());
+    assert_eq!(bench.names(), ["inner"]);
+    // A view of a view holds its own directory and leaves the rest to the one below it.
+    let again = Arc::clone(&held).hold_dir(&inner.join("below")).unwrap();
+    drop(held);
+    assert_eq!(again.read_dir(&inner.join("below")).unwrap().len(), 1);
+    assert_eq!(again.read_dir(&inner).unwrap().len(), 2);
+    assert_eq!(again.open(&inner.join("h")).err().unwrap().kind(), ErrorKind::NotFound);
+}
+
+fn a_directory_that_is_missing_cannot_be_held(bench: &Bench) {
+    let kind = |name| Arc::clone(&bench.disk).hold_dir(&bench.at(name)).err().map(|error| error.kind());
+    assert_eq!(kind("missing"), Some(ErrorKind::NotFound));
+    drop(bench.create("f", b"f"));
+    assert_eq!(kind("f"), Some(ErrorKind::Io));
+}
+
+fn a_trim_gives_back_what_was_not_appended(bench: &Bench) {
+    let mut file = bench.create("f", b"ab");
+    file.trim().unwrap();
+    file.allocate(9_000).unwrap();
+    file.trim().unwrap();
+    file.trim().unwrap();
+    assert_eq!(bench.read("f"), b"ab");
+    assert_eq!(bench.disk.metadata(&bench.at("f")).unwrap().len, 2);
+    assert_eq!(file.len(), 2);
+    file.append(&[IoSlice::new(b"cd")]).unwrap();
+    file.allocate(6).unwrap();
+    assert_eq!(bench.read("f"), b"abcd\0\0");
+    file.append(&[IoSlice::new(b"efghi")]).unwrap();
+    file.trim().unwrap();
+    file.sync().unwrap();
+    assert_eq!(bench.read("f"), b"abcdefghi");
+}
+
+fn a_failed_allocation_leaves_the_file_as_it_was(bench: &Bench) {
+    let mut file = bench.create("f", b"ab");
+    file.allocate(5).unwrap();
+    // More than any disk has; the one in memory has it all the same.
+    if file.allocate(1 << 62).is_ok() {
+        file.trim().unwrap();
+        file.allocate(5).unwrap();
+    }
+    assert_eq!(bench.read("f"), b"ab\0\0\0");
+    file.append(&[IoSlice::new(b"cdef")]).unwrap();
+    file.sync().unwrap();
+    assert_eq!(bench.read("f"), b"abcdef");
+}
+
+fn many_files_can_be_synced_at_once(bench: &Bench) {
+    let mut files: Vec<Box<dyn WriteFile>> =
+        (0..20).map(|index| bench.create(&index.to_string(), b"bytes")).collect();
+    bench.disk.sync_files(&mut files[..1]).unwrap();
+    bench.disk.sync_files(&mut files).unwrap();
+    bench.disk.sync_files(&mut []).unwrap();
+    bench.disk.sync_dir(&bench.root).unwrap();
+    for file in &mut files {
+        file.append(&[IoSlice::new(b" more")]).unwrap();
+    }
+    assert_eq!(bench.read("7"), b"bytes more");
+}
+
+fn a_directory_is_no_file(bench: &Bench) {
     bench.disk.create_dir_all(&bench.at("dir")).unwrap();
     drop(bench.create("f", b"f"));
-    let disk = bench.disk;
+    let disk = &bench.disk;
     assert_eq!(disk.create_new(&bench.at("dir")).err().unwrap().kind(), ErrorKind::AlreadyExists);
     assert_eq!(disk.remove_file(&bench.at("dir")).unwrap_err().kind(), ErrorKind::Io);
     assert_eq!(disk.rename(&bench.at("f"), &bench.at("dir")).unwrap_err().kind(), ErrorKind::Io);
@@ -277,7 +401,7 @@ fn a_directory_is_no_file(bench: &Bench<'_>) {
     assert_eq!(metadata.len, 0);
 }
 
-fn everything_can_be_synced(bench: &Bench<'_>) {
+fn everything_can_be_synced(bench: &Bench) {
     let mut file = bench.create("f", b"bytes");
     file.sync().unwrap();
     file.sync().unwrap();
@@ -288,7 +412,7 @@ fn everything_can_be_synced(bench: &Bench<'_>) {
     assert!(bench.disk.available_space(&bench.root).unwrap() > 0);
 }
 
-fn time_goes_on(bench: &Bench<'_>) {
+fn time_goes_on(bench: &Bench) {
     let (start, wall) = (bench.disk.now(), bench.disk.wall());
     bench.disk.sleep(Duration::from_millis(2));
     assert!(bench.disk.now() >= start + 2_000_000);

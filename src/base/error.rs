@@ -29,6 +29,12 @@ pub enum ErrorKind {
     Corruption,
     /// The disk or a quota is full. Make room and retry.
     NoSpace,
+    /// The process or the system has no descriptor, memory or thread to give. Nothing was lost and nothing is
+    /// missing: free some, or raise the limit, and retry.
+    Exhausted,
+    /// The file system lacks an ability that the call needs. The text names it, and the option that goes without it
+    /// where that can be right.
+    Unsupported,
     /// The disk failed in another way. The text names the operation and the system's code.
     Io,
     /// The write would have had to wait longer than allowed for flush or compaction. Retry later.
@@ -39,6 +45,8 @@ pub enum ErrorKind {
     ReadOnly,
     /// The database was closed.
     Closed,
+    /// A panic in the engine's or the caller's code was contained. The text says what panicked. Reopen, and report it.
+    Internal,
 }
 
 /// An error of the engine: cheap to clone, with file, offset, operation and source inside.
@@ -92,8 +100,25 @@ impl Error {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            // ENOMEM and EAGAIN.
+            io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock => ErrorKind::Exhausted,
+            _ if lacks_descriptors(&source) => ErrorKind::Exhausted,
             _ => ErrorKind::Io,
         };
+        Error::caused(kind, operation, file, source)
+    }
+
+    /// Wraps what a sync of `file` reported after it began. Its kind is [`ErrorKind::NoSpace`] or [`ErrorKind::Io`]
+    /// whatever the code: an error of writing back may carry any, and none of them means that nothing was lost.
+    pub fn from_sync(operation: &'static str, file: &Path, source: io::Error) -> Error {
+        let kind = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            _ => ErrorKind::Io,
+        };
+        Error::caused(kind, operation, file, source)
+    }
+
+    fn caused(kind: ErrorKind, operation: &'static str, file: &Path, source: io::Error) -> Error {
         Error(Arc::new(Inner {
             kind,
             message: source.to_string(),
@@ -152,6 +177,11 @@ impl Error {
         }))
     }
 
+    /// Tells whether this is a clone of `other`.
+    pub fn is_same(&self, other: &Error) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Returns what a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -179,8 +209,19 @@ impl Error {
 
     /// Tells whether the same call may succeed later without any repair.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.0.kind, ErrorKind::Busy | ErrorKind::Conflict | ErrorKind::NoSpace)
+        matches!(
+            self.0.kind,
+            ErrorKind::Busy | ErrorKind::Conflict | ErrorKind::NoSpace | ErrorKind::Exhausted
+        )
     }
+}
+
+/// Tells whether the process (EMFILE) or the system (ENFILE) has no descriptor left.
+fn lacks_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    error
+        .raw_os_error()
+        .is_some_and(|code| [Errno::MFILE, Errno::NFILE].iter().any(|errno| errno.raw_os_error() == code))
 }
 
 impl fmt::Display for Error {
@@ -234,5 +275,18 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NoSpace);
         assert!(error.to_string().starts_with("sync x: No space left"));
         assert!(error.is_retryable());
+    }
+
+    #[test]
+    fn what_ran_out_is_neither_missing_nor_broken() {
+        use rustix::io::Errno;
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN] {
+            let error = Error::from_io("open", Path::new("x"), io::Error::from(errno));
+            assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
+            assert!(error.is_retryable());
+            // Once a sync has begun, the same codes tell of bytes that may be gone.
+            let error = Error::from_sync("sync", Path::new("x"), io::Error::from(errno));
+            assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+        }
     }
 }

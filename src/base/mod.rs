@@ -4,6 +4,7 @@
 //! the one error type. Knows no disk, no thread and no file format; imports nothing of the crate.
 
 pub mod comparator;
+pub mod contain;
 pub mod error;
 pub mod hash;
 pub mod ids;

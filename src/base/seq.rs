@@ -11,6 +11,9 @@ impl SeqNum {
     pub const ZERO: SeqNum = SeqNum(0);
     /// The largest number that fits beside a kind in an internal key.
     pub const MAX: SeqNum = SeqNum((1 << 56) - 1);
+    /// The largest number that a commit may have. The rest is room: a number from a disk and the count of a batch
+    /// never add up to more than [`SeqNum::MAX`].
+    pub const LAST: SeqNum = SeqNum(SeqNum::MAX.0 - 0xFFFF_FFFF);
 
     /// Makes a sequence number.
     ///
@@ -21,9 +24,9 @@ impl SeqNum {
         SeqNum(raw)
     }
 
-    /// Makes a sequence number from bytes of a disk, which may be anything.
+    /// Makes a sequence number from bytes of a disk, which may be anything; none above [`SeqNum::LAST`] was ever written.
     pub const fn from_disk(raw: u64) -> Option<SeqNum> {
-        if raw <= SeqNum::MAX.0 { Some(SeqNum(raw)) } else { None }
+        if raw <= SeqNum::LAST.0 { Some(SeqNum(raw)) } else { None }
     }
 
     /// Returns the bare number.

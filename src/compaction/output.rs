@@ -1,35 +1,37 @@
 //! Entries in, new tables out.
 //!
 //! Writes as many tables as their size asks for and cuts only between user keys, so that no two tables of a level
-//! share one (INV-1). Every table is synced by its writer; their names are synced together at the end.
+//! share one (INV-1). Small tables are synced together, and their names at the end: the flush of a thousand keyspaces costs
+//! some twenty syncs.
 
 use crate::base::comparator::KeyOrder;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::key::InternalKey;
+use crate::base::limits::{UNSYNCED_TABLES_COUNT_MAX, UNSYNCED_TABLES_LEN_BYTES_MAX};
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
-use crate::cache::BlockCache;
 use crate::format::names::FileName;
 use crate::mvcc::retain::{Kept, Reason};
 use crate::table::options::TableOptions;
-use crate::table::reader::{Table, TableFile};
+use crate::table::reader::{Table, TableFile, TableSource};
+use crate::table::shared::Cache;
 use crate::table::writer::{TableSettings, TableSummary, TableWriter};
 use crate::version::edit::TableMeta;
 use crate::version::levels::Live;
-use crate::vfs::Vfs;
-use std::path::PathBuf;
+use crate::vfs::{Vfs, WriteFile};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a job needs from the database around it.
 pub struct JobContext<'a> {
     /// Where tables are written.
-    pub vfs: &'a dyn Vfs,
+    pub vfs: Arc<dyn Vfs>,
     /// The database's directory.
     pub directory: PathBuf,
     /// Through which the new tables will be read.
-    pub cache: Arc<BlockCache>,
+    pub cache: Arc<Cache>,
     /// Gives out a file number that was never used.
     pub next_number: &'a dyn Fn() -> FileNumber,
     /// Set when the job has to stop.
@@ -53,11 +55,66 @@ pub struct OutputSettings {
     pub table_len_bytes_max: u64,
 }
 
+/// Tables of one job that were written and are not durable yet.
+#[derive(Default)]
+#[must_use = "nothing may rely on a table before its group was settled"]
+pub struct Unsynced {
+    files: Vec<Box<dyn WriteFile>>,
+    len_bytes: u64,
+    has_new_names: bool,
+}
+
+impl Unsynced {
+    /// Takes a written table. Syncs those at hand if they have become many.
+    fn add(&mut self, file: Box<dyn WriteFile>, vfs: &dyn Vfs) -> Result<()> {
+        self.len_bytes += file.len();
+        self.files.push(file);
+        self.has_new_names = true;
+        let is_full =
+            self.files.len() >= UNSYNCED_TABLES_COUNT_MAX || self.len_bytes >= UNSYNCED_TABLES_LEN_BYTES_MAX;
+        if is_full { self.sync(vfs) } else { Ok(()) }
+    }
+
+    /// Makes the bytes of the tables durable and closes them.
+    fn sync(&mut self, vfs: &dyn Vfs) -> Result<()> {
+        match &mut self.files[..] {
+            [] => {}
+            [file] => file.sync()?,
+            files => vfs.sync_files(files)?,
+        }
+        self.files.clear();
+        self.len_bytes = 0;
+        Ok(())
+    }
+
+    /// Makes every table taken so far durable, and its name.
+    ///
+    /// # Errors
+    /// `NoSpace`, `Io`; none of the tables may be used.
+    pub fn settle(mut self, context: &JobContext<'_>) -> Result<()> {
+        self.sync(&*context.vfs)?;
+        if self.has_new_names {
+            // Their bytes are safe, their names not yet.
+            context.vfs.sync_dir(&context.directory)?;
+        }
+        Ok(())
+    }
+}
+
+/// Who sees to it that written tables become durable.
+enum Group<'a> {
+    /// These outputs, when they are finished.
+    Own(Unsynced),
+    /// Whoever has the group.
+    Shared(&'a mut Unsynced),
+}
+
 /// Tables being written by one job.
 pub struct Outputs<'a> {
     context: &'a JobContext<'a>,
     settings: OutputSettings,
     writer: Option<TableWriter>,
+    group: Group<'a>,
     /// Why what is in the table being written stays.
     kept: Kept,
     shaded_seq: SeqNum,
@@ -74,11 +131,31 @@ impl<'a> Outputs<'a> {
         settings: OutputSettings,
         created: &'a mut Vec<FileNumber>,
     ) -> Outputs<'a> {
+        Outputs::with_group(context, settings, created, Group::Own(Unsynced::default()))
+    }
+
+    /// Starts like [`Outputs::new`], but leaves it to the owner of `group` to make the tables durable.
+    pub fn in_group(
+        context: &'a JobContext<'a>,
+        settings: OutputSettings,
+        created: &'a mut Vec<FileNumber>,
+        group: &'a mut Unsynced,
+    ) -> Outputs<'a> {
+        Outputs::with_group(context, settings, created, Group::Shared(group))
+    }
+
+    fn with_group(
+        context: &'a JobContext<'a>,
+        settings: OutputSettings,
+        created: &'a mut Vec<FileNumber>,
+        group: Group<'a>,
+    ) -> Outputs<'a> {
         let kept = Kept::default();
         Outputs {
             context,
             settings,
             writer: None,
+            group,
             kept,
             shaded_seq: SeqNum::ZERO,
             finished: Vec::new(),
@@ -106,10 +183,9 @@ impl<'a> Outputs<'a> {
         reason: Reason,
         is_new_key: bool,
     ) -> Result<()> {
-        let is_full = self
-            .writer
-            .as_ref()
-            .is_some_and(|writer| writer.estimated_len() >= self.settings.table_len_bytes_max);
+        let is_full = self.writer.as_ref().is_some_and(|writer| {
+            writer.estimated_len() >= self.settings.table_len_bytes_max || writer.is_index_full()
+        });
         if is_full && is_new_key {
             self.end_table()?;
         }
@@ -143,7 +219,9 @@ impl<'a> Outputs<'a> {
     fn start_table(&mut self) -> Result<TableWriter> {
         let number = (self.context.next_number)();
         self.created.push(number);
-        let file = self.context.vfs.create_new(&FileName::Table(number).path(&self.context.directory))?;
+        let path = FileName::Table(number).path(&self.context.directory);
+        let context = self.context;
+        let file = self.with_descriptor(|| context.vfs.create_new(&path))?;
         let settings = TableSettings {
             number,
             keyspace: self.settings.keyspace,
@@ -156,36 +234,55 @@ impl<'a> Outputs<'a> {
 
     fn end_table(&mut self) -> Result<()> {
         if let Some(writer) = self.writer.take() {
-            let summary = writer.finish()?;
+            let (summary, file) = writer.finish_unsynced()?;
+            let vfs = &*self.context.vfs;
+            self.unsynced().add(file, vfs)?;
             self.finished_len_bytes += summary.len_bytes;
-            self.finished.push((summary, std::mem::replace(&mut self.kept, Kept::shaded(self.shaded_seq))));
+            let kept = std::mem::replace(&mut self.kept, Kept::shaded(self.shaded_seq));
+            self.finished.push((summary, kept));
         }
         Ok(())
     }
 
-    /// Ends the last table, makes all names durable and opens the tables for reading.
+    fn unsynced(&mut self) -> &mut Unsynced {
+        match &mut self.group {
+            Group::Own(unsynced) => unsynced,
+            Group::Shared(unsynced) => unsynced,
+        }
+    }
+
+    /// Runs something that takes a descriptor. If there is none, idle tables and then our own unsynced ones are closed for
+    /// it.
+    fn with_descriptor<T>(&mut self, attempt: impl Fn() -> Result<T>) -> Result<T> {
+        let context = self.context;
+        match context.cache.descriptors().with_retry(&attempt) {
+            Err(error) if error.kind() == ErrorKind::Exhausted && !self.unsynced().files.is_empty() => {
+                self.unsynced().sync(&*context.vfs)?;
+                attempt()
+            }
+            result => result,
+        }
+    }
+
+    /// Ends the last table, makes all tables durable unless the owner of a group does that, and opens them for reading.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`; none of the tables may be used.
+    /// `NoSpace`, `Exhausted`, `Io`; none of the tables may be used.
     pub fn finish(mut self) -> Result<Vec<Arc<Live<Arc<Table>>>>> {
         self.end_table()?;
-        if !self.finished.is_empty() {
-            // Their bytes are safe, their names not yet.
-            self.context.vfs.sync_dir(&self.context.directory)?;
+        if let Group::Own(unsynced) = &mut self.group {
+            std::mem::take(unsynced).settle(self.context)?;
         }
         let finished = std::mem::take(&mut self.finished);
         finished.into_iter().map(|(summary, kept)| self.open(&summary, kept)).collect()
     }
 
-    fn open(&self, summary: &TableSummary, kept: Kept) -> Result<Arc<Live<Arc<Table>>>> {
+    fn open(&mut self, summary: &TableSummary, kept: Kept) -> Result<Arc<Live<Arc<Table>>>> {
         let meta = Arc::new(meta_of(summary));
-        let table = open_table(
-            self.context.vfs,
-            &self.context.directory,
-            &meta,
-            &self.settings.order,
-            &self.context.cache,
-        )?;
+        let (context, order) = (self.context, self.settings.order.clone());
+        let table = self.with_descriptor(|| {
+            open_table(&context.vfs, &context.directory, &meta, &order, &context.cache)
+        })?;
         Ok(Arc::new(Live::new(meta, table, Some(kept))))
     }
 }
@@ -193,23 +290,21 @@ impl<'a> Outputs<'a> {
 /// Opens a table that the catalog knows.
 ///
 /// # Errors
-/// `Corruption` if it is missing or damaged; `Incompatible`; `Io`.
+/// `Corruption` if it is missing or damaged; `Incompatible`; `Exhausted`; `Io`.
 pub fn open_table(
-    vfs: &dyn Vfs,
-    directory: &std::path::Path,
+    vfs: &Arc<dyn Vfs>,
+    directory: &Path,
     meta: &TableMeta,
     order: &KeyOrder,
-    cache: &Arc<BlockCache>,
+    cache: &Arc<Cache>,
 ) -> Result<Arc<Table>> {
-    let path = FileName::Table(meta.number).path(directory);
-    let file = vfs.open(&path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
-            error.wrap(ErrorKind::Corruption, "a table that the manifest names is missing")
-        }
-        _ => error,
-    })?;
-    let source = TableFile { file, path, number: meta.number, len_bytes: meta.len_bytes };
-    Ok(Arc::new(Table::open(source, order.clone(), Arc::clone(cache))?))
+    let file = TableFile {
+        source: TableSource::Path(Arc::clone(vfs)),
+        path: FileName::Table(meta.number).path(directory),
+        number: meta.number,
+        len_bytes: meta.len_bytes,
+    };
+    Ok(Arc::new(Table::open(file, order.clone(), Arc::clone(cache))?))
 }
 
 fn meta_of(summary: &TableSummary) -> TableMeta {

@@ -148,7 +148,7 @@ fn garbage_bytes(candidates: &[Candidate]) -> u64 {
 }
 
 /// Returns the target of a sorted level in bytes.
-fn target_bytes(level: usize, limits: LevelLimits) -> u64 {
+pub fn target_bytes(level: usize, limits: LevelLimits) -> u64 {
     assert!(level > 0, "level 0 is counted in tables");
     (1..level).fold(limits.level_base_bytes, |bytes, _| bytes.saturating_mul(limits.level_multiplier))
 }

@@ -141,7 +141,7 @@ impl<'a> Survey<'a> {
 
     /// Tells whether rewriting a table with nothing beneath it can free anything.
     pub fn can_shrink(&self, live: &LiveTable) -> bool {
-        live.table.properties().may_shrink()
+        live.table.properties().is_ok_and(Properties::may_shrink)
             && live.kept.as_ref().is_none_or(|kept| {
                 kept.for_deeper_count() > 0 || kept.for_snapshots().iter().any(|seq| !self.is_live(seq))
             })
@@ -288,7 +288,8 @@ pub fn range_of<'a>(tables: &'a [LiveTable], order: &KeyOrder) -> Option<(&'a [u
 
 /// Estimates how many bytes of a table are deletes and old versions.
 fn garbage_bytes(live: &LiveTable) -> u64 {
-    let properties = live.table.properties();
+    // Of a table that cannot be read nothing is known.
+    let Ok(properties) = live.table.properties() else { return 0 };
     let old_count = properties.keys_count.map_or(0, |keys| properties.entries_count.saturating_sub(keys));
     let puts_count = properties.entries_count.saturating_sub(properties.deletes_count);
     let old_raw = proportion(
@@ -302,7 +303,8 @@ fn garbage_bytes(live: &LiveTable) -> u64 {
 
 /// Estimates how many bytes of a table so many deletes are.
 fn deletes_bytes(live: &LiveTable, count: u64) -> u64 {
-    let properties = live.table.properties();
+    // Of a table that cannot be read nothing is known.
+    let Ok(properties) = live.table.properties() else { return 0 };
     let raw = count.min(properties.deletes_count).saturating_mul(delete_raw_bytes(properties));
     proportion(live.meta.len_bytes, raw, raw_bytes(properties))
 }

@@ -7,8 +7,7 @@ use crate::base::key::{InternalKey, Kind, Tag};
 use crate::base::limits::LEVELS_COUNT;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
-use crate::cache::BlockCache;
-use crate::compaction::flush::flush;
+use crate::compaction::flush::{FlushSource, flush_all};
 use crate::compaction::merge::{Surroundings, merge};
 use crate::compaction::output::{JobContext, OutputSettings};
 use crate::compaction::picker::{LevelLimits, Pick, Situation, Unflushed, is_seal_due, pick};
@@ -26,6 +25,7 @@ use crate::read::tree::Tree;
 use crate::read::waste::{ReadWaste, STEP_COST_BYTES};
 use crate::table::cursor::{CacheUse, TableCursor};
 use crate::table::options::TableOptions;
+use crate::table::shared::Cache;
 use crate::vfs::Vfs;
 use crate::vfs::mem::MemVfs;
 use proptest::prelude::*;
@@ -46,7 +46,7 @@ const TABLE_OVERHEAD_BYTES: u64 = 900;
 /// A keyspace's tree, and what ought to be in it.
 struct Forest {
     disk: MemVfs,
-    cache: Arc<BlockCache>,
+    cache: Arc<Cache>,
     next_file: Cell<u64>,
     tree: Tree,
     seq: u64,
@@ -80,7 +80,7 @@ impl Forest {
         disk.create_dir_all(&PathBuf::from("/db")).expect("memory");
         Forest {
             disk,
-            cache: Arc::new(BlockCache::new(1 << 20)),
+            cache: Arc::new(Cache::new(1 << 20, 8)),
             next_file: Cell::new(1),
             tree: Tree::new(KeyOrder::Bytewise, 1 << 10),
             seq: 0,
@@ -118,7 +118,7 @@ impl Forest {
             FileNumber(self.next_file.get())
         };
         let context = JobContext {
-            vfs: &self.disk,
+            vfs: Arc::new(self.disk.clone()),
             directory: PathBuf::from("/db"),
             cache: Arc::clone(&self.cache),
             next_number: &next_number,
@@ -150,9 +150,13 @@ impl Forest {
         let fresh = Arc::new(Memtable::new(&KeyOrder::Bytewise, 1 << 10));
         let sealed = std::mem::replace(&mut self.tree.active, fresh);
         let added = self
-            .job(|context, settings| flush(context, &sealed, self.around(), settings, &mut Vec::new()))
+            .job(|context, settings| {
+                let tables = Arc::clone(&self.tree.tables);
+                let source = FlushSource { memtable: Arc::clone(&sealed), tables, settings };
+                flush_all(context, vec![source], &self.live(), &mut Vec::new())
+            })
             .expect("memory");
-        self.install(&[], 0, added);
+        self.install(&[], 0, added.into_iter().map(|(_, live)| live).collect());
     }
 
     fn merge(&self, plan: &Plan) -> Result<Vec<LiveTable>> {

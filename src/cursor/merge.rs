@@ -8,6 +8,9 @@
 //! Walking forwards the heap holds sources that stand behind the current entry, walking backwards sources that
 //! stand before it. To turn round, each of them is moved to the other side of the current key.
 //!
+//! A source that waits ([`Cursor::waits_at`]) takes part with the key it waits at, ahead of all entries of that key, and
+//! has to arrive before it can become the winner. So it reads nothing until everything in front of it was met.
+//!
 //! A source that fails leaves the merge on no entry: no key of the failed source can be skipped silently,
 //! because every positioning call asks all sources again and gives up at the first error.
 //!
@@ -16,7 +19,7 @@
 
 use crate::base::comparator::KeyOrder;
 use crate::base::error::Result;
-use crate::base::key::InternalKey;
+use crate::base::key::{InternalKey, Tag};
 use crate::base::slice::Slice;
 use crate::cursor::Cursor;
 use std::cmp::Ordering;
@@ -26,19 +29,20 @@ pub struct MergeCursor {
     sources: Vec<Box<dyn Cursor>>,
     order: KeyOrder,
     direction: Direction,
-    /// Stands on the current entry, if there is one.
+    /// Stands on the current entry, if there is one; never waits.
     winner: Option<Runner>,
-    /// The other sources that stand on an entry; the one to come next is first (a binary heap).
+    /// The other sources that stand on an entry or wait; the one to come next is first (a binary heap).
     heap: Vec<Runner>,
     /// The current key while turning round.
     pivot: Vec<u8>,
 }
 
-/// A source that stands on an entry.
+/// A source that stands on an entry, or waits in front of one.
 #[derive(Clone, Copy)]
 struct Runner {
     prefix: u128,
     source: usize,
+    is_waiting: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,17 +80,17 @@ impl MergeCursor {
         if self.direction != Direction::Forward {
             return self.seek(target);
         }
-        while let Some(winner) = self.winner {
-            let source = &mut self.sources[winner.source];
-            if source.key().compare(&target, &self.order) != Ordering::Less {
+        let mut first = self.winner.take();
+        while let Some(runner) = first {
+            // A source that waits in front of the target is moved as well, so that it does not read what lies between.
+            if self.key_of(runner).compare(&target, &self.order) != Ordering::Less {
                 break;
             }
-            self.winner = None;
-            source.seek(target)?;
-            self.enlist(winner.source);
-            self.winner = self.pop();
+            self.sources[runner.source].seek(target)?;
+            self.enlist(runner.source);
+            first = self.pop();
         }
-        Ok(())
+        self.settle(first)
     }
 
     /// Positions every source with `go` and starts in `direction`.
@@ -104,8 +108,8 @@ impl MergeCursor {
         for source in 0..self.sources.len() {
             self.enlist(source);
         }
-        self.winner = self.pop();
-        Ok(())
+        let first = self.pop();
+        self.settle(first)
     }
 
     /// Moves the winner one entry on, and finds out who leads then.
@@ -121,8 +125,9 @@ impl MergeCursor {
             Direction::Backward => source.prev()?,
         }
         if !source.is_valid() {
-            self.winner = self.pop();
-            return Ok(());
+            self.enlist(winner.source);
+            let first = self.pop();
+            return self.settle(first);
         }
         if self.heap.is_empty() {
             self.winner = Some(winner);
@@ -131,10 +136,23 @@ impl MergeCursor {
         let moved = self.runner(winner.source);
         if self.is_ahead(moved, self.heap[0]) {
             self.winner = Some(moved);
-        } else {
-            self.winner = Some(std::mem::replace(&mut self.heap[0], moved));
-            self.sift_down(0);
+            return Ok(());
         }
+        let first = std::mem::replace(&mut self.heap[0], moved);
+        self.sift_down(0);
+        self.settle(Some(first))
+    }
+
+    /// Makes `first`, which all others are behind, the winner; if it waits it arrives before, and whoever is first then
+    /// is the winner.
+    #[inline]
+    fn settle(&mut self, mut first: Option<Runner>) -> Result<()> {
+        while let Some(waiting) = first.filter(|runner| runner.is_waiting) {
+            self.sources[waiting.source].arrive()?;
+            self.enlist(waiting.source);
+            first = self.pop();
+        }
+        self.winner = first;
         Ok(())
     }
 
@@ -167,13 +185,17 @@ impl MergeCursor {
         Ok(())
     }
 
-    /// Puts a source into the heap if it stands on an entry.
+    /// Puts a source into the heap if it stands on an entry or waits in front of one.
     fn enlist(&mut self, source: usize) {
-        if self.sources[source].is_valid() {
-            let runner = self.runner(source);
-            self.heap.push(runner);
-            self.sift_up(self.heap.len() - 1);
-        }
+        let runner = if self.sources[source].is_valid() {
+            self.runner(source)
+        } else if let Some(key) = self.sources[source].waits_at() {
+            Runner { prefix: self.order.sort_prefix(key), source, is_waiting: true }
+        } else {
+            return;
+        };
+        self.heap.push(runner);
+        self.sift_up(self.heap.len() - 1);
     }
 
     fn pop(&mut self) -> Option<Runner> {
@@ -187,7 +209,19 @@ impl MergeCursor {
 
     #[inline]
     fn runner(&self, source: usize) -> Runner {
-        Runner { prefix: self.order.sort_prefix(self.sources[source].key().user_key), source }
+        let prefix = self.order.sort_prefix(self.sources[source].key().user_key);
+        Runner { prefix, source, is_waiting: false }
+    }
+
+    /// Returns the key a source stands on, or a key that comes before everything it waits in front of.
+    #[inline]
+    fn key_of(&self, runner: Runner) -> InternalKey<'_> {
+        let source = &self.sources[runner.source];
+        if !runner.is_waiting {
+            return source.key();
+        }
+        let tag = if self.direction == Direction::Forward { Tag::NEWEST } else { Tag::OLDEST };
+        InternalKey::new(source.waits_at().expect("the source waits"), tag)
     }
 
     /// Tells whether `a` comes to its turn before `b`.
@@ -202,7 +236,7 @@ impl MergeCursor {
 
     /// Compares by key, and equal keys by source, so that the outcome depends on nothing else.
     fn compare_in_full(&self, a: Runner, b: Runner) -> Ordering {
-        let keys = (self.sources[a.source].key(), self.sources[b.source].key());
+        let keys = (self.key_of(a), self.key_of(b));
         keys.0.compare(&keys.1, &self.order).then(a.source.cmp(&b.source))
     }
 
@@ -302,6 +336,9 @@ mod tests {
         order: KeyOrder,
         place: Option<usize>,
         fuse: Arc<AtomicUsize>,
+        /// Waits wherever it may.
+        is_lazy: bool,
+        is_waiting: bool,
     }
 
     impl Source {
@@ -317,15 +354,25 @@ mod tests {
                 return Err(Error::new(ErrorKind::Io, "the disk is gone"));
             }
             self.place = place.filter(|&place| place < self.entries.len());
+            self.is_waiting = self.is_lazy && self.place.is_some();
+            Ok(())
+        }
+
+        /// Goes to where it was sought, and waits there if that has another key.
+        fn go_from(&mut self, target: InternalKey<'_>, place: Option<usize>) -> Result<()> {
+            self.go(place)?;
+            let is_same = self.place.is_some_and(|place| self.entries[place].0 == target.user_key);
+            self.is_waiting &= !is_same;
             Ok(())
         }
     }
 
     impl Cursor for Source {
         fn is_valid(&self) -> bool {
-            self.place.is_some()
+            self.place.is_some() && !self.is_waiting
         }
         fn key(&self) -> InternalKey<'_> {
+            assert!(!self.is_waiting, "on an entry");
             let (key, tag) = &self.entries[self.place.expect("on an entry")];
             InternalKey::new(key, *tag)
         }
@@ -342,10 +389,10 @@ mod tests {
             self.go(self.entries.len().checked_sub(1))
         }
         fn seek(&mut self, target: InternalKey<'_>) -> Result<()> {
-            self.go(Some(self.position(target)))
+            self.go_from(target, Some(self.position(target)))
         }
         fn seek_before(&mut self, target: InternalKey<'_>) -> Result<()> {
-            self.go(self.position(target).checked_sub(1))
+            self.go_from(target, self.position(target).checked_sub(1))
         }
         fn next(&mut self) -> Result<()> {
             self.go(Some(self.place.expect("on an entry") + 1))
@@ -353,15 +400,25 @@ mod tests {
         fn prev(&mut self) -> Result<()> {
             self.go(self.place.expect("on an entry").checked_sub(1))
         }
+        fn waits_at(&self) -> Option<&[u8]> {
+            self.is_waiting.then(|| &*self.entries[self.place.expect("it waits")].0)
+        }
+        fn arrive(&mut self) -> Result<()> {
+            assert!(self.is_waiting, "it waits");
+            self.go(self.place)?;
+            self.is_waiting = false;
+            Ok(())
+        }
     }
 
     fn merge(parts: &[Vec<Entry>], order: &KeyOrder, fuse: usize) -> (MergeCursor, Arc<AtomicUsize>) {
         let fuse = Arc::new(AtomicUsize::new(fuse));
-        let source = |entries: &Vec<Entry>| -> Box<dyn Cursor> {
+        // Every other source waits wherever it may.
+        let source = |(index, entries): (usize, &Vec<Entry>)| -> Box<dyn Cursor> {
             let (entries, order, fuse) = (entries.clone(), order.clone(), Arc::clone(&fuse));
-            Box::new(Source { entries, order, place: None, fuse })
+            Box::new(Source { entries, order, place: None, fuse, is_lazy: index % 2 == 1, is_waiting: false })
         };
-        (MergeCursor::new(parts.iter().map(source).collect(), order.clone()), fuse)
+        (MergeCursor::new(parts.iter().enumerate().map(source).collect(), order.clone()), fuse)
     }
 
     #[derive(Clone, Debug)]
@@ -401,12 +458,13 @@ mod tests {
         let of_model = match step {
             Step::First => model.seek_to_first(),
             Step::Last => model.seek_to_last(),
+            Step::Seek(key, seq) => model.seek(target(key)(seq)),
             Step::SeekBefore(key, seq) => model.seek_before(target(key)(seq)),
             Step::Next | Step::Prev | Step::SkipTo(..) if !model.is_valid() => return None,
             Step::SkipTo(key, seq) if model.key().compare(&target(key)(seq), &model.order).is_gt() => {
                 return None;
             }
-            Step::Seek(key, seq) | Step::SkipTo(key, seq) => model.seek(target(key)(seq)),
+            Step::SkipTo(key, seq) => model.seek(target(key)(seq)),
             Step::Next => model.next(),
             Step::Prev => model.prev(),
         };
@@ -448,6 +506,8 @@ mod tests {
                 order: order.clone(),
                 place: None,
                 fuse: Arc::new(AtomicUsize::new(usize::MAX)),
+                is_lazy: false,
+                is_waiting: false,
             };
             for step in &steps {
                 let is_armed = fuse.load(Atomic::Relaxed) <= usize::MAX / 2;
@@ -469,6 +529,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A source that waits and cannot arrive is an error where it begins, not before.
+    #[test]
+    fn a_source_reads_nothing_until_the_merge_comes_to_it() {
+        let entry = |key: &str| (key.as_bytes().to_vec(), Tag::new(SeqNum::new(1), Kind::Put));
+        let parts = [vec![entry("a"), entry("e")], vec![entry("c"), entry("d")]];
+        // The calls: both sources are sought, "a" is left; then the other source arrives.
+        let (mut merged, _) = merge(&parts, &KeyOrder::Bytewise, 4);
+        merged.seek_to_first().expect("reads only the first source");
+        assert_eq!(merged.key().user_key, b"a");
+        assert_eq!(merged.next().expect_err("the second source is entered").kind(), ErrorKind::Io);
+        assert!(!merged.is_valid());
+        let (mut merged, _) = merge(&parts, &KeyOrder::Bytewise, 4);
+        merged.seek_to_last().expect("reads only the first source");
+        assert_eq!(merged.key().user_key, b"e");
+        assert_eq!(merged.prev().expect_err("the second source is entered").kind(), ErrorKind::Io);
+        assert!(!merged.is_valid());
     }
 
     #[test]

@@ -13,6 +13,10 @@ use crate::base::slice::Slice;
 ///
 /// After an error the cursor stands on no entry until the next positioning call, and the caller must not take
 /// "no entry" for "no more entries".
+///
+/// A cursor may *wait* instead of reading what may never be needed: after a positioning call it stands on no entry, yet
+/// it is not at its end but names a user key that it has nothing in front of ([`Cursor::waits_at`]). Only a merge can
+/// make use of that; a cursor that waits says so where it is made.
 pub trait Cursor: Send {
     /// Tells whether the cursor stands on an entry.
     fn is_valid(&self) -> bool;
@@ -76,6 +80,23 @@ pub trait Cursor: Send {
     /// # Panics
     /// If the cursor stands on no entry.
     fn prev(&mut self) -> Result<()>;
+
+    /// Returns the user key at which the cursor waits, if it does. Nothing that lies ahead comes before that key, in the
+    /// direction of the movement that led here; and the key itself comes behind the user key that was sought.
+    fn waits_at(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// Ends waiting: goes on to the entry ahead, or waits at a key further on, or is at the end.
+    ///
+    /// # Errors
+    /// As [`Cursor::seek_to_first`].
+    ///
+    /// # Panics
+    /// If the cursor does not wait.
+    fn arrive(&mut self) -> Result<()> {
+        panic!("a cursor that never waits cannot arrive");
+    }
 }
 
 impl Cursor for Box<dyn Cursor> {
@@ -108,5 +129,11 @@ impl Cursor for Box<dyn Cursor> {
     }
     fn prev(&mut self) -> Result<()> {
         (**self).prev()
+    }
+    fn waits_at(&self) -> Option<&[u8]> {
+        (**self).waits_at()
+    }
+    fn arrive(&mut self) -> Result<()> {
+        (**self).arrive()
     }
 }

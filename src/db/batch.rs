@@ -1,9 +1,11 @@
 //! The write batch as callers see it.
 
 use crate::base::error::{Error, Result};
+use crate::base::ids::KeyspaceId;
 use crate::base::limits;
 use crate::db::keyspace::Keyspace;
 use crate::db::state::Core;
+use crate::db::writing::Reach;
 use crate::format::batch::Batch;
 use std::sync::{Arc, Weak};
 
@@ -33,6 +35,9 @@ pub struct WriteBatch {
     owner: Option<Weak<Core>>,
     /// The first operation that cannot be written, told when the batch is.
     failure: Option<Error>,
+    /// The keyspaces that were named, sorted.
+    keyspaces: Vec<KeyspaceId>,
+    has_puts: bool,
 }
 
 impl WriteBatch {
@@ -45,6 +50,7 @@ impl WriteBatch {
     pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let (key, value) = (key.as_ref(), value.as_ref());
         if self.accepts(keyspace, key, value.len()) {
+            self.has_puts = true;
             self.batch.put(keyspace.id(), key, value);
         }
     }
@@ -62,6 +68,9 @@ impl WriteBatch {
         if let Err(error) = checked {
             self.failure.get_or_insert(error);
             return false;
+        }
+        if let Err(at) = self.keyspaces.binary_search(&keyspace.id()) {
+            self.keyspaces.insert(at, keyspace.id());
         }
         true
     }
@@ -101,17 +110,19 @@ impl WriteBatch {
         self.batch.clear();
         self.owner = None;
         self.failure = None;
+        self.keyspaces.clear();
+        self.has_puts = false;
     }
 
-    /// Returns a copy to commit in `core`.
-    pub(crate) fn for_commit(&self, core: &Arc<Core>) -> Result<Batch> {
+    /// Returns a copy to commit in `core`, and what it does.
+    pub(crate) fn for_commit(&self, core: &Arc<Core>) -> Result<(Batch, Reach<'_>)> {
         if let Some(error) = &self.failure {
             return Err(error.clone());
         }
         if self.owner.as_ref().is_some_and(|owner| !owner.ptr_eq(&Arc::downgrade(core))) {
             return Err(Error::invalid("the batch names keyspaces of another database"));
         }
-        Ok(self.batch.clone())
+        Ok((self.batch.clone(), Reach { keyspaces: &self.keyspaces, has_puts: self.has_puts }))
     }
 }
 

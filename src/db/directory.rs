@@ -1,78 +1,272 @@
-//! The database's directory, where a failed sync is final for everybody.
+//! The database's directory, held from opening to the end of closing.
 //!
-//! Several threads give names to files in one directory and sync it, each for its own file, so these syncs go through
-//! one [`FinalSync`].
+//! All disk access of a database goes through its [`Directory`]. Promises:
+//!
+//! - **It is the same directory all the time**, whatever is moved, put in its place, or becomes the current directory:
+//!   the disk holds it ([`Vfs::hold_dir`]).
+//! - **Nothing is written, renamed or removed in it by anybody but the holder of its lock.** Before each of these the lock
+//!   file is checked to be the one that is locked, and the process to be the one that locked it. Appends, which go to
+//!   files of our own, are checked once in a while, and before each sync.
+//! - **It is let go of once**, and only when nothing on any thread is inside a change: from then on every operation is
+//!   `Closed`, whoever still has a handle.
+//! - **A failed sync of its names is final** for everybody ([`crate::vfs::final_sync`]).
+//!
+//! Reads are not counted in and out; they fail with `Closed` once the directory was let go of.
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::time::UnixMillis;
+use crate::db::ends::closed;
+use crate::sync::{Condvar, Mutex, process_id, yield_point};
 use crate::vfs::final_sync::FinalSync;
 use crate::vfs::{Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
-use std::path::Path;
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A disk whose directory syncs are final. Everything else goes straight through.
-pub(crate) struct FinalDirSync {
-    inner: Arc<dyn Vfs>,
-    syncs: FinalSync,
+/// How long appends may go on after the last check of the lock.
+const CHECK_INTERVAL_NANOS: u64 = 10_000_000;
+
+/// A held directory and the disk that it lies on.
+pub(crate) struct Directory {
+    disk: Arc<dyn Vfs>,
+    path: PathBuf,
+    guard: Arc<Guard>,
+    names: FinalSync,
 }
 
-impl FinalDirSync {
-    pub(crate) fn new(inner: Arc<dyn Vfs>) -> FinalDirSync {
-        FinalDirSync { inner, syncs: FinalSync::default() }
+/// What says whether the directory may be changed; shared with the files being written in it.
+struct Guard {
+    disk: Arc<dyn Vfs>,
+    process: u32,
+    /// None before it is taken and after it was let go of. Held over a look at the lock file, which waits for nobody.
+    lock: Mutex<Option<Box<dyn DirLock>>>,
+    /// Changes that are under way.
+    inside_count: AtomicU64,
+    is_shut: AtomicBool,
+    checked_at: AtomicU64,
+    leaving: Mutex<()>,
+    left: Condvar,
+}
+
+/// A change that is under way.
+struct Inside<'a>(&'a Guard);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        let before = self.0.inside_count.fetch_sub(1, Ordering::SeqCst);
+        if before == 1 && self.0.is_shut.load(Ordering::SeqCst) {
+            drop(self.0.leaving.lock());
+            self.0.left.notify_all();
+        }
+    }
+}
+
+impl Guard {
+    /// Begins a change, unless the directory was let go of or this process is not its holder.
+    fn enter(&self) -> Result<Inside<'_>> {
+        if process_id() != self.process {
+            let message = "this process was forked off the one that opened the database; open it anew here";
+            return Err(Error::new(ErrorKind::Closed, message));
+        }
+        // In this order, against `shut`: either it sees us inside, or we see it shut.
+        self.inside_count.fetch_add(1, Ordering::SeqCst);
+        let inside = Inside(self);
+        yield_point("directory: entered");
+        if self.is_shut.load(Ordering::SeqCst) {
+            return Err(closed());
+        }
+        Ok(inside)
     }
 
-    /// Returns the failure that no later sync can mend.
+    /// Begins a change of names, after a look whether the lock is still the one that is held.
+    fn enter_checked(&self) -> Result<Inside<'_>> {
+        let inside = self.enter()?;
+        self.check()?;
+        Ok(inside)
+    }
+
+    fn check(&self) -> Result<()> {
+        if let Some(lock) = self.lock.lock().as_ref() {
+            lock.check()?;
+            self.checked_at.store(self.disk.now(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Checks the lock if that was long ago.
+    fn check_sometimes(&self) -> Result<()> {
+        let since = self.disk.now().saturating_sub(self.checked_at.load(Ordering::Relaxed));
+        if since >= CHECK_INTERVAL_NANOS { self.check() } else { Ok(()) }
+    }
+
+    fn is_forked(&self) -> bool {
+        process_id() != self.process
+    }
+}
+
+impl Directory {
+    /// Holds a directory that exists; nothing is locked yet.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`, `Exhausted`.
+    pub(crate) fn hold(disk: Arc<dyn Vfs>, path: PathBuf) -> Result<Directory> {
+        let disk = disk.hold_dir(&path)?;
+        let guard = Guard {
+            disk: Arc::clone(&disk),
+            process: process_id(),
+            lock: Mutex::new(None),
+            inside_count: AtomicU64::new(0),
+            is_shut: AtomicBool::new(false),
+            checked_at: AtomicU64::new(0),
+            leaving: Mutex::new(()),
+            left: Condvar::new(),
+        };
+        Ok(Directory { disk, path, guard: Arc::new(guard), names: FinalSync::default() })
+    }
+
+    /// Returns the path that it was opened under.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Locks it until it is let go of.
+    ///
+    /// # Errors
+    /// As [`Vfs::lock`].
+    ///
+    /// # Panics
+    /// If it is locked already.
+    pub(crate) fn lock_with(&self, lock_file: &Path, mode: LockMode) -> Result<()> {
+        let lock = self.disk.lock(lock_file, mode)?;
+        let before = self.guard.lock.lock().replace(lock);
+        assert!(before.is_none(), "a directory is locked once");
+        Ok(())
+    }
+
+    /// Returns the failure of a sync of its names, which no later sync can mend.
     pub(crate) fn failure(&self) -> Option<Error> {
-        self.syncs.failure()
+        self.names.failure()
+    }
+
+    /// Waits until no change is under way, lets none begin any more, and unlocks the directory. Does nothing the second
+    /// time, and nothing in a forked process.
+    ///
+    /// # Errors
+    /// What unlocking meets; the lock ends with the process at the latest.
+    pub(crate) fn let_go(&self) -> Result<()> {
+        let guard = &self.guard;
+        if guard.is_forked() || guard.is_shut.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        yield_point("directory: shut");
+        let mut leaving = guard.leaving.lock();
+        while guard.inside_count.load(Ordering::SeqCst) > 0 {
+            guard.left.wait(&mut leaving);
+        }
+        drop(leaving);
+        let lock = guard.lock.lock().take();
+        lock.map_or(Ok(()), DirLock::release)
+    }
+
+    fn check_held(&self) -> Result<()> {
+        if self.guard.is_shut.load(Ordering::SeqCst) { Err(closed()) } else { Ok(()) }
     }
 }
 
-impl Vfs for FinalDirSync {
-    fn sync_dir(&self, path: &Path) -> Result<()> {
-        self.syncs.run(|| self.inner.sync_dir(path))
+impl Vfs for Directory {
+    fn hold_dir(self: Arc<Self>, path: &Path) -> Result<Arc<dyn Vfs>> {
+        Arc::clone(&self.disk).hold_dir(path)
     }
-
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
-        self.inner.create_new(path)
+        let _inside = self.guard.enter_checked()?;
+        let file = self.disk.create_new(path)?;
+        Ok(Box::new(GuardedFile { file, guard: Arc::clone(&self.guard) }))
     }
     fn open(&self, path: &Path) -> Result<Arc<dyn ReadFile>> {
-        self.inner.open(path)
+        self.check_held()?;
+        self.disk.open(path)
     }
     fn sync_file(&self, path: &Path) -> Result<()> {
-        self.inner.sync_file(path)
+        let _inside = self.guard.enter_checked()?;
+        self.disk.sync_file(path)
+    }
+    fn sync_files(&self, files: &mut [Box<dyn WriteFile>]) -> Result<()> {
+        let _inside = self.guard.enter_checked()?;
+        self.disk.sync_files(files)
     }
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.inner.rename(from, to)
+        let _inside = self.guard.enter_checked()?;
+        self.disk.rename(from, to)
     }
     fn remove_file(&self, path: &Path) -> Result<()> {
-        self.inner.remove_file(path)
+        let _inside = self.guard.enter_checked()?;
+        self.disk.remove_file(path)
     }
     fn link_or_copy(&self, from: &Path, to: &Path) -> Result<Copied> {
-        self.inner.link_or_copy(from, to)
+        let _inside = self.guard.enter_checked()?;
+        self.disk.link_or_copy(from, to)
     }
     fn create_dir_all(&self, path: &Path) -> Result<()> {
-        self.inner.create_dir_all(path)
+        let _inside = self.guard.enter_checked()?;
+        self.disk.create_dir_all(path)
+    }
+    fn sync_dir(&self, path: &Path) -> Result<()> {
+        let _inside = self.guard.enter_checked()?;
+        self.names.run(|| self.disk.sync_dir(path))
     }
     fn read_dir(&self, path: &Path) -> Result<Vec<DirEntry>> {
-        self.inner.read_dir(path)
+        self.check_held()?;
+        self.disk.read_dir(path)
     }
     fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
-        self.inner.lock(path, mode)
+        self.disk.lock(path, mode)
     }
     fn metadata(&self, path: &Path) -> Result<Metadata> {
-        self.inner.metadata(path)
+        self.check_held()?;
+        self.disk.metadata(path)
     }
     fn available_space(&self, path: &Path) -> Result<u64> {
-        self.inner.available_space(path)
+        self.check_held()?;
+        self.disk.available_space(path)
     }
     fn now(&self) -> u64 {
-        self.inner.now()
+        self.disk.now()
     }
     fn wall(&self) -> UnixMillis {
-        self.inner.wall()
+        self.disk.wall()
     }
     fn sleep(&self, duration: Duration) {
-        self.inner.sleep(duration);
+        self.disk.sleep(duration);
+    }
+}
+
+/// A file being written in a held directory.
+struct GuardedFile {
+    file: Box<dyn WriteFile>,
+    guard: Arc<Guard>,
+}
+
+impl WriteFile for GuardedFile {
+    fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
+        let _inside = self.guard.enter()?;
+        self.guard.check_sometimes()?;
+        self.file.append(parts)
+    }
+    fn sync(&mut self) -> Result<()> {
+        let _inside = self.guard.enter_checked()?;
+        self.file.sync()
+    }
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+    fn allocate(&mut self, len: u64) -> Result<()> {
+        let _inside = self.guard.enter()?;
+        self.file.allocate(len)
+    }
+    fn trim(&mut self) -> Result<()> {
+        let _inside = self.guard.enter()?;
+        self.file.trim()
     }
 }

@@ -2,12 +2,14 @@
 
 use crate::base::error::{Error, Result};
 use crate::base::slice::Slice;
+use crate::db::Handle;
 use crate::read::scan::Scan;
+use std::sync::Arc;
 
 /// Keys and values of a range, as of the moment the iterator was made; from both ends.
 ///
 /// `'static`, fused, and independent of what is written meanwhile. It keeps the memtables and tables it reads from
-/// existing, so one that is kept for long keeps their disk space. After an error it ends; [`Iter::error`] still
+/// existing, so one that is kept for long keeps their disk space, and it keeps the database open. After an error it ends; [`Iter::error`] still
 /// tells why, so that a loop that stopped early is not taken for the end.
 ///
 /// ```
@@ -27,11 +29,13 @@ use crate::read::scan::Scan;
 pub struct Iter {
     scan: Scan,
     error: Option<Error>,
+    // Declared last: what it reads from is let go of before the database may be.
+    _handle: Arc<Handle>,
 }
 
 impl Iter {
-    pub(crate) fn new(scan: Scan) -> Iter {
-        Iter { scan, error: None }
+    pub(crate) fn new(scan: Scan, handle: Arc<Handle>) -> Iter {
+        Iter { scan, error: None, _handle: handle }
     }
 
     /// Moves the front to the first key at or after `key` in the keyspace's order, within the range; also

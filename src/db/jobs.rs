@@ -1,65 +1,148 @@
-//! Background work as bounded jobs, and who runs them.
+//! What background jobs do, and how their results become visible and durable.
 //!
-//! A job is claimed under the book's lock, runs without any lock, and installs its result through the manifest.
-//! Production threads merely loop over [`Core::run_due_job`]; a manual host calls it itself. Flushes go first,
-//! then the log's write-back, then merges, then removals. A job that fails has changed nothing: its source stands,
-//! its files are removable, and it is tried again under new file numbers after a pause.
+//! A job is claimed on the board, runs without any lock, and installs its result through the manifest. Threads merely loop
+//! over [`Core::run_due_job`]; a manual host calls it itself. Flushes go first, then the log's write-back, then merges,
+//! then removals. A job that fails has changed nothing: its source stands, its files are removable, and it is tried again
+//! under new file numbers after a pause of its own. A panic in a job is such a failure.
 
-use crate::base::error::{Error, Result};
+use crate::base::contain::contain;
+use crate::base::error::{ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::seq::SeqNum;
-use crate::compaction::flush::flush;
+use crate::compaction::flush::{FlushSource, flush_all};
 use crate::compaction::merge::{Surroundings, merge};
 use crate::compaction::output::{JobContext, OutputSettings};
 use crate::compaction::picker::{self, Situation, Unflushed};
 use crate::compaction::plan::Plan;
-use crate::compaction::range::RangeWalk;
-use crate::db::state::{Book, Core, Counters, Generation, KeyspaceTree, LiveTable};
+use crate::db::board::JobKind;
+use crate::db::ends::Phase;
+use crate::db::state::{Book, Core, Counters, Generation, Host, KeyspaceTree, LiveTable};
 use crate::format::names::FileName;
+use crate::memtable::Memtable;
+use crate::read::tree::Tables;
 use crate::sync::yield_point;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
 use crate::wal::segment::Segment;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-const RETRY_AFTER: Duration = Duration::from_millis(100);
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
-/// How often an idle thread looks whether the last reader of an obsolete table is gone.
+/// How often it is looked whether the last reader of an obsolete table is gone.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
-
 /// How long nothing may be written before the database counts as quiet.
 const QUIET_AFTER: Duration = Duration::from_secs(2);
 
 /// One job, claimed: nobody else will do it.
 pub(crate) enum Job {
+    Seal,
     Flush(Arc<Generation>),
     WriteBack(Arc<Segment>),
     Compact(KeyspaceTree, Plan),
-    Seal,
-    Purge(BTreeSet<FileName>),
+    Purge(BTreeMap<FileName, u64>),
+    Reserve,
 }
 
-/// What a job that ended was.
-enum End {
-    Flush,
-    WriteBack,
-    Compact(KeyspaceId),
-    Seal,
-    Purge,
+/// When a background thread should look at a database again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// At once: there may be more to do.
+    Now,
+    /// At a monotonic time.
+    At(u64),
+    /// When somebody calls.
+    WhenCalled,
+}
+
+impl Job {
+    fn kind(&self) -> JobKind {
+        match self {
+            Job::Seal => JobKind::Seal,
+            Job::Flush(_) => JobKind::Flush,
+            Job::WriteBack(_) => JobKind::WriteBack,
+            Job::Compact(keyspace, _) => JobKind::Compact(keyspace.info.id),
+            Job::Purge(_) => JobKind::Purge,
+            Job::Reserve => JobKind::Reserve,
+        }
+    }
 }
 
 impl Core {
+    /// Looks once for a background thread, and does one job.
+    pub(crate) fn work_once(&self) -> Look {
+        self.end_wake();
+        let looked_at = self.directory.now();
+        let Some(job) = self.claim_job() else { return self.next_look(looked_at) };
+        // What this thread does not do now, another may.
+        self.wake_background();
+        // The failure is on the board, where writers and `background_error` find it.
+        drop(self.run_picked(job));
+        Look::Now
+    }
+
+    /// Returns when a background thread should look again although nobody calls it. What was possible at the last look
+    /// was not due then, and whoever makes it due calls.
+    fn next_look(&self, looked_at: u64) -> Look {
+        if self.ends.is_cancelled() {
+            return Look::WhenCalled;
+        }
+        let mut book = self.book.lock();
+        let purge_at = book.files.has_obsolete().then(|| looked_at.saturating_add(nanos(PURGE_INTERVAL)));
+        let quiet_at = self.quiet_at(&mut book);
+        let others = self.reserve_try_at(looked_at).into_iter().chain(purge_at).chain(quiet_at);
+        let next = book.board.next_retry_at(looked_at).into_iter().chain(others).min();
+        next.map_or(Look::WhenCalled, Look::At)
+    }
+
+    /// Tells whether nothing was written for a while, or somebody waits for nothing to be due.
+    fn is_quiet(&self, book: &mut Book) -> bool {
+        let (seq, now) = (self.view.visible_seq(), self.directory.now());
+        let quiet = &mut book.quiet;
+        if quiet.since.0 != seq {
+            quiet.since = (seq, now);
+        }
+        quiet.waiting_count > 0 || now.saturating_sub(quiet.since.1) >= nanos(QUIET_AFTER)
+    }
+
+    /// Returns when the quiet begins in which every keyspace is to be looked at once more; none if it was, in which case
+    /// the next commit calls.
+    fn quiet_at(&self, book: &mut Book) -> Option<u64> {
+        if self.ends.phase() != Phase::Open {
+            return None;
+        }
+        self.is_quiet(book);
+        if book.quiet.looked_at == Some(book.quiet.since.0) {
+            // In this order: a commit is seen here, or it sees the mark.
+            self.is_settled.store(true, Ordering::SeqCst);
+            yield_point("background: settled");
+            self.is_quiet(book);
+            if book.quiet.looked_at == Some(book.quiet.since.0) {
+                return None;
+            }
+            self.is_settled.store(false, Ordering::SeqCst);
+        }
+        Some(book.quiet.since.1.saturating_add(nanos(QUIET_AFTER)))
+    }
+
+    /// Nominates every keyspace, once in each quiet.
+    pub(crate) fn look_at_quiet(&self, book: &mut Book) {
+        if !self.is_quiet(book) || book.quiet.looked_at == Some(book.quiet.since.0) {
+            return;
+        }
+        book.quiet.looked_at = Some(book.quiet.since.0);
+        for keyspace in &self.view.state().keyspaces {
+            book.board.nominate(keyspace.info.id);
+        }
+    }
+
     /// Runs one due job; `false` if none was due.
     ///
     /// # Errors
     /// What the job met; it stays due.
     pub(crate) fn run_due_job(&self) -> Result<bool> {
-        let job = self.claim_job(&mut self.book.lock());
-        let Some(job) = job else { return Ok(false) };
-        self.run_claimed(job).map(|()| true)
+        let Some(job) = self.claim_job() else { return Ok(false) };
+        self.run_picked(job).map(|()| true)
     }
 
     /// Runs one due job, or waits for one that another caller runs; `false` if there is neither. How a manual
@@ -68,247 +151,304 @@ impl Core {
     /// # Errors
     /// What the job met; it stays due.
     pub(crate) fn run_or_await_job(&self) -> Result<bool> {
-        let mut book = self.book.lock();
-        if let Some(job) = self.claim_job(&mut book) {
-            drop(book);
-            return self.run_claimed(job).map(|()| true);
+        let changes_before = self.book.lock().board.changes_count();
+        if let Some(job) = self.claim_job() {
+            return self.run_picked(job).map(|()| true);
         }
-        if book.is_working() {
+        let mut book = self.book.lock();
+        if book.board.is_working() || book.board.has_callers() {
             self.changed.wait(&mut book);
             return Ok(true);
         }
-        Ok(false)
+        // What another caller has done since may have made something due.
+        Ok(book.board.changes_count() != changes_before)
     }
 
-    /// Loops over due jobs until the database closes.
-    pub(crate) fn work(&self) {
-        while !self.is_closing.load(Ordering::Acquire) {
+    fn claim_job(&self) -> Option<Job> {
+        loop {
             let mut book = self.book.lock();
-            let job = if self.vfs.now() < book.retry_at { None } else { self.claim_job(&mut book) };
-            if let Some(job) = job {
-                drop(book);
-                // The failure is in the book, where writers and `background_error` find it.
-                drop(self.run_claimed(job));
-                continue;
+            let phase = self.ends.phase();
+            if self.ends.is_cancelled() || !matches!(phase, Phase::Open | Phase::Failed) {
+                return None;
             }
-            if self.is_closing.load(Ordering::Acquire) {
-                return;
-            }
-            let until_retry = book.retry_at.saturating_sub(self.vfs.now());
-            if until_retry > 0 {
-                self.changed.wait_for(&mut book, Duration::from_nanos(until_retry));
-            } else if !book.obsolete.is_empty() {
-                self.changed.wait_for(&mut book, PURGE_INTERVAL);
-            } else if self.settles(&mut book) {
-                self.changed.wait(&mut book);
-            } else {
-                self.changed.wait_for(&mut book, QUIET_AFTER);
-            }
-        }
-    }
-
-    fn claim_job(&self, book: &mut Book) -> Option<Job> {
-        if self.is_closing.load(Ordering::Acquire) || self.is_read_only {
-            return None;
-        }
-        if book.writing_error.is_none() {
-            if let Some((_, generation)) = book.sealed.front().filter(|_| !book.is_flushing) {
-                let generation = Arc::clone(generation);
-                book.is_flushing = true;
-                return Some(Job::Flush(generation));
-            }
-            if !book.is_writing_back {
-                // Whoever asked is heard here; a commit that crosses the mark later asks again.
-                self.is_write_back_due.store(false, Ordering::Relaxed);
-                if let Some(segment) =
-                    book.active_wal.as_ref().filter(|segment| segment.unsynced_len() >= self.write_back_len())
-                {
-                    let segment = Arc::clone(segment);
-                    book.is_writing_back = true;
-                    return Some(Job::WriteBack(segment));
+            let now = self.directory.now();
+            if phase == Phase::Open {
+                self.look_at_quiet(&mut book);
+                if let Some(job) = self.claim_log_job(&mut book, now) {
+                    return Some(job);
+                }
+                if let Some(id) = self.claim_merge(&mut book, now) {
+                    drop(book);
+                    match self.plan_merge(id) {
+                        Ok(Some((keyspace, plan))) => return Some(Job::Compact(keyspace, plan)),
+                        Ok(None) => self.dismiss(id),
+                        Err(error) => {
+                            self.end_merge();
+                            self.end_claim(JobKind::Compact(id), &Err(error));
+                        }
+                    }
+                    continue;
                 }
             }
-            if book.compacting.len() < self.threads_count.saturating_sub(1).max(1)
-                && let Some((keyspace, plan)) = self.pick_compaction(book)
-            {
-                book.compacting.insert(keyspace.info.id);
-                return Some(Job::Compact(keyspace, plan));
+            if book.board.is_free(JobKind::Purge, now) && book.files.has_removable() {
+                book.board.claim(JobKind::Purge);
+                return Some(Job::Purge(book.files.take_removable()));
             }
-            if self.is_seal_due(book) {
-                book.is_sealing = true;
-                return Some(Job::Seal);
+            if phase == Phase::Open && book.board.is_free(JobKind::Reserve, now) && self.is_reserve_due(now) {
+                book.board.claim(JobKind::Reserve);
+                return Some(Job::Reserve);
             }
-        }
-        if book.is_purging {
+            self.forget_the_done(&mut book, now);
             return None;
         }
-        release_obsolete(book);
-        if book.removable.is_empty() {
+    }
+
+    /// Forgets what jobs have met that have nothing left to do: another way was found, or it is not wanted any more.
+    fn forget_the_done(&self, book: &mut Book, now: u64) {
+        if book.sealed.is_empty() {
+            book.board.forget(JobKind::Flush);
+        }
+        if !book.is_seal_wanted {
+            book.board.forget(JobKind::Seal);
+        }
+        let unsynced_len = book.active_wal.as_ref().map_or(0, |segment| segment.unsynced_len());
+        if unsynced_len < self.write_back_len() {
+            book.board.forget(JobKind::WriteBack);
+        }
+        if !book.files.has_removable() {
+            book.board.forget(JobKind::Purge);
+        }
+        if !self.is_reserve_due(now) && !self.reserve.is_spent() {
+            book.board.forget(JobKind::Reserve);
+        }
+    }
+
+    fn claim_log_job(&self, book: &mut Book, now: u64) -> Option<Job> {
+        if book.is_seal_wanted && book.sealed.is_empty() && book.board.is_free(JobKind::Seal, now) {
+            book.is_seal_wanted = false;
+            book.board.claim(JobKind::Seal);
+            return Some(Job::Seal);
+        }
+        if book.board.is_free(JobKind::Flush, now)
+            && let Some((_, generation)) = book.sealed.front()
+        {
+            let generation = Arc::clone(generation);
+            book.board.claim(JobKind::Flush);
+            return Some(Job::Flush(generation));
+        }
+        if book.board.is_running(JobKind::WriteBack) {
             return None;
         }
-        book.is_purging = true;
-        Some(Job::Purge(std::mem::take(&mut book.removable)))
+        // Whoever asked is heard here; a commit that crosses the mark later asks again.
+        self.writing.is_write_back_due.store(false, Ordering::Relaxed);
+        let segment = book.active_wal.as_ref()?;
+        if segment.unsynced_len() < self.write_back_len() || !book.board.is_free(JobKind::WriteBack, now) {
+            return None;
+        }
+        let segment = Arc::clone(segment);
+        book.board.claim(JobKind::WriteBack);
+        Some(Job::WriteBack(segment))
     }
 
-    /// Tells whether nothing was written for a while, or somebody waits for nothing to be due.
-    fn is_quiet(&self, book: &mut Book) -> bool {
-        let (seq, now) = (self.visible_seq(), self.vfs.now());
-        if book.quiet_since.0 != seq {
-            book.quiet_since = (seq, now);
+    /// Claims the merges of the next keyspace that may have something to merge. Whether it has is looked at outside the
+    /// lock: while it is claimed, only flushes change its tables.
+    fn claim_merge(&self, book: &mut Book, now: u64) -> Option<KeyspaceId> {
+        let id = book.board.next_candidate(book.merged_last, now)?;
+        if let Host::Threads(waker) = &self.host
+            && !waker.begin_merge()
+        {
+            return None;
         }
-        book.idle_waiting > 0 || now.saturating_sub(book.quiet_since.1) >= nanos(QUIET_AFTER)
+        book.board.claim(JobKind::Compact(id));
+        // What changes from here on nominates it again.
+        book.board.dismiss(id);
+        book.merged_last = Some(id);
+        Some(id)
     }
 
-    /// Tells whether nothing will become due until somebody writes, reads, or gives up a snapshot; each of them wakes
-    /// the background then.
-    fn settles(&self, book: &mut Book) -> bool {
-        if !self.is_quiet(book) {
-            return false;
-        }
-        // In this order: a commit is seen here, or it sees the mark.
-        self.is_settled.swap(true, Ordering::SeqCst);
-        yield_point("background: settled");
-        if self.is_quiet(book) {
-            return true;
-        }
-        self.is_settled.store(false, Ordering::Relaxed);
-        false
+    /// Looks what a claimed keyspace has to merge; if that is nothing, whether its active memtable hides so much that it
+    /// should be sealed.
+    fn plan_merge(&self, id: KeyspaceId) -> Result<Option<(KeyspaceTree, Plan)>> {
+        contain("picking a merge", || {
+            loop {
+                let keyspace = self.view.state().keyspace(id).clone();
+                let snapshots = self.view.snapshots.live();
+                let is_quiet = self.is_quiet(&mut self.book.lock());
+                let situation = self.situation(&keyspace, is_quiet, &snapshots);
+                let limits = keyspace.info.options.level_limits();
+                let tree = &keyspace.tree;
+                let pick = picker::pick(&tree.tables, limits, &tree.order, situation);
+                if let Some(plan) = pick.plan {
+                    return Ok(Some((keyspace, plan)));
+                }
+                let unflushed = Unflushed {
+                    entries_count: tree.active.count(),
+                    len_bytes: tree.active.len_bytes(),
+                    steps_count: tree.active.steps_count(),
+                };
+                let is_flushed = tree.sealed.is_empty();
+                if is_flushed && picker::is_seal_due(unflushed, &tree.tables, limits, &tree.order, situation)
+                {
+                    self.book.lock().is_seal_wanted = true;
+                }
+                // If one is gone meanwhile, something may be due.
+                if self.view.snapshots.watch(id, pick.awaited) {
+                    return Ok(None);
+                }
+            }
+        })
     }
 
-    fn situation<'a>(
+    /// Returns what counts for a keyspace's merges besides its tables.
+    pub(crate) fn situation<'a>(
         &self,
         keyspace: &KeyspaceTree,
         is_quiet: bool,
         snapshots: &'a [SeqNum],
     ) -> Situation<'a> {
-        let count = self.state.load().keyspaces.len().max(1);
+        let count = self.view.state().keyspaces.len().max(1);
         let price_bytes = picker::level0_price_bytes(&keyspace.tree.tables, &keyspace.tree.order);
         Situation {
             is_quiet,
             snapshots,
             level0_wasted_bytes: keyspace.waste.weigh(price_bytes),
             memtable_bytes: (self.options.memtable_bytes / count) as u64,
-            available_bytes: None,
+            available_bytes: self.short_space(),
         }
     }
 
-    fn pick_compaction(&self, book: &mut Book) -> Option<(KeyspaceTree, Plan)> {
-        let is_quiet = self.is_quiet(book);
-        let state = self.state.load();
-        loop {
-            let snapshots = self.snapshots.live();
-            let mut awaited = Vec::new();
-            let idle = state.keyspaces.iter().filter(|keyspace| {
-                let id = keyspace.info.id;
-                !book.compacting.contains(&id) && !book.range_waiting.contains_key(&id)
-            });
-            for keyspace in idle {
-                let limits = keyspace.info.options.level_limits();
-                let situation = self.situation(keyspace, is_quiet, &snapshots);
-                let pick = picker::pick(&keyspace.tree.tables, limits, &keyspace.tree.order, situation);
-                if let Some(plan) = pick.plan {
-                    return Some((keyspace.clone(), plan));
-                }
-                awaited.extend(pick.awaited);
-            }
-            awaited.sort_unstable();
-            awaited.dedup();
-            // If one is gone meanwhile, something may be due.
-            if self.snapshots.watch(awaited) {
-                return None;
-            }
-        }
-    }
-
-    fn is_seal_due(&self, book: &mut Book) -> bool {
-        if book.is_sealing || !book.sealed.is_empty() || !book.compacting.is_empty() {
-            return false;
-        }
-        let is_quiet = self.is_quiet(book);
-        let snapshots = self.snapshots.live();
-        self.state.load().keyspaces.iter().any(|keyspace| {
-            let (tree, limits) = (&keyspace.tree, keyspace.info.options.level_limits());
-            let unflushed = Unflushed {
-                entries_count: tree.active.count(),
-                len_bytes: tree.active.len_bytes(),
-                steps_count: tree.active.steps_count(),
-            };
-            let situation = self.situation(keyspace, is_quiet, &snapshots);
-            picker::is_seal_due(unflushed, &tree.tables, limits, &tree.order, situation)
-        })
-    }
-
-    fn run_claimed(&self, job: Job) -> Result<()> {
-        let result = match &job {
-            Job::Flush(generation) => self.run_flush(generation),
-            Job::WriteBack(segment) => self.run_write_back(segment),
-            Job::Compact(keyspace, plan) => self.run_compaction(keyspace, plan),
-            Job::Seal => self.rotate_now().map(drop),
-            Job::Purge(names) => {
-                self.run_purge(names);
-                Ok(())
-            }
-        };
-        let end = match &job {
-            Job::Flush(_) => End::Flush,
-            Job::WriteBack(_) => End::WriteBack,
-            Job::Compact(keyspace, _) => End::Compact(keyspace.info.id),
-            Job::Seal => End::Seal,
-            Job::Purge(_) => End::Purge,
-        };
-        // The job's own hold on its inputs must be gone before it counts as done, or they would outlive the wait
-        // for idleness.
-        drop(job);
+    /// Gives back the claim of a keyspace that has nothing to merge.
+    fn dismiss(&self, id: KeyspaceId) {
+        // What a degraded opening could not read stays named.
+        let is_whole = self
+            .view
+            .state()
+            .keyspace(id)
+            .tree
+            .tables
+            .levels()
+            .iter()
+            .flatten()
+            .all(|live| live.table.failure().is_none());
         let mut book = self.book.lock();
-        match end {
-            End::Flush => book.is_flushing = false,
-            End::WriteBack => book.is_writing_back = false,
-            End::Compact(id) => assert!(book.compacting.remove(&id), "claimed until now"),
-            End::Seal => book.is_sealing = false,
-            End::Purge => book.is_purging = false,
-        }
-        match &result {
-            // Only jobs that may fail and be tried again prove that the trouble is over.
-            Ok(()) if matches!(end, End::Flush | End::Compact(_)) => {
-                book.job_error = None;
-                book.job_failures_count = 0;
-                book.retry_at = 0;
-            }
-            Ok(()) => {}
-            Err(error) => self.note_failure(&mut book, error),
+        book.board.give_back(JobKind::Compact(id));
+        book.board.note_idle(id);
+        if is_whole {
+            book.board.forget(JobKind::Compact(id));
         }
         drop(book);
-        self.check_directory();
+        self.end_merge();
         self.changed.notify_all();
+    }
+
+    fn end_merge(&self) {
+        if let Host::Threads(waker) = &self.host {
+            waker.end_merge();
+        }
+    }
+
+    /// Claims the merges of a keyspace for a caller, waiting for whoever has them; the background lets callers go first.
+    ///
+    /// # Errors
+    /// As `check_writable`.
+    pub(crate) fn await_merge_claim(&self, id: KeyspaceId) -> Result<()> {
+        let kind = JobKind::Compact(id);
+        let mut book = self.book.lock();
+        book.board.add_caller(id);
+        while book.board.is_running(kind) && self.ends.phase() == Phase::Open {
+            self.changed.wait(&mut book);
+        }
+        book.board.remove_caller(id);
+        if self.ends.phase() == Phase::Open {
+            book.board.claim(kind);
+            return Ok(());
+        }
+        drop(book);
+        self.wake_background();
+        self.changed.notify_all();
+        self.ends.check_writable()
+    }
+
+    /// Gives a caller's claim of a keyspace's merges back.
+    pub(crate) fn give_merge_claim_back(&self, id: KeyspaceId) {
+        self.book.lock().board.give_back(JobKind::Compact(id));
+        self.wake_background();
+        self.changed.notify_all();
+    }
+
+    /// Runs a job that [`Core::claim_job`] picked.
+    fn run_picked(&self, job: Job) -> Result<()> {
+        let is_merge = matches!(job, Job::Compact(..));
+        let result = self.run_claimed(job);
+        if is_merge {
+            self.end_merge();
+            self.wake_background();
+        }
         result
     }
 
-    fn note_failure(&self, book: &mut Book, error: &Error) {
-        book.job_error = Some(error.clone());
-        book.job_failures_count += 1;
-        let doublings = u32::try_from(book.job_failures_count.min(10)).expect("at most 10");
-        let pause = (RETRY_AFTER * (1 << doublings)).min(RETRY_AFTER_MAX);
-        let pause_nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
-        book.retry_at = self.vfs.now().saturating_add(pause_nanos);
+    /// Runs a job that was claimed, and tells everybody what came of it.
+    pub(crate) fn run_claimed(&self, job: Job) -> Result<()> {
+        let kind = job.kind();
+        let result = contain(kind.name(), || match &job {
+            Job::Seal => self.seal_now().map(drop),
+            Job::Flush(generation) => self.run_flush(generation, self.ends.cancelled()),
+            Job::WriteBack(segment) => self.run_write_back(segment),
+            Job::Compact(keyspace, plan) => self.run_compaction(keyspace, plan),
+            Job::Purge(names) => self.run_purge(names),
+            Job::Reserve => self.run_reserve(),
+        });
+        // The job's own hold on its inputs must be gone before it counts as done, or they would outlive the wait
+        // for idleness.
+        drop(job);
+        self.end_claim(kind, &result);
+        result
     }
 
-    /// Runs `body` with what a job needs; if it fails, the files it created become removable.
+    fn end_claim(&self, kind: JobKind, result: &Result<()>) {
+        let may_spend = kind != JobKind::Reserve;
+        let has_room = may_spend && result.as_ref().is_err_and(|error| self.spend_reserve(error));
+        let mut book = self.book.lock();
+        book.board.finish(kind, result, self.directory.now());
+        if has_room {
+            book.board.retry_now(|other| other == kind);
+        }
+        if kind == JobKind::Seal && result.is_err() {
+            book.is_seal_wanted = true;
+        }
+        if let Some(id) = kind.keyspace() {
+            // One merge may make the next one due; one that failed still is.
+            book.board.nominate(id);
+        }
+        drop(book);
+        self.check_directory();
+        // What a failed job wrote is to be removed, and what is done may make something else due.
+        self.wake_background();
+        self.changed.notify_all();
+    }
+
+    /// Runs `body` with what a job needs, `space_bytes` of the disk among it if that is short; if it fails, the files it created become removable.
     fn with_context<T>(
         &self,
+        (space_bytes, is_cancelled): (Option<u64>, &AtomicBool),
         body: impl FnOnce(&JobContext<'_>, &mut Vec<FileNumber>) -> Result<T>,
     ) -> Result<T> {
         let context = JobContext {
-            vfs: self.vfs.as_ref(),
-            directory: self.directory.clone(),
+            vfs: self.disk(),
+            directory: self.directory.path().to_owned(),
             cache: Arc::clone(&self.cache),
             next_number: &|| self.take_file_number(),
-            is_cancelled: &self.is_closing,
+            is_cancelled,
             created_at: self.expiry_time(),
-            space_bytes: None,
+            space_bytes,
         };
         let mut created = Vec::new();
-        body(&context, &mut created).inspect_err(|_| {
-            self.book.lock().removable.extend(created.into_iter().map(FileName::Table));
+        // A panic is contained here and not further out, since the files have to be known.
+        contain("a job", || body(&context, &mut created)).inspect_err(|_| {
+            let mut book = self.book.lock();
+            for number in &created {
+                book.files.discard(FileName::Table(*number), 0);
+            }
         })
     }
 
@@ -323,22 +463,26 @@ impl Core {
 
     /// Makes durable what writers left to the system. A failure is final, like that of any sync of the log.
     fn run_write_back(&self, segment: &Segment) -> Result<()> {
-        segment.write_back(self.vfs.as_ref()).map_err(|error| self.poison(&error))
+        segment.write_back(self.directory.as_ref()).map_err(|error| match error.kind() {
+            // The sync did not begin.
+            ErrorKind::Exhausted | ErrorKind::Closed => error,
+            _ => self.fail(&error),
+        })
     }
 
-    fn run_flush(&self, generation: &Arc<Generation>) -> Result<()> {
-        let state = self.state.load_full();
-        let snapshots = self.snapshots.live();
-        let mut added: Vec<(KeyspaceId, LiveTable)> = Vec::new();
-        self.with_context(|context, created| {
-            for (id, memtable) in &generation.memtables {
-                let keyspace = state.keyspace(*id);
-                // Older memtables were flushed before, so what is older than this one is in the tables.
-                let around = Surroundings { tables: &keyspace.tree.tables, snapshots: snapshots.clone() };
-                let tables = flush(context, memtable, around, Core::output_settings(keyspace), created)?;
-                added.extend(tables.into_iter().map(|table| (*id, table)));
-            }
-            Ok(())
+    /// Writes a generation's memtables out and installs the tables, unless it is told to stop.
+    pub(crate) fn run_flush(&self, generation: &Arc<Generation>, is_cancelled: &AtomicBool) -> Result<()> {
+        let state = Arc::clone(&self.view.state());
+        let snapshots = self.view.snapshots.live();
+        let source = |(id, memtable): &(KeyspaceId, Arc<Memtable>)| FlushSource {
+            memtable: Arc::clone(memtable),
+            // Older memtables were flushed before, so what is older than this one is in the tables.
+            tables: Arc::clone(&state.keyspace(*id).tree.tables),
+            settings: Core::output_settings(state.keyspace(*id)),
+        };
+        let sources = generation.memtables.iter().map(source).collect();
+        let added = self.with_context((None, is_cancelled), |context, created| {
+            flush_all(context, sources, &snapshots, created)
         })?;
         let bytes = added.iter().map(|(_, live)| live.meta.len_bytes).sum();
         self.install_flush(generation, &added)?;
@@ -354,8 +498,8 @@ impl Core {
             let book = self.book.lock();
             let (_, oldest) = book.sealed.front().expect("the flushed generation is there");
             assert!(Arc::ptr_eq(oldest, generation), "generations are flushed oldest first");
-            let active = || book.active_wal.as_ref().expect("a writable database has an open segment").number;
-            book.sealed.get(1).map_or_else(active, |(wal, _)| *wal)
+            let open = || book.active_wal.as_ref().expect("a writable database has an open segment").number;
+            book.sealed.get(1).map_or_else(|| book.active_first.unwrap_or_else(open), |(wal, _)| *wal)
         };
         let mut changes: Vec<Change> = added
             .iter()
@@ -366,24 +510,36 @@ impl Core {
             })
             .collect();
         changes.push(Change::Flushed { wal_first, seq: generation.last_seq });
+        // The segments that go with this edit were what told of the time.
+        changes.push(Change::TimeHighWater(self.expiry_time()));
+        // A comparator may panic here, and must not where something has changed already. Tables change only under the
+        // manifest's lock, so this stays right.
+        let state = self.view.pin_state();
+        let mut merged: BTreeMap<KeyspaceId, Arc<Tables>> = BTreeMap::new();
+        for (id, live) in added {
+            let tree = &state.keyspace(*id).tree;
+            let tables = merged.get(id).unwrap_or(&tree.tables);
+            let tables = Arc::new(tables.with(&[], vec![(0, Arc::clone(live))], &tree.order));
+            merged.insert(*id, tables);
+        }
         // If this fails, nobody knows whether the manifest names the tables, so their files stay.
-        self.install(&mut manifest, changes)?;
+        self.install_in_any_phase(&mut manifest, changes)?;
         let mut book = self.book.lock();
         book.sealed.pop_front();
-        let needed = book.wals.split_off(&wal_first);
-        let unneeded = std::mem::replace(&mut book.wals, needed);
-        book.removable.extend(unneeded.into_iter().map(FileName::Wal));
+        book.files.drop_segments_before(wal_first);
         self.change_state(&mut book, |state| {
             for (id, memtable) in &generation.memtables {
                 let tree = &mut state.keyspaces[id.0 as usize].tree;
                 let oldest = tree.sealed.pop().expect("a flushed memtable was sealed");
                 assert!(Arc::ptr_eq(&oldest, memtable), "memtables are flushed oldest first");
             }
-            for (id, live) in added {
-                let tree = &mut state.keyspaces[id.0 as usize].tree;
-                tree.tables = Arc::new(tree.tables.with(&[], vec![(0, Arc::clone(live))], &tree.order));
+            for (id, tables) in merged {
+                state.keyspaces[id.0 as usize].tree.tables = tables;
             }
         });
+        for (id, _) in added {
+            book.board.nominate(*id);
+        }
         Ok(())
     }
 
@@ -393,10 +549,12 @@ impl Core {
             Counters::add(&self.counters.trivial_moves, 1);
             return Ok(());
         }
-        let around = Surroundings { tables: &keyspace.tree.tables, snapshots: self.snapshots.live() };
+        let around = Surroundings { tables: &keyspace.tree.tables, snapshots: self.view.snapshots.live() };
         let settings = Core::output_settings(keyspace);
-        let outputs =
-            self.with_context(|context, created| merge(context, plan, around, settings, created))?;
+        let outputs = self
+            .with_context((self.short_space(), self.ends.cancelled()), |context, created| {
+                merge(context, plan, around, settings, created)
+            })?;
         let bytes = outputs.iter().map(|live| live.meta.len_bytes).sum();
         self.install_compaction(keyspace, plan, outputs)?;
         Counters::add(&self.counters.compactions, 1);
@@ -424,172 +582,51 @@ impl Core {
             meta: (*live.meta).clone(),
         }));
         let mut manifest = self.manifest.lock();
+        // As in a flush: nothing may panic once the edit is installed.
+        let tables = {
+            let state = self.view.pin_state();
+            let tree = &state.keyspace(id).tree;
+            let added = outputs.into_iter().map(|live| (plan.target, live)).collect();
+            Arc::new(tree.tables.with(&removed, added, &tree.order))
+        };
         self.install(&mut manifest, changes)?;
         if plan.level == 0 {
             keyspace.waste.forget();
         }
         let mut book = self.book.lock();
         if !plan.is_trivial_move() {
-            book.obsolete.extend(plan.upper.iter().chain(&plan.lower).cloned());
+            book.files.retire_tables(plan.upper.iter().chain(&plan.lower).cloned());
         }
-        self.change_state(&mut book, |state| {
-            let tree = &mut state.keyspaces[id.0 as usize].tree;
-            let added = outputs.into_iter().map(|live| (plan.target, live)).collect();
-            tree.tables = Arc::new(tree.tables.with(&removed, added, &tree.order));
-        });
+        self.change_state(&mut book, |state| state.keyspaces[id.0 as usize].tree.tables = tables);
         Ok(())
     }
 
-    /// Removes files; what cannot be removed now waits for the next purge that has work.
-    fn run_purge(&self, names: &BTreeSet<FileName>) {
-        for name in names {
-            let path = name.path(&self.directory);
-            match self.vfs.remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == crate::base::error::ErrorKind::NotFound => {}
-                Err(_) => {
-                    self.book.lock().unremovable.insert(*name);
-                }
-            }
-        }
-    }
-
-    /// Waits until no job is due or running.
+    /// Removes files; those that cannot be removed stay removable.
     ///
     /// # Errors
-    /// What a job met meanwhile.
-    pub(crate) fn wait_idle(&self) -> Result<()> {
-        self.book.lock().idle_waiting += 1;
-        self.retry_removals();
-        let result = self.wait_for_jobs(|book| {
-            book.sealed.is_empty()
-                && !book.is_working()
-                && self.pick_compaction(book).is_none()
-                && !self.is_seal_due(book)
-                && !has_removable(book)
-        });
-        self.book.lock().idle_waiting -= 1;
+    /// What the last removal that failed met.
+    pub(crate) fn run_purge(&self, names: &BTreeMap<FileName, u64>) -> Result<()> {
+        let mut result = Ok(());
+        for (name, len) in names {
+            if let Err(error) = self.remove(*name) {
+                self.book.lock().files.discard(*name, *len);
+                result = Err(error);
+            }
+        }
         result
     }
 
-    fn retry_removals(&self) {
-        let mut book = self.book.lock();
-        let again = std::mem::take(&mut book.unremovable);
-        book.removable.extend(again);
-        drop(book);
-        self.changed.notify_all();
-    }
-
-    /// Waits until `is_done`, running jobs itself in a manual database.
-    ///
-    /// # Errors
-    /// The failure of a job that ran after the call began; why writing is off; `Closed`.
-    pub(crate) fn wait_for_jobs(&self, is_done: impl Fn(&mut Book) -> bool) -> Result<()> {
-        let mut book = self.book.lock();
-        let failures_before = book.job_failures_count;
-        if book.job_error.is_some() {
-            book.retry_at = 0;
-            self.changed.notify_all();
+    fn remove(&self, name: FileName) -> Result<()> {
+        if let Some(number) = name.number() {
+            self.state_number(number)?;
         }
-        loop {
-            if is_done(&mut book) {
-                return Ok(());
-            }
-            if book.writing_error.is_some() || self.is_closing.load(Ordering::Acquire) {
-                drop(book);
-                return self.check_writable();
-            }
-            if book.job_failures_count > failures_before
-                && let Some(error) = &book.job_error
-            {
-                return Err(error.clone());
-            }
-            if self.is_manual {
-                drop(book);
-                self.run_or_await_job()?;
-                book = self.book.lock();
-            } else {
-                self.changed.wait(&mut book);
-            }
+        match self.directory.remove_file(&name.path(self.directory.path())) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
-    }
-
-    /// Merges what lies in a range down to the deepest level that holds any of it, and rewrites what lies there already
-    /// if that can drop anything. The keys are included; `None` is no bound.
-    pub(crate) fn compact_range(
-        &self,
-        id: KeyspaceId,
-        (smallest, largest): (Option<Vec<u8>>, Option<Vec<u8>>),
-    ) -> Result<()> {
-        let seq = self.rotate_now()?;
-        self.wait_for_jobs(|book| book.sealed.iter().all(|(_, generation)| generation.last_seq > seq))?;
-        let mut walk = RangeWalk::new(smallest, largest, seq);
-        let mut is_helping = false;
-        loop {
-            let Some((keyspace, plan, is_step)) = self.claim_range(id, &mut walk, &mut is_helping)? else {
-                return Ok(());
-            };
-            let order = keyspace.tree.order.clone();
-            self.run_claimed(Job::Compact(keyspace, plan.clone()))?;
-            if is_step {
-                walk.installed(&plan, &order);
-            }
-        }
-    }
-
-    /// Waits until no merge of a keyspace is running and claims the next one of a walk; or before it the one that is
-    /// due for the writers' sake, every other time at most, since the background lets the walk go first.
-    fn claim_range(
-        &self,
-        id: KeyspaceId,
-        walk: &mut RangeWalk,
-        is_helping: &mut bool,
-    ) -> Result<Option<(KeyspaceTree, Plan, bool)>> {
-        self.check_writable()?;
-        let mut book = self.book.lock();
-        while book.compacting.contains(&id) {
-            *book.range_waiting.entry(id).or_default() += 1;
-            drop(book);
-            let result = self.wait_for_jobs(|book| !book.compacting.contains(&id));
-            book = self.book.lock();
-            let count = book.range_waiting.get_mut(&id).expect("counted above");
-            *count -= 1;
-            if *count == 0 {
-                book.range_waiting.remove(&id);
-            }
-            result?;
-        }
-        let keyspace = self.state.load().keyspace(id).clone();
-        let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
-        let snapshots = self.snapshots.live();
-        *is_helping = !*is_helping;
-        if *is_helping {
-            let limits = keyspace.info.options.level_limits();
-            let situation = self.situation(&keyspace, false, &snapshots);
-            if let Some(plan) = picker::pick(tables, limits, order, situation).plan {
-                book.compacting.insert(id);
-                return Ok(Some((keyspace, plan, false)));
-            }
-            *is_helping = false;
-        }
-        let Some(plan) = walk.next(tables, order, &snapshots) else { return Ok(None) };
-        book.compacting.insert(id);
-        Ok(Some((keyspace, plan, true)))
     }
 }
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Moves obsolete tables that nobody reads any more to the files that may be removed.
-fn release_obsolete(book: &mut Book) {
-    let (pinned, free): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut book.obsolete).into_iter().partition(|live| Arc::strong_count(live) > 1);
-    book.obsolete = pinned;
-    book.removable.extend(free.iter().map(|live| FileName::Table(live.meta.number)));
-}
-
-fn has_removable(book: &Book) -> bool {
-    !book.removable.is_empty() || book.obsolete.iter().any(|live| Arc::strong_count(live) == 1)
 }

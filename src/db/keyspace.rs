@@ -10,10 +10,11 @@ use crate::db::iter::Iter;
 use crate::db::options::{KeyspaceOptions, WriteOptions};
 use crate::db::range::{KeyRange, prefix_bounds};
 use crate::db::state::{Core, KeyspaceInfo, State};
+use crate::db::writing::Reach;
 use crate::format::batch::Batch;
 use crate::mvcc::visible::Horizon;
-use crate::read::get;
 use crate::read::scan::Scan;
+use crate::read::{contained, get};
 use std::sync::Arc;
 
 /// A keyspace of an open database: a tree of its own, with its own order of keys and options, that shares log,
@@ -35,6 +36,14 @@ impl Keyspace {
 
     pub(crate) fn id(&self) -> KeyspaceId {
         self.info.id
+    }
+
+    /// Fails if the keyspace is of another database than `core`.
+    pub(crate) fn check_belongs(&self, core: &Arc<Core>) -> Result<()> {
+        if Arc::ptr_eq(core, self.core()) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("keyspace {:?} is of another database", self.info.name)))
     }
 
     /// Returns the name.
@@ -70,7 +79,7 @@ impl Keyspace {
         check_sizes(key, value.len())?;
         let mut batch = Batch::with_capacity(key.len() + value.len() + 24);
         batch.put(self.info.id, key, value);
-        self.commit(batch, options)
+        self.commit(batch, true, options)
     }
 
     /// Deletes `key`; it is no error if it is not there.
@@ -90,22 +99,24 @@ impl Keyspace {
         check_sizes(key, 0)?;
         let mut batch = Batch::with_capacity(key.len() + 16);
         batch.delete(self.info.id, key);
-        self.commit(batch, options)
+        self.commit(batch, false, options)
     }
 
-    fn commit(&self, batch: Batch, options: &WriteOptions) -> Result<SeqNum> {
+    fn commit(&self, batch: Batch, has_puts: bool, options: &WriteOptions) -> Result<SeqNum> {
         let core = self.core();
-        core.commit(batch, options.durability.unwrap_or(core.options.durability))
+        let reach = Reach { keyspaces: &[self.info.id], has_puts };
+        core.commit(batch, reach, options.durability.unwrap_or(core.options.durability))
     }
 
     /// Returns the value of `key`. Takes no lock; a value found in memory is not copied.
     ///
     /// # Errors
-    /// `Corruption`, `Io` of the table that would have had to answer; `Closed`.
+    /// `Corruption`, `Io` of the table that would have had to answer; `Closed`, also in a forked process; `Internal` if
+    /// the keyspace's comparator panics.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
         let core = self.core();
-        core.check_open()?;
-        let (state, seq) = core.pin();
+        core.ends.check_open()?;
+        let (state, seq) = core.view.pin();
         get::get(&state.keyspace(self.info.id).tree, key.as_ref(), core.horizon(seq))
     }
 
@@ -115,15 +126,15 @@ impl Keyspace {
     /// As [`Keyspace::get`], for the first key that meets one.
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Slice>>> {
         let core = self.core();
-        core.check_open()?;
-        let (state, seq) = core.pin();
+        core.ends.check_open()?;
+        let (state, seq) = core.view.pin();
         let (state, horizon) = (Arc::clone(&state), core.horizon(seq));
         self.multi_get_at(&state, keys, horizon)
     }
 
     pub(crate) fn get_at(&self, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
-        self.core().check_open()?;
-        let state = self.core().state.load();
+        self.core().ends.check_open()?;
+        let state = self.core().view.state();
         get::get(&state.keyspace(self.info.id).tree, key, horizon)
     }
 
@@ -148,12 +159,12 @@ impl Keyspace {
     /// Iterates over the keys of a range, as of now. A range whose end lies before its start is empty.
     ///
     /// # Errors
-    /// `Closed`. What reading meets later, the iterator gives as an item.
+    /// `Closed`; `Internal` if the keyspace's comparator panics. What reading meets later, the iterator gives as an item.
     pub fn range(&self, range: impl KeyRange) -> Result<Iter> {
         let core = self.core();
-        core.check_open()?;
-        let (state, seq) = core.pin();
-        Ok(self.scan(&state, range, core.horizon(seq)))
+        core.ends.check_open()?;
+        let (state, seq) = core.view.pin();
+        self.scan(&state, range, core.horizon(seq))
     }
 
     /// Iterates over the keys that begin with `prefix`, as of now.
@@ -166,20 +177,23 @@ impl Keyspace {
 
     pub(crate) fn range_at(&self, range: impl KeyRange, horizon: Horizon) -> Result<Iter> {
         let core = self.core();
-        core.check_open()?;
-        Ok(self.scan(&core.state.load(), range, horizon))
+        core.ends.check_open()?;
+        self.scan(&core.view.state(), range, horizon)
     }
 
-    fn scan(&self, state: &State, range: impl KeyRange, horizon: Horizon) -> Iter {
+    fn scan(&self, state: &State, range: impl KeyRange, horizon: Horizon) -> Result<Iter> {
         let keyspace = state.keyspace(self.info.id);
         self.core().count_seek(keyspace);
         let (lower, upper) = range.into_bounds();
-        let scan = Scan::new(keyspace.tree.clone(), horizon, lower, upper);
-        Iter::new(scan.telling(Arc::clone(&keyspace.waste)))
+        let tree = keyspace.tree.clone();
+        let scan = contained(&keyspace.tree.order, "making an iterator", || {
+            Ok(Scan::new(tree, horizon, lower, upper).telling(Arc::clone(&keyspace.waste)))
+        })?;
+        Ok(Iter::new(scan, Arc::clone(&self.handle)))
     }
 
     pub(crate) fn prefix_range(&self, prefix: &[u8]) -> Result<impl KeyRange + use<>> {
-        if self.core().state.load().keyspace(self.info.id).tree.order.is_bytewise() {
+        if self.core().view.state().keyspace(self.info.id).tree.order.is_bytewise() {
             return Ok(prefix_bounds(prefix));
         }
         let message = format!(

@@ -1,83 +1,102 @@
 //! The database: handles, opening, writing, background jobs.
 //!
-//! Owns what ties the rooms below together: which memtable belongs to which WAL segment, which tables make up what
+//! Owns what ties the modules below together: which memtable belongs to which WAL segment, which tables make up what
 //! readers see, who may write now, what happens after a failure. `state.rs` says what there is and in which order
-//! it is locked; `opening.rs` how it comes to be; `writing.rs` and `jobs.rs` how it changes.
+//! it is locked. One owner each for what goes wrong most easily: `ends.rs` for the phases from opening to closed, `board.rs`
+//! for which background job may run, `files.rs` for the life of every file, `directory.rs` for the directory itself.
+//! `opening.rs` and `establish.rs` say how a database comes to be, `writing.rs`, `jobs.rs` and `waiting.rs` how it changes,
+//! `closing.rs` how it ends.
 
 pub mod batch;
+pub mod builder;
 pub mod iter;
 pub mod keyspace;
 pub mod options;
 pub mod range;
+pub mod runtime;
 pub mod snapshot;
 pub mod stats;
 
+mod board;
+mod closing;
 mod directory;
+mod ends;
+mod establish;
+mod files;
 mod jobs;
 mod opening;
+mod reserve;
 mod state;
+mod waiting;
 mod writing;
 
-use crate::base::comparator::Comparator;
+use crate::base::comparator::KeyOrder;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
 use crate::db::batch::WriteBatch;
-use crate::db::directory::FinalDirSync;
+use crate::db::builder::DbBuilder;
 use crate::db::iter::Iter;
 use crate::db::keyspace::Keyspace;
-use crate::db::opening::OpenRequest;
-use crate::db::options::{Background, Comparators, KeyspaceOptions, Options, WriteOptions};
+use crate::db::options::{KeyspaceOptions, Options, WriteOptions};
 use crate::db::range::KeyRange;
+use crate::db::runtime::Runtime;
 use crate::db::snapshot::Snapshot;
 use crate::db::state::{Core, KeyspaceInfo, KeyspaceTree};
-use crate::db::stats::{Stats, VerifyReport};
+use crate::db::stats::{BackgroundError, Stats, VerifyReport};
+use crate::db::writing::Reach;
 use crate::format::batch::Batch;
 use crate::read::tree::Tree;
-use crate::sync::{Condvar, JoinHandle, Mutex, spawn};
+use crate::sync::Mutex;
 use crate::table::verify::verify;
 use crate::version::edit::Change;
-use crate::vfs::Vfs;
 use crate::vfs::mem::MemVfs;
-use crate::vfs::os::OsVfs;
 use crate::write::commit::Durability;
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// The engine and its threads; when the last handle goes, so do the threads.
 pub(crate) struct Handle {
     pub(crate) core: Arc<Core>,
-    threads: Mutex<Vec<JoinHandle>>,
+    /// None once it was closed, and where the caller runs the jobs.
+    runtime: Mutex<Option<Runtime>>,
 }
 
 impl Handle {
-    /// Tells the threads to stop and waits for them. Does no I/O of its own.
-    fn stop_threads(&self) {
-        self.core.is_closing.store(true, Ordering::Release);
-        // A thread that looked at the flag before it was set is waiting by the time the lock is free.
-        drop(self.core.book.lock());
-        self.core.changed.notify_all();
-        let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
-            thread.join();
-        }
+    fn new(core: Arc<Core>, runtime: Option<Runtime>) -> Arc<Handle> {
+        Arc::new(Handle { core, runtime: Mutex::new(runtime) })
+    }
+
+    fn close(&self) -> Result<()> {
+        self.core.close(|| {
+            let runtime = self.runtime.lock().take();
+            drop(runtime);
+        })
     }
 }
 
 impl Drop for Handle {
+    /// Waits for the running jobs, which are told to stop. Does nothing in a forked process, which has no thread of ours
+    /// and may not take locks that they held.
     fn drop(&mut self) {
-        self.stop_threads();
+        if self.core.ends.is_forked() {
+            std::mem::forget(std::mem::take(&mut self.runtime));
+            return;
+        }
+        self.core.leave();
     }
 }
 
 /// An open database. Cheap to clone, and shared by all threads of a program.
 ///
-/// When the last handle (keyspaces and snapshots count) is dropped, the background threads end; writes that were
-/// not durable are then as after a crash of the process. [`Db::close`] ends in good order and tells about errors.
+/// When the last handle (keyspaces, snapshots and iterators count) is dropped, the background threads end and the
+/// directory is unlocked; writes that were not durable are then as after a crash of the process. [`Db::close`] ends in
+/// good order and tells about errors.
+///
+/// A child process that was forked off gets `Closed` for every write, and may drop its copies of the handles.
 ///
 /// ```
 /// # fn main() -> tinylsm::Result<()> {
@@ -109,38 +128,22 @@ impl Db {
     /// # Errors
     /// `Io` if the system has no thread to give.
     pub fn open_in_memory() -> Result<Db> {
-        let options = Options { wal_preallocate_bytes: 0, ..Options::default() };
+        let options = Options { wal_preallocate_bytes: 0, reserve_bytes_max: 0, ..Options::default() };
         Db::builder("/memory").vfs(Arc::new(MemVfs::new())).options(options).open()
     }
 
     /// Prepares to open the database in a directory.
     pub fn builder(path: impl AsRef<Path>) -> DbBuilder {
-        DbBuilder {
-            path: path.as_ref().to_owned(),
-            options: Options::default(),
-            vfs: None,
-            background: Background::default(),
-            comparators: Comparators::default(),
-            create_if_missing: true,
-        }
+        DbBuilder::new(path.as_ref())
     }
 
-    fn start(core: Core, background: Background) -> Result<Db> {
-        let is_read_only = core.is_read_only;
-        let handle = Arc::new(Handle { core: Arc::new(core), threads: Mutex::new(Vec::new()) });
-        let count = match background {
-            Background::Threads(count) if !is_read_only => count,
-            _ => 0,
-        };
-        for number in 0..count {
-            let core = Arc::clone(&handle.core);
-            let thread = spawn(&format!("tinylsm-{number}"), move || core.work())
-                .map_err(|error| Error::from_io("spawn", &handle.core.directory, error))?;
-            handle.threads.lock().push(thread);
-        }
-        let info = Arc::clone(&handle.core.state.load().keyspace(KeyspaceId::DEFAULT).info);
+    /// Makes the first handle of an open core.
+    pub(in crate::db) fn new(core: Arc<Core>, runtime: Option<Runtime>) -> Db {
+        let handle = Handle::new(core, runtime);
+        let info = Arc::clone(&handle.core.view.state().keyspace(KeyspaceId::DEFAULT).info);
+        handle.core.wake_background();
         let default = Keyspace::new(Arc::clone(&handle), info);
-        Ok(Db { handle, default })
+        Db { handle, default }
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -157,8 +160,8 @@ impl Db {
     /// # Errors
     /// `NotFound`; `Closed`.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        self.core().check_open()?;
-        let state = self.core().state.load();
+        self.core().ends.check_open()?;
+        let state = self.core().view.state();
         let found = state.keyspaces.iter().find(|keyspace| keyspace.info.name == name);
         let found =
             found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no keyspace {name:?}")))?;
@@ -172,45 +175,20 @@ impl Db {
     /// comparator; `ReadOnly`; `NoSpace`, `Io` of the manifest, which turn writing off.
     pub fn create_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
         let core = self.core();
-        core.check_writable()?;
+        core.ends.check_writable()?;
         options.validate()?;
+        core.options.check_keyspace(name, &options)?;
         if !(1..=limits::NAME_LEN_BYTES_MAX).contains(&name.len()) {
             return Err(Error::invalid("a keyspace's name has 1 to 255 bytes"));
         }
         let order = core.comparators.find(&options.comparator, name)?;
-        // Leadership keeps the set of active memtables as it is while a group is committed.
-        let _leader = core.leader.lock();
-        let mut manifest = core.manifest.lock();
-        let count = core.state.load().keyspaces.len();
-        if core.state.load().keyspaces.iter().any(|keyspace| keyspace.info.name == name) {
-            return Err(Error::new(ErrorKind::AlreadyExists, format!("keyspace {name:?} exists already")));
-        }
-        if count >= limits::KEYSPACES_COUNT_MAX {
-            let message = format!("a database has at most {} keyspaces", limits::KEYSPACES_COUNT_MAX);
-            return Err(Error::invalid(message));
-        }
-        let id = KeyspaceId(u32::try_from(count).expect("bounded by limits.rs"));
-        let change = Change::CreateKeyspace {
-            id,
-            name: name.to_owned(),
-            comparator: options.comparator.clone(),
-            options: options.to_text(),
-        };
-        core.install(&mut manifest, vec![change])?;
-        let info = Arc::new(KeyspaceInfo { id, name: name.to_owned(), options });
-        let keyspace = KeyspaceTree {
-            info: Arc::clone(&info),
-            waste: core.new_waste(),
-            tree: Tree::new(order, core.options.memtable_bytes / (count + 1)),
-        };
-        let mut book = core.book.lock();
-        core.change_state(&mut book, |state| state.keyspaces.push(keyspace));
+        let info = core.create_keyspace(name, options, order)?;
         Ok(Keyspace::new(Arc::clone(&self.handle), info))
     }
 
     /// Returns the names of the keyspaces in the order they were created; `"default"` is the first.
     pub fn keyspaces(&self) -> Vec<String> {
-        self.core().state.load().keyspaces.iter().map(|keyspace| keyspace.info.name.clone()).collect()
+        self.core().view.state().keyspaces.iter().map(|keyspace| keyspace.info.name.clone()).collect()
     }
 
     /// Sets a key of the default keyspace; see [`Keyspace::put`].
@@ -276,8 +254,8 @@ impl Db {
     /// As [`Keyspace::put`].
     pub fn write(&self, batch: &WriteBatch, options: &WriteOptions) -> Result<SeqNum> {
         let core = self.core();
-        let batch = batch.for_commit(core)?;
-        core.commit(batch, options.durability.unwrap_or(core.options.durability))
+        let (batch, reach) = batch.for_commit(core)?;
+        core.commit(batch, reach, options.durability.unwrap_or(core.options.durability))
     }
 
     /// Makes every commit that returned before this call durable.
@@ -285,30 +263,28 @@ impl Db {
     /// # Errors
     /// `Io`, `NoSpace`: what was not durable before may never be; writing is off. `ReadOnly`; `Closed`.
     pub fn sync(&self) -> Result<()> {
-        self.core().commit(Batch::new(), Durability::Disk).map(drop)
+        self.core().commit(Batch::new(), Reach::default(), Durability::Disk).map(drop)
     }
 
     /// Takes a snapshot of the whole database.
     pub fn snapshot(&self) -> Snapshot {
         let core = self.core();
         let now = core.expiry_time();
-        let horizon = core.snapshots.take(|| core.visible_seq(), now);
+        let horizon = core.view.snapshots.take(|| core.view.visible_seq(), now);
         Snapshot::new(horizon, Arc::clone(&self.handle))
     }
 
     /// Returns the number of the newest visible commit; 0 before the first.
     pub fn last_seq(&self) -> SeqNum {
-        self.core().visible_seq()
+        self.core().view.visible_seq()
     }
 
-    /// Writes everything in memory to tables and waits for it.
+    /// Writes everything that was committed before this call to tables, and waits for that.
     ///
     /// # Errors
-    /// What the flush met: the data stay in memory and log, and it is tried again in the background.
+    /// What the flush met: the data stay in memory and log, and it is tried again in the background. `ReadOnly`; `Closed`.
     pub fn flush(&self) -> Result<()> {
-        let core = self.core();
-        core.rotate_now()?;
-        core.wait_for_jobs(|book| book.sealed.is_empty())
+        self.core().flush().map(drop)
     }
 
     /// Merges everything in a range down to the deepest level that holds any of it, and waits. Of what was committed
@@ -316,70 +292,91 @@ impl Db {
     /// the disk once no reader holds the tables that had them.
     ///
     /// # Errors
-    /// What the merge met; everything is as readable as before.
+    /// What the merge met; everything is as readable as before. `InvalidArgument` for a keyspace of another database;
+    /// `ReadOnly`; `Closed`.
     pub fn compact_range(&self, keyspace: &Keyspace, range: impl KeyRange) -> Result<()> {
         let core = self.core();
-        core.check_writable()?;
-        if !Arc::ptr_eq(core, keyspace.core()) {
-            return Err(Error::invalid("the keyspace is of another database"));
-        }
+        core.ends.check_writable()?;
+        keyspace.check_belongs(core)?;
         let (lower, upper) = range.into_bounds();
         core.compact_range(keyspace.id(), (key_of(lower), key_of(upper)))
     }
 
-    /// Waits until no flush, merge or removal of a file is due, such as become due in a quiet database included: unless
-    /// something is written or read or a snapshot goes, none will be from then on.
+    /// Waits until every flush, merge and removal of a file that is due is done, and what these make due, such as become
+    /// due in a quiet database included: unless something is written or read or a snapshot goes, none will be from then
+    /// on. With writers beside it, it does not wait for what they make due later. At once in a database that was opened
+    /// read-only.
     ///
     /// # Errors
-    /// What a job met meanwhile; `ReadOnly` if writing is off; `Closed`.
+    /// What a job met meanwhile, the one that keeps it from coming to rest; `ReadOnly` if writing is off; `Closed`.
     pub fn wait_idle(&self) -> Result<()> {
         self.core().wait_idle()
     }
 
-    /// Runs one due job, for databases opened with [`Background::Manual`]; `false` if none was due.
+    /// Runs one due job, for databases opened with [`options::Background::Manual`]; `false` if none was due.
     ///
     /// # Errors
-    /// What the job met: its source is intact and it stays due.
+    /// What the job met: its source is intact, and it is due again after a pause. `Closed`.
     pub fn background_step(&self) -> Result<bool> {
-        self.core().check_open()?;
+        self.core().ends.check_process()?;
+        self.core().ends.check_open()?;
         self.core().run_due_job()
     }
 
-    /// Returns why writing is off, or else the last failure of a background job that has not succeeded since.
+    /// Returns why writing is off, or else the first of [`Db::background_errors`].
     pub fn background_error(&self) -> Option<Error> {
-        let book = self.core().book.lock();
-        book.writing_error.clone().or_else(|| book.job_error.clone())
+        let core = self.core();
+        core.ends
+            .failure()
+            .or_else(|| core.book.lock().board.troubles().next().map(|(_, error)| error.clone()))
+    }
+
+    /// Returns what each kind of background job, and the merges of each keyspace, have met since they last succeeded; before
+    /// these, as the job `"writing"`, why writing is off. Empty if nothing is failing.
+    pub fn background_errors(&self) -> Vec<BackgroundError> {
+        let core = self.core();
+        let state = core.view.state();
+        let book = core.book.lock();
+        let writing = core.ends.failure();
+        let writing = writing.map(|error| BackgroundError { job: "writing", keyspace: None, error });
+        let told = book.board.troubles().map(|(kind, error)| BackgroundError {
+            job: kind.name(),
+            keyspace: kind.keyspace().map(|id| state.keyspace(id).info.name.clone()),
+            error: error.clone(),
+        });
+        writing.into_iter().chain(told).collect()
     }
 
     /// Goes on after the operator has mended the cause: tries failed jobs again at once, and takes up writing
-    /// again if only an append to the log met a full disk.
+    /// again if a full disk (or a process out of descriptors) stopped it. Nothing that was acknowledged is lost by that,
+    /// whatever its durability.
     ///
     /// # Errors
-    /// `ReadOnly` if writing was turned off by anything else, or commits of [`Durability::None`] still waited in
-    /// memory for their place in the log: only a reopen tells what is on disk then.
+    /// `ReadOnly` if writing was turned off by anything else: reopen. `NoSpace` if there is no room yet; what resuming
+    /// met otherwise.
     pub fn resume(&self) -> Result<()> {
         self.core().resume()
     }
 
-    /// Returns figures about the database.
+    /// Returns figures about the database, taken at one moment.
     pub fn stats(&self) -> Stats {
         self.core().stats()
     }
 
-    /// Reads every table and checks everything that can be checked.
+    /// Reads and checks every byte of every table.
     ///
     /// # Errors
     /// `Corruption` with file and offset of the first damage; `Io`; `Closed`.
     pub fn verify(&self) -> Result<VerifyReport> {
         let core = self.core();
-        core.check_open()?;
-        let state = core.state.load_full();
+        core.ends.check_open()?;
+        let state = core.view.pin_state();
         let mut report = VerifyReport::default();
-        for live in state.keyspaces.iter().flat_map(|keyspace| keyspace.tree.tables.levels().iter().flatten())
-        {
+        for (_, live) in state.tables() {
+            core.ends.check_open()?;
             verify(&live.table)?;
             report.files += 1;
-            report.blocks += live.table.index().blocks_count() as u64;
+            report.blocks += live.table.index()?.blocks_count() as u64;
             report.entries += live.meta.entries;
             report.bytes += live.meta.len_bytes;
         }
@@ -388,22 +385,18 @@ impl Db {
 
     /// Returns the database's directory.
     pub fn path(&self) -> &Path {
-        &self.core().directory
+        self.core().directory.path()
     }
 
     /// Ends in good order: background threads stop, everything committed becomes durable, the log is marked as
-    /// complete, the directory is unlocked. Other handles give `Closed` from then on.
+    /// complete, the directory is unlocked. A long log is written to tables, so that the next opening is quick. Other
+    /// handles give `Closed` from then on; calls that are under way end first, as soon as they can.
     ///
     /// # Errors
     /// `Io`, `NoSpace` of the log or manifest: the next open recovers as after a crash. `ReadOnly` if writing was
-    /// off before. The database is closed in any case.
+    /// off before. The database is closed in any case. `Closed`, once it is closed, if another handle closed it.
     pub fn close(self) -> Result<()> {
-        let core = self.core();
-        core.check_open()?;
-        self.handle.stop_threads();
-        let result = core.finish();
-        *core.directory_lock.lock() = None;
-        result
+        self.handle.close()
     }
 }
 
@@ -415,121 +408,47 @@ fn key_of(bound: Bound<Vec<u8>>) -> Option<Vec<u8>> {
 }
 
 impl Core {
-    /// Marks a good end in log and manifest, after the threads have stopped.
-    fn finish(&self) -> Result<()> {
-        if self.is_read_only {
-            return Ok(());
-        }
-        if let Some(error) = self.book.lock().writing_error.clone() {
-            return Err(error.wrap(ErrorKind::ReadOnly, "writing was off when the database was closed"));
-        }
-        let mut leader = self.leader.lock();
-        let wal = leader.wal.as_mut().expect("a writable database has an open segment");
-        wal.finish()?;
-        let closed = Change::Closed { wal: wal.number(), good_len: wal.good_len() };
+    /// Creates a keyspace, durably.
+    fn create_keyspace(
+        &self,
+        name: &str,
+        options: KeyspaceOptions,
+        order: KeyOrder,
+    ) -> Result<Arc<KeyspaceInfo>> {
+        // Leadership keeps the set of active memtables as it is while a group is committed.
+        let _leader = self.writing.leader.lock();
         let mut manifest = self.manifest.lock();
-        let manifest = manifest.as_mut().expect("a writable database has a manifest");
-        manifest.install(&[closed])?;
-        manifest.finish(self.vfs.as_ref(), self.take_file_number())
+        let count = self.view.state().keyspaces.len();
+        if self.view.state().keyspaces.iter().any(|keyspace| keyspace.info.name == name) {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("keyspace {name:?} exists already")));
+        }
+        if count >= limits::KEYSPACES_COUNT_MAX {
+            let message = format!("a database has at most {} keyspaces", limits::KEYSPACES_COUNT_MAX);
+            return Err(Error::invalid(message));
+        }
+        let id = KeyspaceId(u32::try_from(count).expect("bounded by limits.rs"));
+        let change = Change::CreateKeyspace {
+            id,
+            name: name.to_owned(),
+            comparator: options.comparator.clone(),
+            options: options.to_text(),
+        };
+        self.install(&mut manifest, vec![change])?;
+        let info = Arc::new(KeyspaceInfo { id, name: name.to_owned(), options });
+        let keyspace = KeyspaceTree {
+            info: Arc::clone(&info),
+            waste: self.new_waste(id),
+            tree: Tree::new(order, self.options.memtable_bytes / (count + 1)),
+        };
+        let mut book = self.book.lock();
+        self.change_state(&mut book, |state| state.keyspaces.push(keyspace));
+        Ok(info)
     }
 }
 
 impl std::fmt::Debug for Db {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Db({})", self.core().directory.display())
-    }
-}
-
-/// Gathers how to open a database; every plain number lies in [`Options`].
-///
-/// ```
-/// # fn main() -> tinylsm::Result<()> {
-/// use std::sync::Arc;
-/// use tinylsm::{Background, Db, Options, vfs::mem::MemVfs};
-/// let disk = Arc::new(MemVfs::new());
-/// let options = Options { memtable_bytes: 1 << 20, ..Options::default() };
-/// let db = Db::builder("/data").vfs(disk.clone()).options(options).background(Background::Manual).open()?;
-/// db.put("k", "v")?;
-/// db.close()?;
-/// let db = Db::builder("/data").vfs(disk).open_read_only()?;
-/// assert!(db.get("k")?.is_some());
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone)]
-#[must_use = "a builder opens nothing until it is told"]
-pub struct DbBuilder {
-    path: PathBuf,
-    options: Options,
-    vfs: Option<Arc<dyn Vfs>>,
-    background: Background,
-    comparators: Comparators,
-    create_if_missing: bool,
-}
-
-impl DbBuilder {
-    /// Sets the options.
-    pub fn options(mut self, options: Options) -> DbBuilder {
-        self.options = options;
-        self
-    }
-
-    /// Sets disk and clock; the real ones by default.
-    pub fn vfs(mut self, vfs: Arc<dyn Vfs>) -> DbBuilder {
-        self.vfs = Some(vfs);
-        self
-    }
-
-    /// Sets who runs flushes and compactions; two threads by default.
-    pub fn background(mut self, background: Background) -> DbBuilder {
-        self.background = background;
-        self
-    }
-
-    /// Makes a comparator known by its name; repeatable. Bytewise and reverse bytewise order are always known.
-    pub fn comparator(mut self, comparator: Arc<dyn Comparator>) -> DbBuilder {
-        self.comparators.add(comparator);
-        self
-    }
-
-    /// Sets whether [`DbBuilder::open`] creates what is not there; it does by default.
-    pub fn create_if_missing(mut self, yes: bool) -> DbBuilder {
-        self.create_if_missing = yes;
-        self
-    }
-
-    /// Opens the database, recovering it first if it was not closed in good order. What was recovered is durable
-    /// when this returns.
-    ///
-    /// # Errors
-    /// `NotFound`; `Locked` if it is open already; `InvalidArgument` for an option out of range; `Incompatible` for
-    /// a newer format, an unknown comparator, or a directory that is not a database; `Corruption` with file and
-    /// offset; `NoSpace`; `Io`. Nothing that was in the directory is changed or removed then.
-    pub fn open(self) -> Result<Db> {
-        let background = self.background;
-        Db::start(opening::open(self.request(false))?, background)
-    }
-
-    /// Opens the database for reading only and changes no byte of it: what recovery would write stays in memory.
-    ///
-    /// # Errors
-    /// As [`DbBuilder::open`]; `Locked` while a writer has it open.
-    pub fn open_read_only(self) -> Result<Db> {
-        let background = self.background;
-        Db::start(opening::open(self.request(true))?, background)
-    }
-
-    fn request(self, is_read_only: bool) -> OpenRequest {
-        OpenRequest {
-            directory: self.path,
-            vfs: Arc::new(FinalDirSync::new(self.vfs.unwrap_or_else(|| Arc::new(OsVfs::new())))),
-            options: self.options,
-            comparators: self.comparators,
-            background: self.background,
-            create_if_missing: self.create_if_missing,
-            is_read_only,
-            changed: Arc::new(Condvar::new()),
-        }
+        write!(f, "Db({})", self.path().display())
     }
 }
 

@@ -2,8 +2,10 @@
 
 use crate::base::comparator::{BYTEWISE_NAME, Comparator, KeyOrder, ReverseBytewise};
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::ids::KeyspaceId;
 use crate::base::limits;
 use crate::compaction::picker::LevelLimits;
+use crate::db::runtime::Runtime;
 use crate::table::options::{Compression, FilterPolicy, TableOptions};
 use crate::write::commit::Durability;
 use crate::write::stall::StallLimits;
@@ -17,10 +19,14 @@ pub struct Options {
     pub memtable_bytes: usize,
     /// Sealed generations of memtables that may wait for their flush while writes go on. 2.
     pub sealed_memtables_max: usize,
-    /// Bytes that a WAL segment is extended by at a time; 0 leaves it to grow with each append. 64 MiB.
+    /// Most bytes that are reserved on the disk behind the end of the open WAL segment, in steps that grow with it; 0
+    /// leaves it to grow with each append. 64 MiB.
     pub wal_preallocate_bytes: u64,
     /// Bytes of table blocks kept in memory. 64 MiB.
     pub block_cache_bytes: u64,
+    /// Tables whose files are kept open for reading blocks that are not in memory, 8 or more. One more is open for each
+    /// thread that finds them all in use. 512.
+    pub open_files_max: usize,
     /// What a write survives if it does not say so itself. [`Durability::Disk`].
     pub durability: Durability,
     /// Bytes of version edits after which a new manifest is begun. 4 MiB.
@@ -31,8 +37,13 @@ pub struct Options {
     pub level0_slowdown: usize,
     /// Tables on level 0 of a keyspace from which on writes wait. 36.
     pub level0_stop: usize,
-    /// Options of the default keyspace; they count when the database is created.
-    pub default_keyspace: KeyspaceOptions,
+    /// Options of the default keyspace. With none, a new database takes the defaults, and one that exists keeps what it
+    /// has; with some, they are applied whenever the database is opened, to what is written from then on. Another
+    /// comparator than the one it has is refused. None.
+    pub default_keyspace: Option<KeyspaceOptions>,
+    /// Most bytes that are set aside for a full disk, so that deletes, flushes and merges can go on there; 0 for none. The
+    /// reserve is about a sixteenth of the tables, and 32 KiB at least. 64 MiB.
+    pub reserve_bytes_max: u64,
 }
 
 impl Default for Options {
@@ -42,12 +53,14 @@ impl Default for Options {
             sealed_memtables_max: 2,
             wal_preallocate_bytes: 64 << 20,
             block_cache_bytes: 64 << 20,
+            open_files_max: 512,
             durability: Durability::Disk,
             manifest_roll_bytes: 4 << 20,
             stall_timeout: Duration::from_secs(60),
             level0_slowdown: 20,
             level0_stop: 36,
-            default_keyspace: KeyspaceOptions::default(),
+            default_keyspace: None,
+            reserve_bytes_max: 64 << 20,
         }
     }
 }
@@ -60,11 +73,37 @@ impl Options {
     pub fn validate(&self) -> Result<()> {
         require(self.memtable_bytes >= 1024, "memtable_bytes must be 1024 or more")?;
         require(self.sealed_memtables_max >= 1, "sealed_memtables_max must be 1 or more")?;
+        require(self.open_files_max >= 8, "open_files_max must be 8 or more")?;
         require(self.manifest_roll_bytes >= 64, "manifest_roll_bytes must be 64 or more")?;
         require(self.level0_slowdown <= self.level0_stop, "level0_slowdown must not be above level0_stop")?;
-        let trigger = self.default_keyspace.level0_compaction_trigger;
-        require(trigger <= self.level0_stop, "level0_compaction_trigger must not be above level0_stop")?;
-        self.default_keyspace.validate()
+        match &self.default_keyspace {
+            Some(keyspace) => {
+                keyspace.validate()?;
+                self.check_keyspace(KeyspaceId::DEFAULT_NAME, keyspace)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that a keyspace's options go with those of the database.
+    ///
+    /// # Errors
+    /// `InvalidArgument` that names the keyspace and both options.
+    pub(crate) fn check_keyspace(&self, name: &str, keyspace: &KeyspaceOptions) -> Result<()> {
+        let trigger = keyspace.level0_compaction_trigger;
+        if trigger <= self.level0_stop {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "keyspace {name:?} has level0_compaction_trigger {trigger}, which must not be above the database's \
+             level0_stop {}: writes would stop before a merge is due",
+            self.level0_stop
+        )))
+    }
+
+    /// Returns how many bytes of the log wait in memory at most. A small database, as in a short test, meets this too.
+    pub(crate) fn wal_held_len_max(&self) -> usize {
+        self.memtable_bytes / 8
     }
 
     pub(crate) fn stall_limits(&self) -> StallLimits {
@@ -226,10 +265,12 @@ impl WriteOptions {
 }
 
 /// Who runs flushes and compactions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Background {
     /// So many threads of the database's own, 1 to 64. With two or more, one is always left for flushes.
     Threads(usize),
+    /// Threads that many databases share.
+    Shared(Runtime),
     /// The caller, with `Db::background_step`. A write that would have to wait runs the due jobs itself.
     Manual,
 }

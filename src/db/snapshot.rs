@@ -39,9 +39,10 @@ struct Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         let core = &self.handle.core;
-        if core.snapshots.release(self.horizon.seq) {
+        // In a forked process, the list's lock may be held by a thread that is not there.
+        if !core.ends.is_forked() {
             // A merge kept something for this one alone.
-            core.wake_background();
+            core.nominate_all(&core.view.snapshots.release(self.horizon.seq));
         }
     }
 }
@@ -60,23 +61,25 @@ impl Snapshot {
     /// Returns the value of `key` as it was.
     ///
     /// # Errors
-    /// As `Keyspace::get`.
+    /// As `Keyspace::get`; `InvalidArgument` for a keyspace of another database.
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
+        keyspace.check_belongs(&self.pin.handle.core)?;
         keyspace.get_at(key.as_ref(), self.pin.horizon)
     }
 
     /// Returns the values of several keys as they were.
     ///
     /// # Errors
-    /// As `Keyspace::get`.
+    /// As `Keyspace::get`; `InvalidArgument` for a keyspace of another database.
     pub fn multi_get<K: AsRef<[u8]>>(&self, keyspace: &Keyspace, keys: &[K]) -> Result<Vec<Option<Slice>>> {
+        keyspace.check_belongs(&self.pin.handle.core)?;
         keys.iter().map(|key| keyspace.get_at(key.as_ref(), self.pin.horizon)).collect()
     }
 
     /// Iterates over all keys as they were.
     ///
     /// # Errors
-    /// `Closed`.
+    /// `Closed`; `InvalidArgument` for a keyspace of another database.
     pub fn iter(&self, keyspace: &Keyspace) -> Result<Iter> {
         self.range(keyspace, ..)
     }
@@ -84,16 +87,18 @@ impl Snapshot {
     /// Iterates over the keys of a range as they were.
     ///
     /// # Errors
-    /// `Closed`.
+    /// `Closed`; `InvalidArgument` for a keyspace of another database.
     pub fn range(&self, keyspace: &Keyspace, range: impl KeyRange) -> Result<Iter> {
+        keyspace.check_belongs(&self.pin.handle.core)?;
         keyspace.range_at(range, self.pin.horizon)
     }
 
     /// Iterates over the keys that begin with `prefix`, as they were.
     ///
     /// # Errors
-    /// `InvalidArgument` unless the keyspace is in bytewise order; `Closed`.
+    /// `InvalidArgument` unless the keyspace is in bytewise order and of this database; `Closed`.
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<Iter> {
+        keyspace.check_belongs(&self.pin.handle.core)?;
         keyspace.range_at(keyspace.prefix_range(prefix.as_ref())?, self.pin.horizon)
     }
 }

@@ -1,23 +1,27 @@
 //! What a database is in memory: what readers see, and what writers and jobs keep.
 //!
-//! Readers see [`State`], immutable and published by an atomic swap. Everything that changes lies behind four
+//! Readers see [`View`], whose [`State`] is immutable and published by an atomic swap. Everything that changes lies behind
 //! locks, taken in this order and never the other way round:
 //!
 //! 1. `leader`: commit leadership; the open WAL segment and the last number. Held over log I/O.
 //! 2. `manifest`: one edit at a time. Held over manifest I/O.
 //! 3. `book`: what is sealed, running, obsolete or failed. Short, never over I/O; `State` is swapped under it.
-//! 4. the list of snapshots. Short.
+//! 4. the failure inside [`Ends`], the list of snapshots, the queue of the background threads. Short.
 //!
 //! Syncs of the directory and of the open segment have locks of their own ([`crate::vfs::final_sync`]), taken last.
 
-use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::error::{Error, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
-use crate::cache::BlockCache;
-use crate::db::directory::FinalDirSync;
+use crate::db::board::Board;
+use crate::db::directory::Directory;
+use crate::db::ends::Ends;
+use crate::db::files::FileLife;
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
+use crate::db::reserve::Reserve;
+use crate::db::runtime::Waker;
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
@@ -27,20 +31,19 @@ use crate::read::tree::Tree;
 use crate::read::waste::ReadWaste;
 use crate::sync::{Condvar, Mutex, yield_point};
 use crate::table::reader::Table;
+use crate::table::shared::Cache;
 use crate::version::edit::Change;
 use crate::version::levels::Live;
-use crate::version::manifest::ManifestWriter;
-use crate::vfs::{DirLock, Vfs};
+use crate::version::manifest::{Failure, ManifestWriter};
+use crate::vfs::Vfs;
 use crate::wal::segment::Segment;
 use crate::wal::writer::WalWriter;
 use crate::write::commit::Request;
 use crate::write::queue::Queue;
 use arc_swap::{ArcSwap, Guard};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// A table as the versions of this database hold it.
 pub(crate) type LiveTable = Arc<Live<Arc<Table>>>;
@@ -72,126 +75,43 @@ impl State {
         &self.keyspaces[id.0 as usize]
     }
 
-    fn active_len_bytes(&self) -> u64 {
-        self.keyspaces.iter().map(|keyspace| keyspace.tree.active.len_bytes()).sum()
+    /// Returns every table with its keyspace.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (&KeyspaceTree, &LiveTable)> {
+        self.keyspaces.iter().flat_map(|keyspace| {
+            let tables = keyspace.tree.tables.levels().iter().flatten();
+            tables.map(move |live| (keyspace, live))
+        })
     }
 }
 
-/// What belongs to the holder of commit leadership.
-pub(crate) struct Leader {
-    /// None in a database opened read-only.
-    pub wal: Option<WalWriter>,
-    /// Holds the entries of the active memtables.
-    pub arena: Arena,
-    pub last_seq: SeqNum,
-}
-
-/// The memtables that were filled through one WAL segment, sealed together.
-pub(crate) struct Generation {
-    pub last_seq: SeqNum,
-    pub memtables: Vec<(KeyspaceId, Arc<Memtable>)>,
-}
-
-/// What is sealed, running, obsolete or failed.
-#[derive(Default)]
-pub(crate) struct Book {
-    /// Oldest first, each with the WAL segment that holds it.
-    pub sealed: VecDeque<(FileNumber, Arc<Generation>)>,
-    /// The segment that takes commits now; none in a database opened read-only.
-    pub active_wal: Option<Arc<Segment>>,
-    /// Every segment whose file may be needed.
-    pub wals: BTreeSet<FileNumber>,
-    pub is_flushing: bool,
-    pub is_purging: bool,
-    pub is_writing_back: bool,
-    pub is_sealing: bool,
-    pub compacting: BTreeSet<KeyspaceId>,
-    /// How many callers wait to merge a range of a keyspace: the background leaves it to them.
-    pub range_waiting: BTreeMap<KeyspaceId, usize>,
-    /// How many callers wait for idleness, which counts as quiet.
-    pub idle_waiting: usize,
-    /// The newest commit that was seen, and the monotonic time at which it was first.
-    pub quiet_since: (SeqNum, u64),
-    /// Tables in no current version, perhaps still read.
-    pub obsolete: Vec<LiveTable>,
-    /// Files that nobody needs any more.
-    pub removable: BTreeSet<FileName>,
-    /// Removals that failed, tried again at the next open or purge.
-    pub unremovable: BTreeSet<FileName>,
-    /// Why writing is off for good.
-    pub writing_error: Option<Error>,
-    /// The last failure of a job, until one of its kind succeeds.
-    pub job_error: Option<Error>,
-    pub job_failures_count: u64,
-    /// Monotonic time before which no job is tried again after a failure.
-    pub retry_at: u64,
-}
-
-impl Book {
-    /// Tells whether a job is running.
-    pub(crate) fn is_working(&self) -> bool {
-        self.is_flushing
-            || self.is_purging
-            || self.is_writing_back
-            || self.is_sealing
-            || !self.compacting.is_empty()
-    }
-}
-
-/// The heart of a database; shared by handles and threads.
-pub(crate) struct Core {
-    pub vfs: Arc<FinalDirSync>,
-    pub directory: PathBuf,
-    pub options: Options,
-    pub comparators: Comparators,
-    pub cache: Arc<BlockCache>,
-    pub is_read_only: bool,
-    pub is_manual: bool,
-    pub threads_count: usize,
-    pub state: ArcSwap<State>,
-    pub visible: AtomicU64,
-    pub time_high_water: AtomicI64,
+/// What readers pin: a state, the number and the time up to which they see it, and who still looks at the past.
+pub(crate) struct View {
+    state: ArcSwap<State>,
+    visible: AtomicU64,
+    time_high_water: AtomicI64,
     pub snapshots: Snapshots,
-    pub next_file: AtomicU64,
-    pub queue: Queue<Request, Result<SeqNum>>,
-    pub leader: Mutex<Leader>,
-    pub manifest: Mutex<Option<ManifestWriter>>,
-    pub book: Mutex<Book>,
-    /// Something in the book changed.
-    pub changed: Arc<Condvar>,
-    pub sealed_count: AtomicUsize,
-    /// The open segment has so much unsynced that a job was asked for; cleared when somebody looks for one.
-    pub is_write_back_due: AtomicBool,
-    /// The background waits for whatever may come; the next commit wakes it, so that it hears of the quiet after it.
-    pub is_settled: AtomicBool,
-    pub is_poisoned: AtomicBool,
-    pub is_closing: AtomicBool,
-    pub directory_lock: Mutex<Option<Box<dyn DirLock>>>,
-    pub counters: Counters,
 }
 
-/// What happened since the database was opened.
-#[derive(Default, Debug)]
-pub(crate) struct Counters {
-    pub flushes: AtomicU64,
-    pub compactions: AtomicU64,
-    pub trivial_moves: AtomicU64,
-    pub bytes_flushed: AtomicU64,
-    pub bytes_compacted: AtomicU64,
-    pub stalls: AtomicU64,
-    pub stall_nanos: AtomicU64,
-    pub manifests_rolled: AtomicU64,
-    pub torn_tails_cut: AtomicU64,
-    pub wal_len: AtomicU64,
-}
-
-impl Counters {
-    pub(crate) fn add(counter: &AtomicU64, count: u64) {
-        counter.fetch_add(count, Ordering::Relaxed);
+impl View {
+    pub(crate) fn new(state: State, visible: SeqNum, time_high_water: UnixMillis) -> View {
+        View {
+            state: ArcSwap::from_pointee(state),
+            visible: AtomicU64::new(visible.get()),
+            time_high_water: AtomicI64::new(time_high_water.0),
+            snapshots: Snapshots::default(),
+        }
     }
-}
 
-impl Core {
+    /// Returns the state as it is now.
+    pub(crate) fn state(&self) -> Guard<Arc<State>> {
+        self.state.load()
+    }
+
+    /// Returns the state as it is now, to keep.
+    pub(crate) fn pin_state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
     /// Pins a state and a number at which to read it.
     pub(crate) fn pin(&self) -> (Guard<Arc<State>>, SeqNum) {
         // In this order. The number may then be ahead of the state, if memtables were switched in between: what is read
@@ -208,9 +128,16 @@ impl Core {
         SeqNum::new(self.visible.load(Ordering::Acquire))
     }
 
+    /// Lets readers see everything up to a number.
+    pub(crate) fn publish(&self, seq: SeqNum) {
+        yield_point("commit: before publishing");
+        self.visible.store(seq.get(), Ordering::Release);
+        yield_point("commit: published");
+    }
+
     /// Returns the time by which expiry is decided: the wall clock, but never before what was decided by.
-    pub(crate) fn expiry_time(&self) -> UnixMillis {
-        let wall = self.vfs.wall().0;
+    pub(crate) fn expiry_time(&self, clock: &dyn Vfs) -> UnixMillis {
+        let wall = clock.wall().0;
         let before = self.time_high_water.load(Ordering::Relaxed);
         if wall <= before {
             return UnixMillis(before);
@@ -218,31 +145,258 @@ impl Core {
         // Only here, once a millisecond, do readers change what other threads read.
         UnixMillis(self.time_high_water.fetch_max(wall, Ordering::Relaxed).max(wall))
     }
+}
+
+/// What belongs to the holder of commit leadership.
+pub(crate) struct Leader {
+    /// None in a database opened read-only, and where a full disk did not let a segment be begun.
+    pub wal: Option<WalWriter>,
+    /// Holds the entries of the active memtables.
+    pub arena: Arena,
+    pub last_seq: SeqNum,
+    /// What has to be done before the first write, if opening could not.
+    pub unestablished: Option<Box<crate::db::establish::Establishment>>,
+}
+
+/// How writes come in: the queue behind the leader, and what they weigh.
+pub(crate) struct Writing {
+    pub queue: Queue<Request, Result<SeqNum>>,
+    pub leader: Mutex<Leader>,
+    /// Bytes of all active memtables, as the leader last counted them.
+    pub active_bytes: AtomicU64,
+    pub sealed_count: AtomicUsize,
+    /// The open segment has so much unsynced that a job was asked for; cleared when somebody looks for one.
+    pub is_write_back_due: AtomicBool,
+    pub wal_bytes: AtomicU64,
+}
+
+/// How long nothing was written, and who waits for nothing to be due.
+#[derive(Default)]
+pub(crate) struct Quiet {
+    /// The newest commit that was seen, and the monotonic time at which it was first.
+    pub since: (SeqNum, u64),
+    /// Callers that wait for idleness, which counts as quiet.
+    pub waiting_count: usize,
+    /// The newest commit when all keyspaces were last looked at because of quiet.
+    pub looked_at: Option<SeqNum>,
+}
+
+/// Leads from what readers count to the database, which is made after it.
+#[derive(Clone, Default)]
+pub(crate) struct Link {
+    core: Arc<OnceLock<Weak<Core>>>,
+}
+
+impl Link {
+    /// Makes what counts the reads of a keyspace in vain.
+    pub(crate) fn new_waste(&self, id: KeyspaceId, memtable_bytes: usize) -> Arc<ReadWaste> {
+        let link = Arc::clone(&self.core);
+        let wake = move || {
+            if let Some(core) = link.get().and_then(Weak::upgrade) {
+                core.nominate_all(&[id]);
+            }
+        };
+        Arc::new(ReadWaste::new(memtable_bytes as u64 / limits::NOTICE_PART, Arc::new(wake)))
+    }
+}
+
+/// The memtables that were filled through one WAL segment, sealed together.
+pub(crate) struct Generation {
+    pub last_seq: SeqNum,
+    pub memtables: Vec<(KeyspaceId, Arc<Memtable>)>,
+}
+
+/// What is sealed, running, obsolete or failed.
+#[derive(Default)]
+pub(crate) struct Book {
+    /// Oldest first, each with the WAL segment that holds it.
+    pub sealed: VecDeque<(FileNumber, Arc<Generation>)>,
+    /// The segment that takes commits now; none in a database that cannot write.
+    pub active_wal: Option<Arc<Segment>>,
+    /// The oldest segment with commits of the active memtables, where `active_wal` took over from it.
+    pub active_first: Option<FileNumber>,
+    pub board: Board,
+    pub files: FileLife,
+    /// The keyspace that was merged last: the others come first.
+    pub merged_last: Option<KeyspaceId>,
+    pub quiet: Quiet,
+    /// A look found that memtables which are not full should be sealed.
+    pub is_seal_wanted: bool,
+}
+
+/// Who runs the background jobs.
+pub(crate) enum Host {
+    /// Whoever calls `background_step` or would have to wait.
+    Caller,
+    /// Threads, of this database or of many.
+    Threads(Waker),
+    /// Nobody: the database is only read.
+    Nobody,
+}
+
+/// The heart of a database; shared by handles and threads.
+pub(crate) struct Core {
+    me: Weak<Core>,
+    pub directory: Arc<Directory>,
+    pub options: Options,
+    pub comparators: Comparators,
+    pub cache: Arc<Cache>,
+    pub ends: Ends,
+    pub host: Host,
+    pub view: View,
+    pub writing: Writing,
+    pub manifest: Mutex<Option<ManifestWriter>>,
+    pub book: Mutex<Book>,
+    /// Something in the book changed.
+    pub changed: Condvar,
+    pub reserve: Reserve,
+    next_file: AtomicU64,
+    /// Numbers below this one are stated as taken by a synced edit.
+    stated_next_file: AtomicU64,
+    is_queued: AtomicBool,
+    /// Nothing is going to become due until somebody writes; the next commit wakes the background, so that it hears of
+    /// the quiet after it.
+    pub is_settled: AtomicBool,
+    link: Link,
+    pub counters: Counters,
+}
+
+/// What a core is made of.
+pub(crate) struct Parts {
+    pub directory: Arc<Directory>,
+    pub options: Options,
+    pub comparators: Comparators,
+    pub cache: Arc<Cache>,
+    pub host: Host,
+    pub view: View,
+    pub leader: Leader,
+    pub book: Book,
+    pub next_file: FileNumber,
+    pub link: Link,
+}
+
+/// What happened since the database was opened.
+#[derive(Default, Debug)]
+pub(crate) struct Counters {
+    pub flushes: AtomicU64,
+    pub compactions: AtomicU64,
+    pub trivial_moves: AtomicU64,
+    pub bytes_flushed: AtomicU64,
+    pub bytes_compacted: AtomicU64,
+    pub stalls: AtomicU64,
+    pub stall_nanos: AtomicU64,
+    pub manifests_rolled: AtomicU64,
+    pub torn_tails_cut: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+impl Core {
+    /// Puts a core together, in the phase of opening.
+    pub(crate) fn new(parts: Parts) -> Arc<Core> {
+        let Parts { directory, options, comparators, cache, host, view, leader, book, next_file, link } =
+            parts;
+        let writing = Writing {
+            queue: Queue::default(),
+            active_bytes: AtomicU64::new(leader.arena.charged_bytes()),
+            leader: Mutex::new(leader),
+            sealed_count: AtomicUsize::new(book.sealed.len()),
+            is_write_back_due: AtomicBool::new(false),
+            wal_bytes: AtomicU64::new(0),
+        };
+        let core = Arc::new_cyclic(|me| Core {
+            me: me.clone(),
+            directory,
+            options,
+            comparators,
+            cache,
+            ends: Ends::new(),
+            host,
+            view,
+            writing,
+            manifest: Mutex::new(None),
+            book: Mutex::new(book),
+            changed: Condvar::new(),
+            reserve: Reserve::default(),
+            next_file: AtomicU64::new(next_file.0),
+            stated_next_file: AtomicU64::new(0),
+            is_queued: AtomicBool::new(false),
+            is_settled: AtomicBool::new(false),
+            link,
+            counters: Counters::default(),
+        });
+        assert!(core.link.core.set(Arc::downgrade(&core)).is_ok(), "a link leads to one core");
+        core
+    }
+
+    /// Returns the disk that everything of this database lies on.
+    pub(crate) fn disk(&self) -> Arc<dyn Vfs> {
+        Arc::clone(&self.directory) as Arc<dyn Vfs>
+    }
+
+    pub(crate) fn weak(&self) -> Weak<Core> {
+        self.me.clone()
+    }
+
+    /// Notes that a background thread is going to look at this database; `false` if one was already.
+    pub(crate) fn begin_wake(&self) -> bool {
+        !self.is_queued.swap(true, Ordering::SeqCst)
+    }
+
+    /// Notes that a background thread looks now: who has something for it later calls again.
+    pub(crate) fn end_wake(&self) {
+        self.is_queued.store(false, Ordering::SeqCst);
+        yield_point("background: woken");
+    }
+
+    /// Makes the background look for work.
+    pub(crate) fn wake_background(&self) {
+        match &self.host {
+            Host::Threads(waker) => waker.wake(self),
+            Host::Caller | Host::Nobody => {}
+        }
+    }
+
+    /// Returns the time by which expiry is decided.
+    pub(crate) fn expiry_time(&self) -> UnixMillis {
+        self.view.expiry_time(self.directory.as_ref())
+    }
 
     /// Returns what a reader that starts now sees of the pinned number.
     pub(crate) fn horizon(&self, seq: SeqNum) -> Horizon {
         Horizon { seq, now: self.expiry_time() }
     }
 
-    /// Counts what a seek in a keyspace wastes on level 0, and wakes the background when it is time to look for a merge.
+    /// Counts what a seek in a keyspace wastes on level 0, and lets the background look when that may make a merge due.
     pub(crate) fn count_seek(&self, keyspace: &KeyspaceTree) {
         let level0_count = keyspace.tree.tables.level(0).len() as u64;
         let block_bytes = keyspace.info.options.block_bytes as u64;
         if keyspace.waste.count_seek(level0_count * block_bytes) {
-            self.wake_background();
+            self.nominate_all(&[keyspace.info.id]);
         }
     }
 
-    pub(crate) fn new_waste(&self) -> Arc<ReadWaste> {
-        let changed = Arc::clone(&self.changed);
-        let notice_bytes = self.options.memtable_bytes as u64 / limits::NOTICE_PART;
-        Arc::new(ReadWaste::new(notice_bytes, Arc::new(move || changed.notify_all())))
+    /// Makes what counts the reads of a new keyspace in vain.
+    pub(crate) fn new_waste(&self, id: KeyspaceId) -> Arc<ReadWaste> {
+        self.link.new_waste(id, self.options.memtable_bytes)
     }
 
-    /// Makes idle background threads look for work.
-    pub(crate) fn wake_background(&self) {
-        // A thread that looked before is waiting by the time the lock is free.
-        drop(self.book.lock());
+    /// Lets the background look whether keyspaces have something to merge.
+    pub(crate) fn nominate_all(&self, ids: &[KeyspaceId]) {
+        if ids.is_empty() || self.ends.is_cancelled() {
+            return;
+        }
+        let mut book = self.book.lock();
+        for id in ids {
+            book.board.nominate(*id);
+        }
+        drop(book);
+        self.wake_background();
+        // Those who wait for idleness wait for more now.
         self.changed.notify_all();
     }
 
@@ -251,105 +405,132 @@ impl Core {
         FileNumber(self.next_file.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Notes that numbers below `next_file` are stated as taken by a synced edit.
+    pub(crate) fn note_stated(&self, next_file: FileNumber) {
+        self.stated_next_file.fetch_max(next_file.0, Ordering::Relaxed);
+    }
+
+    /// Makes sure that the number of a file that is going to be removed is never given out again: an edit states it as
+    /// taken. Without that only the file's name would tell.
+    ///
+    /// # Errors
+    /// As [`Core::install`].
+    pub(crate) fn state_number(&self, number: FileNumber) -> Result<()> {
+        if number.0 < self.stated_next_file.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut manifest = self.manifest.lock();
+        if manifest.is_none() {
+            return self.ends.check_writable();
+        }
+        self.install_in_any_phase(&mut manifest, Vec::new())
+    }
+
+    /// Returns the number that the next file will get, or a higher one.
+    pub(crate) fn next_file_number(&self) -> FileNumber {
+        FileNumber(self.next_file.load(Ordering::Relaxed))
+    }
+
     /// Publishes a changed state. Call with the book locked.
     pub(crate) fn change_state(&self, book: &mut Book, change: impl FnOnce(&mut State)) {
-        let mut state = State::clone(&self.state.load());
+        let mut state = State::clone(&self.view.state());
         change(&mut state);
         yield_point("state: before publishing");
-        self.state.store(Arc::new(state));
+        self.view.state.store(Arc::new(state));
         yield_point("state: published");
-        self.sealed_count.store(book.sealed.len(), Ordering::Release);
+        self.writing.sealed_count.store(book.sealed.len(), Ordering::Release);
     }
 
     /// Tells whether the active memtables have reached their size.
     pub(crate) fn is_active_full(&self) -> bool {
-        self.state.load().active_len_bytes() >= self.options.memtable_bytes as u64
-    }
-
-    pub(crate) fn active_len_bytes(&self) -> u64 {
-        self.state.load().active_len_bytes()
+        self.writing.active_bytes.load(Ordering::Relaxed) >= self.options.memtable_bytes as u64
     }
 
     /// Installs an edit durably, rolling the manifest when it has grown. After an error writing is off.
-    pub(crate) fn install(
+    ///
+    /// # Errors
+    /// As [`Ends::check_writable`]; what the manifest meets.
+    pub(crate) fn install(&self, manifest: &mut Option<ManifestWriter>, changes: Vec<Change>) -> Result<()> {
+        self.ends.check_writable()?;
+        self.install_in_any_phase(manifest, changes)
+    }
+
+    /// Installs an edit as [`Core::install`] does, for whoever closes the database or resumes writing.
+    ///
+    /// # Errors
+    /// What the manifest meets.
+    pub(crate) fn install_in_any_phase(
         &self,
         manifest: &mut Option<ManifestWriter>,
         mut changes: Vec<Change>,
     ) -> Result<()> {
-        self.check_writable()?;
         let manifest = manifest.as_mut().expect("only a writable database installs edits");
-        changes.push(Change::NextFile(FileNumber(self.next_file.load(Ordering::Relaxed))));
-        manifest.install(&changes).map_err(|error| self.poison(&error))?;
+        let next_file = self.next_file_number();
+        changes.push(Change::NextFile(next_file));
+        self.install_edit(manifest, &changes)?;
+        self.note_stated(next_file);
+        Ok(())
+    }
+
+    fn install_edit(&self, manifest: &mut ManifestWriter, changes: &[Change]) -> Result<()> {
+        if manifest.is_oversized(changes) {
+            return self.roll(manifest, changes).map_err(|failure| match failure {
+                // The old manifest is as good as before, and so is the database.
+                Failure::NotInstalled(error) => error,
+                Failure::InDoubt(error) => self.fail(&error),
+            });
+        }
+        manifest.install(changes).map_err(|error| self.fail(&error))?;
         if manifest.is_grown(self.options.manifest_roll_bytes) {
-            let (number, temporary) = (self.take_file_number(), self.take_file_number());
-            match manifest.roll(self.vfs.as_ref(), number, temporary) {
-                Ok(old) => {
-                    Counters::add(&self.counters.manifests_rolled, 1);
-                    self.book.lock().removable.insert(FileName::Manifest(old));
+            match self.roll(manifest, &[]) {
+                Ok(()) => {}
+                // The old manifest is as good as before.
+                Err(Failure::NotInstalled(_)) => {
+                    manifest.postpone_roll(self.options.manifest_roll_bytes);
+                    self.check_directory();
                 }
                 // The edit itself is installed; only the next one will be refused.
-                Err(error) => drop(self.poison(&error)),
+                Err(Failure::InDoubt(error)) => drop(self.fail(&error)),
             }
         }
         Ok(())
     }
 
-    /// Turns writing off for good because of `error`, and returns it. The first error is kept, unless `resume` could
-    /// mend it and cannot mend this one.
-    pub(crate) fn poison(&self, error: &Error) -> Error {
+    /// Begins a new manifest with `changes` in it.
+    fn roll(&self, manifest: &mut ManifestWriter, changes: &[Change]) -> Result<(), Failure> {
+        let (number, temporary) = (self.take_file_number(), self.take_file_number());
+        let old_len = manifest.len();
+        let rolled = manifest.roll_with(self.directory.as_ref(), changes, number, temporary);
         let mut book = self.book.lock();
-        if book.writing_error.as_ref().is_none_or(|first| is_full_log(first) && !is_full_log(error)) {
-            book.writing_error = Some(error.clone());
+        match &rolled {
+            Ok(old) => {
+                Counters::add(&self.counters.manifests_rolled, 1);
+                book.files.discard(FileName::Manifest(*old), old_len);
+            }
+            Err(Failure::NotInstalled(_)) => {
+                book.files.discard(FileName::Manifest(number), 0);
+                book.files.discard(FileName::Temporary(temporary), 0);
+            }
+            Err(Failure::InDoubt(_)) => {}
         }
-        self.is_poisoned.store(true, Ordering::Release);
         drop(book);
+        self.wake_background();
+        rolled.map(drop)
+    }
+
+    /// Turns writing off because of `error`, returns it, and tells everybody who waits.
+    pub(crate) fn fail(&self, error: &Error) -> Error {
+        let error = self.ends.fail(error);
+        // Who looked before is waiting by the time the lock is free.
+        drop(self.book.lock());
         self.changed.notify_all();
-        error.clone()
+        error
     }
 
     /// Turns writing off if a sync of the directory has failed: no file can be given a name for sure any more.
     pub(crate) fn check_directory(&self) {
-        if let Some(error) = self.vfs.failure() {
-            drop(self.poison(&error));
+        if let Some(error) = self.directory.failure() {
+            drop(self.fail(&error));
         }
     }
-
-    /// Fails if the database takes no writes.
-    pub(crate) fn check_writable(&self) -> Result<()> {
-        if self.is_closing.load(Ordering::Acquire) {
-            return Err(closed());
-        }
-        if self.is_read_only {
-            return Err(Error::new(ErrorKind::ReadOnly, "the database was opened read-only"));
-        }
-        if self.is_poisoned.load(Ordering::Acquire) {
-            // None, if writing was resumed since the flag was read.
-            return self.read_only_error().map_or(Ok(()), Err);
-        }
-        Ok(())
-    }
-
-    fn read_only_error(&self) -> Option<Error> {
-        let cause = self.book.lock().writing_error.clone()?;
-        let message =
-            format!("the database is read-only until it is reopened, since a write failed: {cause}");
-        Some(cause.wrap(ErrorKind::ReadOnly, message))
-    }
-
-    /// Fails if the database was closed.
-    pub(crate) fn check_open(&self) -> Result<()> {
-        if self.is_closing.load(Ordering::Relaxed) { Err(closed()) } else { Ok(()) }
-    }
-}
-
-/// Tells whether an error is an append to a WAL segment that met a full disk, the one failure that `resume` mends.
-pub(crate) fn is_full_log(error: &Error) -> bool {
-    let name = error.file().and_then(Path::file_name).and_then(OsStr::to_str).and_then(FileName::parse);
-    error.kind() == ErrorKind::NoSpace
-        && error.operation() == Some("append")
-        && matches!(name, Some(FileName::Wal(_)))
-}
-
-pub(crate) fn closed() -> Error {
-    Error::new(ErrorKind::Closed, "the database was closed")
 }

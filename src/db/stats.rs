@@ -1,5 +1,6 @@
 //! Figures about an open database.
 
+use crate::base::error::Error;
 use crate::base::seq::SeqNum;
 use crate::db::state::{Core, KeyspaceTree};
 use crate::format::names::FileName;
@@ -19,6 +20,8 @@ pub struct Stats {
     pub keyspaces: Vec<KeyspaceStats>,
     /// Length of the open WAL segment in bytes.
     pub wal_bytes: u64,
+    /// Bytes of all files of the database on the disk, what is allocated ahead and what waits to be removed included.
+    pub disk_bytes: u64,
     /// Bytes of blocks in the cache.
     pub block_cache_bytes: u64,
     /// Blocks that were asked for and found in the cache.
@@ -88,28 +91,48 @@ pub struct VerifyReport {
     pub bytes: u64,
 }
 
+/// What a kind of background job has met since it last succeeded.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BackgroundError {
+    /// What the job does.
+    pub job: &'static str,
+    /// The keyspace that it is about, if it is about one.
+    pub keyspace: Option<String>,
+    /// The last failure.
+    pub error: Error,
+}
+
 impl Core {
     pub(crate) fn stats(&self) -> Stats {
-        let manifest = self.manifest.lock().as_ref().map(|manifest| FileName::Manifest(manifest.number()));
+        let manifest = self.manifest.lock().as_ref().map(|manifest| (manifest.number(), manifest.len()));
         let book = self.book.lock();
-        let state = self.state.load_full();
+        let state = self.view.pin_state();
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let tables =
-            state.keyspaces.iter().flat_map(|keyspace| keyspace.tree.tables.levels().iter().flatten());
-        let mut live: Vec<String> =
-            tables.map(|live| FileName::Table(live.meta.number).to_string()).collect();
-        live.extend(book.wals.iter().map(|number| FileName::Wal(*number).to_string()));
-        live.extend(
-            [FileName::Lock, FileName::Current].into_iter().chain(manifest).map(|name| name.to_string()),
-        );
+        let mut live: Vec<FileName> =
+            state.tables().map(|(_, live)| FileName::Table(live.meta.number)).collect();
+        live.extend(book.files.segments().map(|(number, _)| FileName::Wal(number)));
+        live.extend([FileName::Lock, FileName::Current]);
+        live.extend(manifest.map(|(number, _)| FileName::Manifest(number)));
+        live.extend((self.reserve.held_bytes() > 0).then_some(FileName::Reserve));
+        let mut live: Vec<String> = live.iter().map(ToString::to_string).collect();
         live.sort();
-        let cache = self.cache.stats();
+        let tables_bytes: u64 = state.tables().map(|(_, live)| live.meta.len_bytes).sum();
+        let sealed_log_bytes: u64 = book.files.segments().map(|(_, len)| len).sum();
+        let open_log_bytes = book.active_wal.as_ref().map_or(0, |segment| segment.disk_len());
+        let cache = self.cache.blocks().stats();
         Stats {
-            last_seq: self.visible_seq(),
-            memtable_bytes: self.active_len_bytes(),
+            last_seq: self.view.visible_seq(),
+            memtable_bytes: count(&self.writing.active_bytes),
             sealed_memtables: book.sealed.len(),
             keyspaces: state.keyspaces.iter().map(keyspace_stats).collect(),
-            wal_bytes: count(&self.counters.wal_len),
+            wal_bytes: count(&self.writing.wal_bytes),
+            disk_bytes: tables_bytes
+                + sealed_log_bytes
+                + open_log_bytes
+                + manifest.map_or(0, |(_, len)| len)
+                + self.reserve.held_bytes()
+                + book.files.unneeded_bytes(),
             block_cache_bytes: cache.used_bytes,
             cache_hits: cache.hits_count,
             cache_misses: cache.misses_count,
@@ -122,7 +145,7 @@ impl Core {
             stall_nanos: count(&self.counters.stall_nanos),
             manifests_rolled: count(&self.counters.manifests_rolled),
             torn_tails_cut: count(&self.counters.torn_tails_cut),
-            obsolete_tables: book.obsolete.len(),
+            obsolete_tables: book.files.obsolete_count(),
             live_files: live,
         }
     }

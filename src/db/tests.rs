@@ -1,5 +1,7 @@
 use super::*;
-use crate::base::comparator::ReverseBytewise;
+use crate::base::comparator::{Comparator, ReverseBytewise};
+use crate::db::options::Background;
+use crate::vfs::Vfs;
 use std::collections::BTreeMap;
 
 fn tiny() -> Options {
@@ -16,13 +18,13 @@ fn tiny() -> Options {
         wal_preallocate_bytes: 2 << 10,
         manifest_roll_bytes: 1 << 10,
         block_cache_bytes: 16 << 10,
-        default_keyspace: keyspace,
+        default_keyspace: Some(keyspace),
         ..Options::default()
     }
 }
 
-fn open(disk: &Arc<MemVfs>, background: Background) -> Db {
-    Db::builder("/db").vfs(disk.clone()).options(tiny()).background(background).open().expect("opens")
+fn open(disk: &Arc<MemVfs>, background: &Background) -> Db {
+    Db::builder("/db").vfs(disk.clone()).options(tiny()).background(background.clone()).open().expect("opens")
 }
 
 fn contents(db: &Db) -> BTreeMap<Vec<u8>, Vec<u8>> {
@@ -37,7 +39,7 @@ fn backwards(db: &Db) -> Vec<Vec<u8>> {
     db.iter().expect("open").rev().map(|item| item.expect("readable").0.to_vec()).collect()
 }
 
-fn fill_and_check(background: Background) {
+fn fill_and_check(background: &Background) {
     let disk = Arc::new(MemVfs::new());
     let mut model = BTreeMap::new();
     for round in 0..6u32 {
@@ -74,12 +76,12 @@ fn fill_and_check(background: Background) {
 
 #[test]
 fn data_survive_reopening_flush_and_compaction() {
-    fill_and_check(Background::Threads(2));
+    fill_and_check(&Background::Threads(2));
 }
 
 #[test]
 fn a_manual_database_does_its_own_background_work() {
-    fill_and_check(Background::Manual);
+    fill_and_check(&Background::Manual);
 }
 
 #[test]
@@ -129,7 +131,7 @@ fn both_ends_of_an_iterator_meet() {
 #[test]
 fn a_reader_changes_no_byte_and_sees_unflushed_data() {
     let disk = Arc::new(MemVfs::new());
-    let db = open(&disk, Background::Manual);
+    let db = open(&disk, &Background::Manual);
     db.put("a", "1").expect("puts");
     let options = WriteOptions::os();
     db.default_keyspace().put_with("b", "2", &options).expect("puts");

@@ -1,14 +1,17 @@
 //! How a write goes: wait for room, queue up, and perhaps lead.
 
+use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::ids::KeyspaceId;
 use crate::base::limits;
 use crate::base::seq::SeqNum;
-use crate::db::state::{Core, Counters, Generation, Leader, is_full_log};
+use crate::db::board::{JobKind, is_lasting};
+use crate::db::ends::{Phase, is_mendable, writing_is_off};
+use crate::db::state::{Core, Counters, Generation, Host, Leader};
 use crate::format::batch::Batch;
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
-use crate::sync::yield_point;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
 use crate::wal::Predecessor;
@@ -23,26 +26,47 @@ use std::time::Duration;
 /// A writer whose request is in a group.
 type Writer = Member<Request, Result<SeqNum>>;
 
+/// What a batch does, as far as it decides whether and when it may be written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reach<'a> {
+    /// The keyspaces that it writes to.
+    pub keyspaces: &'a [KeyspaceId],
+    /// Whether it holds more than deletes.
+    pub has_puts: bool,
+}
+
 impl Core {
     /// Commits a batch; returns the number of its last operation.
-    pub(crate) fn commit(&self, batch: Batch, durability: Durability) -> Result<SeqNum> {
-        self.check_writable()?;
-        if batch.count() > 0 {
-            self.wait_for_room()?;
+    pub(crate) fn commit(&self, batch: Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
+        self.ends.check_writable()?;
+        if reach.has_puts && self.reserve.is_spent() {
+            let message = "the disk is full: only deletes are taken until there is room again";
+            return Err(Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path()));
         }
-        match self.queue.enter(Request { batch, durability }) {
+        // On a full disk, flushes and merges wait for what deletes free, so these do not wait for them.
+        if batch.count() > 0 && !self.reserve.is_spent() {
+            self.wait_for_room(reach.keyspaces)?;
+        }
+        match self.writing.queue.enter(Request { batch, durability }) {
             Turn::Answered(answer) => answer,
             Turn::Lead(mut group, own) => {
                 self.lead(&mut group);
-                self.queue.finish(group, own)
+                self.writing.queue.finish(group, own)
             }
         }
     }
 
     /// Commits a group under leadership, and answers every member.
     fn lead(&self, group: &mut [Writer]) {
-        let mut leader = self.leader.lock();
-        if let Err(error) = self.commit_as_leader(&mut leader, group) {
+        let led = contain("a commit", || {
+            let mut leader = self.writing.leader.lock();
+            self.commit_as_leader(&mut leader, group)
+        });
+        if let Err(error) = led {
+            if error.kind() == ErrorKind::Internal {
+                // What was logged may be half applied: nobody sees it, and nothing may follow it.
+                drop(self.fail(&error));
+            }
             for member in group {
                 member.answer = Some(Err(error.clone()));
             }
@@ -50,34 +74,44 @@ impl Core {
     }
 
     fn commit_as_leader(&self, leader: &mut Leader, group: &mut [Writer]) -> Result<()> {
-        self.check_writable()?;
+        self.ends.check_writable()?;
         if self.is_active_full()
-            && self.sealed_count.load(Ordering::Acquire) < self.options.sealed_memtables_max
+            && self.writing.sealed_count.load(Ordering::Acquire) < self.options.sealed_memtables_max
         {
             self.rotate(leader)?;
         }
         let committed_at = self.expiry_time();
         // Leadership is what switches memtables, so these are the ones that belong to the open segment.
-        let state = self.state.load_full();
+        let state = self.view.pin_state();
         let memtable_of = |id| -> &Memtable { &state.keyspace(id).tree.active };
         let wal = leader.wal.as_mut().expect("a writable database has an open segment");
         let target = Target { wal, arena: &mut leader.arena };
         leader.last_seq = match commit_group(target, group, committed_at, leader.last_seq, memtable_of) {
             Ok(last_seq) => last_seq,
             Err(Failure::Untouched(error)) => return Err(error),
-            Err(Failure::Broken(error)) => return Err(self.poison(&error)),
+            Err(Failure::Broken(error)) => return Err(self.give_up_segment(leader, &error)),
         };
-        self.counters.wal_len.store(wal.len(), Ordering::Relaxed);
+        self.writing.active_bytes.store(leader.arena.charged_bytes(), Ordering::Relaxed);
+        self.writing.wal_bytes.store(wal.len(), Ordering::Relaxed);
         if wal.segment().unsynced_len() >= self.write_back_len() {
             self.ask_for_write_back();
         }
-        yield_point("commit: before publishing");
-        self.visible.store(leader.last_seq.get(), Ordering::Release);
-        yield_point("commit: published");
+        self.view.publish(leader.last_seq);
         if self.is_settled.swap(false, Ordering::SeqCst) {
+            // There is going to be a quiet after this commit too.
             self.wake_background();
         }
         Ok(())
+    }
+
+    /// Turns writing off since the open segment takes nothing more, unless the reserve lets it go on in a new one. What
+    /// failed is not there in either case.
+    fn give_up_segment(&self, leader: &mut Leader, error: &Error) -> Error {
+        let error = self.fail(error);
+        if self.spend_reserve(&error) && self.resume_as_leader(leader).is_ok() {
+            self.wake_background();
+        }
+        error
     }
 
     /// Returns how much of the open segment may be unsynced before the background syncs it. A small database, which
@@ -88,7 +122,7 @@ impl Core {
 
     /// Wakes the background, once until the job begins.
     fn ask_for_write_back(&self) {
-        if !self.is_write_back_due.swap(true, Ordering::Relaxed) {
+        if !self.writing.is_write_back_due.swap(true, Ordering::Relaxed) {
             self.wake_background();
         }
     }
@@ -96,12 +130,12 @@ impl Core {
     /// Seals the active memtables with their WAL segment and opens the next one. Does nothing if they are empty.
     pub(crate) fn rotate(&self, leader: &mut Leader) -> Result<()> {
         let wal = leader.wal.as_mut().expect("a writable database has an open segment");
-        if self.active_len_bytes() == 0 {
+        if leader.arena.charged_bytes() == 0 {
             return Ok(());
         }
         // Everything in the old segment becomes durable here, so that its end can be stated in the next one's
         // header, and so that no table ever holds a commit whose batch another keyspace could lose.
-        wal.sync().map_err(|error| self.poison(&error))?;
+        wal.sync().map_err(|error| self.fail(&error))?;
         let next = self.open_segment(wal.as_predecessor())?;
         self.seal(leader, next);
         Ok(())
@@ -109,112 +143,132 @@ impl Core {
 
     /// Creates the segment behind `predecessor` and names it in the manifest.
     fn open_segment(&self, predecessor: Predecessor) -> Result<WalWriter> {
+        let segment = self.create_segment(predecessor)?;
+        let mut manifest = self.manifest.lock();
+        self.install_in_any_phase(&mut manifest, vec![Change::WalOpened(segment.number())])?;
+        Ok(segment)
+    }
+
+    fn create_segment(&self, predecessor: Predecessor) -> Result<WalWriter> {
         let number = self.take_file_number();
         let step = self.options.wal_preallocate_bytes;
-        let created = WalWriter::create(self.vfs.as_ref(), &self.directory, number, Some(predecessor), step);
-        let segment = created.inspect_err(|_| {
-            // Nobody knows the file, if there is one; the old segment is as good as before.
-            self.book.lock().removable.insert(FileName::Wal(number));
-            self.check_directory();
-        })?;
-        let mut manifest = self.manifest.lock();
-        self.install(&mut manifest, vec![Change::WalOpened(number)])?;
-        Ok(segment)
+        let (disk, path) = (self.directory.as_ref(), self.directory.path());
+        let created =
+            WalWriter::create(disk, path, number, Some(predecessor), step).inspect_err(|error| {
+                // Nobody knows the file, if there is one; the old segment is as good as before.
+                self.book.lock().files.discard(FileName::Wal(number), 0);
+                self.check_directory();
+                self.spend_reserve(error);
+                self.wake_background();
+            })?;
+        Ok(created.with_held_len_max(self.options.wal_held_len_max()))
     }
 
     /// Switches to `next`: the memtables filled so far become a sealed generation.
     fn seal(&self, leader: &mut Leader, next: WalWriter) {
+        let state = self.view.pin_state();
+        let filled = state.keyspaces.iter().filter(|keyspace| !keyspace.tree.active.is_empty());
+        let memtables: Vec<_> =
+            filled.map(|keyspace| (keyspace.info.id, Arc::clone(&keyspace.tree.active))).collect();
+        let share = self.options.memtable_bytes / state.keyspaces.len();
+        let sealed: Vec<KeyspaceId> = memtables.iter().map(|(id, _)| *id).collect();
+        let old_len = leader.wal.as_ref().map_or(0, WalWriter::len);
         let mut book = self.book.lock();
         let old = book.active_wal.replace(Arc::clone(next.segment()));
         let old = old.expect("a writable database has an open segment").number;
-        book.wals.insert(next.number());
-        let state = self.state.load_full();
-        let filled = state.keyspaces.iter().filter(|keyspace| !keyspace.tree.active.is_empty());
-        let memtables =
-            filled.map(|keyspace| (keyspace.info.id, Arc::clone(&keyspace.tree.active))).collect();
-        book.sealed.push_back((old, Arc::new(Generation { last_seq: leader.last_seq, memtables })));
-        let share = self.options.memtable_bytes / state.keyspaces.len();
+        let first = book.active_first.take().unwrap_or(old);
+        book.files.seal_segment(old, old_len);
+        book.files.add_segment(next.number(), 0);
+        book.board.note_change();
+        book.sealed.push_back((first, Arc::new(Generation { last_seq: leader.last_seq, memtables })));
         self.change_state(&mut book, |state| {
-            for keyspace in &mut state.keyspaces {
-                let tree = &mut keyspace.tree;
-                if !tree.active.is_empty() {
-                    let fresh = Arc::new(Memtable::new(&tree.order, share));
-                    tree.sealed.insert(0, std::mem::replace(&mut tree.active, fresh));
-                }
+            for id in sealed {
+                let tree = &mut state.keyspaces[id.0 as usize].tree;
+                let fresh = Arc::new(Memtable::new(&tree.order, share));
+                tree.sealed.insert(0, std::mem::replace(&mut tree.active, fresh));
             }
         });
         drop(book);
-        leader.wal = Some(next);
+        if let Some(mut old) = leader.wal.replace(next) {
+            old.trim();
+        }
         leader.arena = Arena::new(self.options.memtable_bytes);
+        self.writing.active_bytes.store(0, Ordering::Relaxed);
+        self.wake_background();
         self.changed.notify_all();
     }
 
-    /// Seals the active memtables if there is anything in them; waits for room like a writer. Returns the number of the
-    /// last commit: all up to it are in sealed memtables or tables then.
-    pub(crate) fn rotate_now(&self) -> Result<SeqNum> {
-        self.check_writable()?;
-        let mut leader = self.leader.lock();
-        self.check_writable()?;
-        self.rotate(&mut leader)?;
-        Ok(leader.last_seq)
-    }
-
-    /// Waits until background work has caught up enough for another write.
-    fn wait_for_room(&self) -> Result<()> {
-        match self.pace() {
+    /// Waits until background work has caught up enough for another write to some keyspaces.
+    fn wait_for_room(&self, keyspaces: &[KeyspaceId]) -> Result<()> {
+        match self.pace(keyspaces) {
             Pace::Go => Ok(()),
             Pace::Delay(delay) => self.stall(|| {
                 self.run_or_sleep(delay);
                 Ok(())
             }),
-            Pace::Stop => self.stall(|| self.wait_until_pace_allows()),
+            Pace::Stop => self.stall(|| self.wait_until_pace_allows(keyspaces)),
         }
     }
 
     fn stall(&self, wait: impl FnOnce() -> Result<()>) -> Result<()> {
-        let began = self.vfs.now();
+        let began = self.directory.now();
         Counters::add(&self.counters.stalls, 1);
         let result = wait();
-        Counters::add(&self.counters.stall_nanos, self.vfs.now().saturating_sub(began));
+        Counters::add(&self.counters.stall_nanos, self.directory.now().saturating_sub(began));
         result
     }
 
     fn run_or_sleep(&self, delay: Duration) {
-        if self.is_manual {
-            // A failure is in the book, and the write that it hinders finds it there.
+        if matches!(self.host, Host::Caller) {
+            // A failure is on the board, and the write that it hinders finds it there.
             drop(self.run_due_job());
         } else {
-            self.vfs.sleep(delay);
+            self.directory.sleep(delay);
         }
     }
 
-    fn wait_until_pace_allows(&self) -> Result<()> {
-        let deadline = self.vfs.now().saturating_add(nanos(self.options.stall_timeout));
-        while self.pace() == Pace::Stop {
-            self.check_writable()?;
-            if self.is_manual {
-                if !self.run_or_await_job()? && self.pace() == Pace::Stop {
-                    return Err(self.busy());
+    fn wait_until_pace_allows(&self, keyspaces: &[KeyspaceId]) -> Result<()> {
+        let deadline = self.directory.now().saturating_add(nanos(self.options.stall_timeout));
+        while self.pace(keyspaces) == Pace::Stop {
+            self.ends.check_writable()?;
+            if let Some(error) = self.hopeless(keyspaces) {
+                return Err(error);
+            }
+            if matches!(self.host, Host::Caller) {
+                // A failure is on the board, where `busy` finds it.
+                let has_run = self.run_or_await_job().unwrap_or(true);
+                if !has_run && self.pace(keyspaces) == Pace::Stop {
+                    return Err(self.busy(keyspaces));
                 }
                 continue;
             }
-            let now = self.vfs.now();
+            let now = self.directory.now();
             if now >= deadline {
-                return Err(self.busy());
+                return Err(self.busy(keyspaces));
             }
+            self.wake_background();
             let mut book = self.book.lock();
-            if self.pace() == Pace::Stop
-                && !self.is_closing.load(Ordering::Acquire)
-                && book.writing_error.is_none()
-            {
+            if self.pace(keyspaces) == Pace::Stop && self.ends.phase() == Phase::Open {
                 self.changed.wait_for(&mut book, Duration::from_nanos(deadline - now));
             }
         }
         Ok(())
     }
 
-    fn busy(&self) -> Error {
-        let cause = self.book.lock().job_error.clone();
+    /// Returns an error if what writers to these keyspaces wait for will not come: merging them meets damage.
+    fn hopeless(&self, keyspaces: &[KeyspaceId]) -> Option<Error> {
+        let book = self.book.lock();
+        let mut troubles = keyspaces.iter().filter_map(|id| book.board.trouble(JobKind::Compact(*id)));
+        let is_hopeless = troubles.any(is_lasting) && self.pace_of_flushes() != Pace::Stop;
+        drop(book);
+        is_hopeless.then(|| self.busy(keyspaces))
+    }
+
+    fn busy(&self, keyspaces: &[KeyspaceId]) -> Error {
+        let book = self.book.lock();
+        let kinds = std::iter::once(JobKind::Flush).chain(keyspaces.iter().map(|id| JobKind::Compact(*id)));
+        let cause = kinds.into_iter().find_map(|kind| book.board.trouble(kind)).cloned();
+        drop(book);
         match cause {
             Some(cause) => {
                 let message = format!("writes wait for flush and compaction, which fail: {cause}");
@@ -227,58 +281,94 @@ impl Core {
         }
     }
 
-    fn pace(&self) -> Pace {
-        let state = self.state.load();
-        let level0 = state.keyspaces.iter().map(|keyspace| keyspace.tree.tables.level(0).len());
+    /// Decides how a write to some keyspaces goes on: flushes hold up everybody, merges only those who write there.
+    fn pace(&self, keyspaces: &[KeyspaceId]) -> Pace {
+        let state = self.view.state();
+        let level0 = keyspaces.iter().map(|id| state.keyspace(*id).tree.tables.level(0).len());
+        self.pace_at(level0.max().unwrap_or(0))
+    }
+
+    fn pace_of_flushes(&self) -> Pace {
+        self.pace_at(0)
+    }
+
+    fn pace_at(&self, level0_count: usize) -> Pace {
         let lag = Lag {
             is_active_full: self.is_active_full(),
-            sealed_count: self.sealed_count.load(Ordering::Acquire),
-            level0_count: level0.max().unwrap_or(0),
+            sealed_count: self.writing.sealed_count.load(Ordering::Acquire),
+            level0_count,
         };
         pace(lag, self.options.stall_limits())
     }
 
-    /// Takes up writing again after a full disk, in a new segment behind what the old one holds for sure.
+    /// Takes up writing again after a full disk, and tries failed jobs again at once.
+    ///
+    /// # Errors
+    /// As `Db::resume`.
     pub(crate) fn resume(&self) -> Result<()> {
-        self.check_open()?;
-        let mut leader = self.leader.lock();
-        let Some(error) = self.book.lock().writing_error.clone() else {
-            let mut book = self.book.lock();
-            book.job_error = None;
-            book.retry_at = 0;
-            drop(book);
-            self.changed.notify_all();
-            return Ok(());
-        };
-        let wal = leader.wal.as_mut().expect("only a writable database is poisoned");
-        if !is_full_log(&error) || error.file() != Some(wal.path()) {
-            return Err(self.check_writable().expect_err("writing is off"));
+        self.ends.check_process()?;
+        self.ends.check_open()?;
+        let resumed = contain("resuming", || self.resume_as_leader(&mut self.writing.leader.lock()));
+        if let Err(error) = &resumed
+            && error.kind() == ErrorKind::Internal
+        {
+            drop(self.fail(error));
         }
-        let predecessor = wal.abandon().map_err(|error| self.poison(&error))?;
-        if predecessor.last_seq < leader.last_seq {
-            // A log that went on behind them would have a hole where recovery finds an exact prefix.
-            let message = format!(
-                "commits {} to {} waited in memory for a stronger write when the disk was full, and the log has lost them",
-                predecessor.last_seq.plus(1),
-                leader.last_seq
-            );
-            drop(self.poison(&Error::new(ErrorKind::NoSpace, message)));
-            return self.check_writable();
-        }
-        self.is_poisoned.store(false, Ordering::Release);
-        let next = self
-            .open_segment(predecessor)
-            .inspect_err(|_| self.is_poisoned.store(true, Ordering::Release))?;
-        self.seal(&mut leader, next);
-        let mut book = self.book.lock();
-        if self.is_poisoned.load(Ordering::Acquire) {
-            // Another failure came between, such as one of the manifest's, which `poison` put in place of the first.
-            drop(book);
-            return self.check_writable();
-        }
-        book.writing_error = None;
-        drop(book);
+        self.book.lock().board.retry_now(|_| true);
+        self.wake_background();
         self.changed.notify_all();
+        resumed?;
+        // Puts are refused until the reserve is back.
+        if self.reserve.is_spent() {
+            return self.await_jobs(|kind| kind == JobKind::Reserve, |_| !self.reserve.is_spent());
+        }
+        Ok(())
+    }
+
+    /// Mends what a full disk broke: what opening could not do, and the log, by a new segment behind what the old one holds
+    /// for sure. Records that waited in memory go into the new one.
+    fn resume_as_leader(&self, leader: &mut Leader) -> Result<()> {
+        let Some(cause) = self.ends.failure() else { return Ok(()) };
+        if !is_mendable(&cause) || self.directory.failure().is_some() {
+            return Err(writing_is_off(&cause));
+        }
+        let mended = self.mend(leader).map_err(|error| {
+            let error = self.fail(&error);
+            let message = format!("writing cannot be resumed: {error}");
+            error.clone().wrap(error.kind(), message)
+        });
+        mended?;
+        if self.ends.resume(&cause) {
+            return Ok(());
+        }
+        // Another failure came between and took the place of the first.
+        self.ends.check_writable()
+    }
+
+    fn mend(&self, leader: &mut Leader) -> Result<()> {
+        self.establish(leader)?;
+        {
+            let manifest = self.manifest.lock();
+            if let Some(error) = manifest.as_ref().expect("established").failure() {
+                return Err(error.clone());
+            }
+        }
+        let old = leader.wal.as_mut().expect("established");
+        if old.failure().is_none() {
+            return Ok(());
+        }
+        let predecessor = old.abandon()?;
+        let mut next = self.open_segment(predecessor)?;
+        next.take_over(old);
+        old.trim();
+        let mut book = self.book.lock();
+        // The memtables go on, with commits of both segments: what the old one held back is in them too.
+        book.active_first.get_or_insert(old.number());
+        book.files.seal_segment(old.number(), old.len());
+        book.files.add_segment(next.number(), 0);
+        book.active_wal = Some(Arc::clone(next.segment()));
+        drop(book);
+        leader.wal = Some(next);
         Ok(())
     }
 }

@@ -7,7 +7,9 @@
 //! operation:  kind (1) | keyspace varint | key length varint | key | value length varint | value
 //! ```
 //! A delete has no value part. The value of a put-with-expiry begins with 8 bytes of expiry.
+//! What the operations of other kinds look like is not known here, so a record with one is refused as a whole.
 
+use crate::base::error::{Error, ErrorKind};
 use crate::base::ids::KeyspaceId;
 use crate::base::key::Kind;
 use crate::base::limits;
@@ -16,6 +18,7 @@ use crate::base::time::UnixMillis;
 use crate::format::codec::{Reader, put_bytes, put_varint};
 use crate::format::frame::FRAME_HEADER_LEN_BYTES;
 use std::ops::Range;
+use std::path::Path;
 
 /// Bytes of a record's payload in front of its operations.
 pub const BATCH_HEADER_LEN_BYTES: usize = 20;
@@ -134,6 +137,40 @@ pub struct Operations<'a> {
     left: u32,
 }
 
+/// Why a record, whose checksum is right, cannot be read on; offsets count from the start of its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// The bytes make no sense.
+    Damaged {
+        /// Where.
+        at: usize,
+    },
+    /// An operation is of a kind that this version cannot read.
+    UnknownKind {
+        /// Where it begins.
+        at: usize,
+        /// The kind's code.
+        code: u8,
+    },
+}
+
+impl Unreadable {
+    /// Makes an error of it, for the record at `record_offset` of `file`.
+    pub fn into_error(self, file: &Path, record_offset: u64) -> Error {
+        match self {
+            Unreadable::Damaged { at } => {
+                Error::corruption(file, record_offset + at as u64, "an operation of the record is unreadable")
+            }
+            Unreadable::UnknownKind { at, code } => {
+                let message = format!("an operation has kind {code}, which this version cannot read");
+                Error::new(ErrorKind::Incompatible, message)
+                    .with_file(file)
+                    .with_offset(record_offset + at as u64)
+            }
+        }
+    }
+}
+
 /// Opens the record in `frame` (header included). `None` if it makes no sense.
 pub fn open_record(frame: &[u8]) -> Option<(RecordHeader, Operations<'_>)> {
     let mut reader = Reader::new(frame);
@@ -141,7 +178,8 @@ pub fn open_record(frame: &[u8]) -> Option<(RecordHeader, Operations<'_>)> {
     let committed_at = UnixMillis(i64::from_le_bytes(*reader.take(8)?.first_chunk()?));
     let first_seq = SeqNum::from_disk(reader.u64()?)?;
     let count = reader.u32()?;
-    SeqNum::from_disk(first_seq.get().checked_add(u64::from(count))?)?;
+    // The last number is in bounds too, so that nobody who computes it has to think of overflow.
+    SeqNum::from_disk((first_seq.get() + u64::from(count)).saturating_sub(1))?;
     Some((RecordHeader { committed_at, first_seq, count }, Operations { reader, left: count }))
 }
 
@@ -149,24 +187,29 @@ impl Operations<'_> {
     /// Returns the next operation; `Ok(None)` after the last.
     ///
     /// # Errors
-    /// The offset in the frame where the bytes stop making sense.
-    pub fn next_operation(&mut self) -> Result<Option<Operation>, usize> {
+    /// [`Unreadable`]; the operations behind it cannot be read either.
+    pub fn next_operation(&mut self) -> Result<Option<Operation>, Unreadable> {
+        let at = self.reader.position();
+        let damaged = Unreadable::Damaged { at };
         if self.left == 0 {
-            return if self.reader.is_at_end() { Ok(None) } else { Err(self.reader.position()) };
+            return if self.reader.is_at_end() { Ok(None) } else { Err(damaged) };
         }
         self.left -= 1;
-        let at = self.reader.position();
-        self.parse().map(Some).ok_or(at)
+        let code = self.reader.u8().ok_or(damaged)?;
+        let kind = Kind::from_disk(code).filter(|kind| kind.is_supported());
+        let kind = kind.ok_or(Unreadable::UnknownKind { at, code })?;
+        self.parse(kind).map(Some).ok_or(damaged)
     }
 
-    fn parse(&mut self) -> Option<Operation> {
+    fn parse(&mut self, kind: Kind) -> Option<Operation> {
         let reader = &mut self.reader;
-        let kind = Kind::from_disk(reader.u8()?)?;
         let keyspace = KeyspaceId(reader.varint32()?);
         let key = range_of(reader, limits::KEY_LEN_BYTES_MAX)?;
         let value = match kind {
-            Kind::Delete | Kind::SingleDelete => key.end..key.end,
-            _ => range_of(reader, limits::VALUE_LEN_BYTES_MAX + 8)?,
+            Kind::Delete => key.end..key.end,
+            Kind::PutWithExpiry => range_of(reader, limits::STORED_VALUE_LEN_BYTES_MAX)
+                .filter(|value| value.len() >= limits::EXPIRY_LEN_BYTES)?,
+            _ => range_of(reader, limits::VALUE_LEN_BYTES_MAX)?,
         };
         Some(Operation { kind, keyspace, key, value })
     }
@@ -202,6 +245,36 @@ mod tests {
             (Kind::Delete, KeyspaceId(300), &b"pear"[..])
         );
         assert_eq!(operations.next_operation(), Ok(None));
+    }
+
+    #[test]
+    fn an_unknown_kind_is_told_from_damage_and_ends_the_record() {
+        let mut batch = Batch::new();
+        batch.put(KeyspaceId(0), b"apple", b"red");
+        batch.put(KeyspaceId(0), b"pear", b"green");
+        let mut frame = batch.stamp(UnixMillis(0), SeqNum::new(1)).to_vec();
+        let second = OPERATIONS_START + "?0?apple?red".len();
+        for code in 3..=255u8 {
+            frame[second] = code;
+            let (_, mut operations) = open_record(&frame).expect("the header is sound");
+            operations.next_operation().expect("the first is sound");
+            let unreadable = operations.next_operation().expect_err("no such kind");
+            assert_eq!(unreadable, Unreadable::UnknownKind { at: second, code });
+            let error = unreadable.into_error(Path::new("db/000007.wal"), 1000);
+            assert_eq!(error.kind(), ErrorKind::Incompatible);
+            assert_eq!(error.offset(), Some(1000 + second as u64));
+            assert!(error.to_string().contains(&format!("kind {code}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_expiry_that_is_not_there_is_damage() {
+        let mut batch = Batch::new();
+        batch.put(KeyspaceId(0), b"k", b"1234567");
+        let mut frame = batch.stamp(UnixMillis(0), SeqNum::new(1)).to_vec();
+        frame[OPERATIONS_START] = Kind::PutWithExpiry as u8;
+        let (_, mut operations) = open_record(&frame).expect("the header is sound");
+        assert_eq!(operations.next_operation(), Err(Unreadable::Damaged { at: OPERATIONS_START }));
     }
 
     proptest! {

@@ -15,11 +15,12 @@
 //! - The watermark says how many bytes of this log had been synced when the frame was written. It tells a torn
 //!   tail from damage ([`judge`]): bytes below a watermark were acknowledged, so losing them is corruption.
 //! - A zero where a frame would begin is the log's end: logs are allocated ahead with zeros.
+//! - A frame whose checksum is right and whose kind is unknown was written by a newer version: `Incompatible`.
 //!
 //! A readable frame behind a hole proves nothing by itself, since unsynced sectors reach the disk in any order;
 //! only its watermark does. Segments are never appended to or truncated after recovery.
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
 use crate::base::limits;
 use crate::vfs::{ReadFile, WriteFile, read_full};
@@ -82,6 +83,13 @@ pub fn seal_frame(frame: &mut [u8], kind: FrameKind, place: FramePlace) {
     frame[0..4].copy_from_slice(&crc.to_le_bytes());
 }
 
+/// Returns how long the sealed frame is that begins `bytes`; `None` if they end before it does.
+pub fn frame_len(bytes: &[u8]) -> Option<usize> {
+    let payload_len = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
+    let len = FRAME_HEADER_LEN_BYTES + payload_len as usize;
+    (len <= bytes.len()).then_some(len)
+}
+
 /// Number and kind in one word: the number in the lower 7 bytes, the kind in the last.
 fn identity(number: FileNumber, kind: FrameKind) -> u64 {
     assert!(number.0 < 1 << 56, "file numbers stay below 2^56");
@@ -100,7 +108,11 @@ pub struct FrameWriter {
     file: Box<dyn WriteFile>,
     path: PathBuf,
     number: FileNumber,
+    /// The end of the last append that succeeded; where the file ends after one that failed, nobody knows.
+    len: u64,
     synced_len: u64,
+    /// Why nothing more may be appended.
+    failure: Option<Error>,
 }
 
 impl FrameWriter {
@@ -110,39 +122,46 @@ impl FrameWriter {
     /// If something was appended to it.
     pub fn new(file: Box<dyn WriteFile>, path: PathBuf, number: FileNumber) -> FrameWriter {
         assert!(file.is_empty(), "a log is written from its first byte");
-        FrameWriter { file, path, number, synced_len: 0 }
+        FrameWriter { file, path, number, len: 0, synced_len: 0, failure: None }
     }
 
     /// Returns the place of a frame that would begin `ahead` bytes behind the log's end.
     pub fn place(&self, ahead: u64) -> FramePlace {
-        FramePlace { number: self.number, offset: self.file.len() + ahead, synced_len: self.synced_len }
+        FramePlace { number: self.number, offset: self.len + ahead, synced_len: self.synced_len }
     }
 
     /// Appends frames that were sealed for exactly this place.
     ///
     /// # Errors
-    /// As `WriteFile::append`; nothing may be appended afterwards.
+    /// As `WriteFile::append`; every later append fails with the same error.
     pub fn append_sealed(&mut self, frames: &[IoSlice<'_>]) -> Result<()> {
-        self.file.append(frames)
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        self.file.append(frames).inspect_err(|error| self.failure = Some(error.clone()))?;
+        self.len += frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+        assert!(self.file.len() == self.len, "only this writer appends to its file");
+        Ok(())
     }
 
     /// Seals and appends one frame with `payload`.
     ///
     /// # Errors
-    /// As `WriteFile::append`; nothing may be appended afterwards.
+    /// As [`FrameWriter::append_sealed`].
     pub fn append(&mut self, kind: FrameKind, payload: &[u8]) -> Result<()> {
         let mut frame = vec![0; FRAME_HEADER_LEN_BYTES];
         frame.extend_from_slice(payload);
         seal_frame(&mut frame, kind, self.place(0));
-        self.file.append(&[IoSlice::new(&frame)])
+        self.append_sealed(&[IoSlice::new(&frame)])
     }
 
-    /// Makes everything appended durable and raises the watermark.
+    /// Makes everything appended durable and raises the watermark. After an append that failed, it does so for what was
+    /// appended before.
     ///
     /// # Errors
     /// As `WriteFile::sync`; nothing may be appended afterwards.
     pub fn sync(&mut self) -> Result<()> {
-        let len = self.file.len();
+        let len = self.len;
         self.file.sync()?;
         self.synced_len = len;
         Ok(())
@@ -156,14 +175,27 @@ impl FrameWriter {
         self.file.allocate(len)
     }
 
-    /// Returns the logical length in bytes.
+    /// Gives back what was reserved behind the end, as `WriteFile::trim` does.
+    ///
+    /// # Errors
+    /// `Io`; the log stays as it is.
+    pub fn trim(&mut self) -> Result<()> {
+        self.file.trim()
+    }
+
+    /// Returns the length in bytes of what was appended without an error.
     pub fn len(&self) -> u64 {
-        self.file.len()
+        self.len
     }
 
     /// Tells whether nothing was appended.
     pub fn is_empty(&self) -> bool {
-        self.file.is_empty()
+        self.len == 0
+    }
+
+    /// Returns why nothing more may be appended, if an append failed.
+    pub fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
     }
 
     /// Returns how many bytes are known to be durable.
@@ -207,6 +239,15 @@ impl Frame {
     }
 }
 
+/// What a frame's header says.
+#[derive(Clone, Copy)]
+struct Found {
+    kind_code: u8,
+    synced_len: u64,
+    /// Header and payload.
+    len: usize,
+}
+
 /// Reads a log's frames front to back through a window.
 pub struct FrameReader<'a> {
     file: &'a dyn ReadFile,
@@ -241,32 +282,44 @@ impl<'a> FrameReader<'a> {
     /// Returns the next frame, or `None` where there is no valid one: [`judge`] says what that means.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Incompatible` for a frame of a kind that this version does not know; `Io`.
     pub fn next_frame(&mut self) -> Result<Option<Frame>> {
-        let Some(frame) = self.frame_at(self.offset)? else { return Ok(None) };
-        self.offset = frame.end();
-        Ok(Some(frame))
+        let offset = self.offset;
+        let Some(found) = self.frame_at(offset)? else { return Ok(None) };
+        let Some(kind) = FrameKind::from_disk(found.kind_code) else {
+            let message = format!("a frame of kind {}, which this version does not know", found.kind_code);
+            return Err(Error::new(ErrorKind::Incompatible, message)
+                .with_file(self.path)
+                .with_offset(offset));
+        };
+        let bytes = self.bytes_at(offset, found.len)?.expect("the frame was just read").to_vec();
+        self.offset = offset + found.len as u64;
+        Ok(Some(Frame { kind, offset, synced_len: found.synced_len, bytes }))
     }
 
-    fn frame_at(&mut self, offset: u64) -> Result<Option<Frame>> {
-        let Some(header) = self.bytes_at(offset, FRAME_HEADER_LEN_BYTES)? else { return Ok(None) };
-        let word = |at: usize| u64::from_le_bytes(*header[at..].first_chunk().expect("24 bytes were read"));
-        let len = (word(0) >> 32) as usize;
-        let (identity, synced_len) = (word(8), word(16));
-        let [.., kind] = identity.to_le_bytes();
-        let Some(kind) = FrameKind::from_disk(kind) else { return Ok(None) };
-        let is_plausible = identity & ((1 << 56) - 1) == self.number.0
-            && len <= limits::FRAME_PAYLOAD_LEN_BYTES_MAX
-            && synced_len <= offset;
-        if !is_plausible {
-            return Ok(None);
-        }
-        let Some(bytes) = self.bytes_at(offset, FRAME_HEADER_LEN_BYTES + len)? else { return Ok(None) };
+    /// Finds the frame that begins at `offset`, whatever its kind.
+    fn frame_at(&mut self, offset: u64) -> Result<Option<Found>> {
+        let Some(found) = self.plausible_at(offset)? else { return Ok(None) };
+        let Some(bytes) = self.bytes_at(offset, found.len)? else { return Ok(None) };
         let crc = u32::from_le_bytes(*bytes.first_chunk().expect("a header was read"));
         if checksum(offset, &bytes[4..]) != crc {
             return Ok(None);
         }
-        Ok(Some(Frame { kind, offset, synced_len, bytes: bytes.to_vec() }))
+        Ok(Some(found))
+    }
+
+    /// Reads the header of a frame at `offset`, if these bytes could be one of this log. Not checked yet is the sum.
+    fn plausible_at(&mut self, offset: u64) -> Result<Option<Found>> {
+        let Some(header) = self.bytes_at(offset, FRAME_HEADER_LEN_BYTES)? else { return Ok(None) };
+        let word = |at: usize| u64::from_le_bytes(*header[at..].first_chunk().expect("24 bytes were read"));
+        let payload_len = (word(0) >> 32) as usize;
+        let (identity, synced_len) = (word(8), word(16));
+        let [.., kind_code] = identity.to_le_bytes();
+        let is_plausible = kind_code != 0
+            && identity & ((1 << 56) - 1) == self.number.0
+            && payload_len <= limits::FRAME_PAYLOAD_LEN_BYTES_MAX
+            && synced_len <= offset;
+        Ok(is_plausible.then_some(Found { kind_code, synced_len, len: FRAME_HEADER_LEN_BYTES + payload_len }))
     }
 
     /// Returns `len` bytes at `offset`, or `None` if the file ends before.
@@ -290,23 +343,34 @@ impl<'a> FrameReader<'a> {
         Ok(Some(&self.window[start..start + len]))
     }
 
-    /// Returns the highest watermark stated by any readable frame at or behind `from`.
+    /// Returns the highest watermark stated by any readable frame at or behind `from`, of whatever kind.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Corruption` if so much there looks like frames and is none that the search would not end in decent time; `Io`.
     pub fn watermark_behind(&mut self, from: u64) -> Result<u64> {
         let mut watermark = 0;
         let mut at = from;
+        // Values may hold copies of a log's frames, which are as many bytes to sum as there are; only forged ones are
+        // many times that.
+        let mut budget = self.file_len.saturating_sub(from).saturating_mul(16);
         while at + FRAME_HEADER_LEN_BYTES as u64 <= self.file_len {
             if let Some(zeros) = self.zeros_at(at)? {
                 // The frame's identity is never zero, so a run of zeros holds no beginning but near its end.
                 at += zeros;
                 continue;
             }
+            let Some(plausible) = self.plausible_at(at)? else {
+                at += 1;
+                continue;
+            };
+            let cost = (plausible.len as u64).min(self.file_len - at);
+            budget = budget.checked_sub(cost).ok_or_else(|| {
+                self.corruption(from, "unreadable here, and too much behind it looks like frames and is none")
+            })?;
             match self.frame_at(at)? {
                 Some(frame) => {
                     watermark = watermark.max(frame.synced_len);
-                    at = frame.end();
+                    at += frame.len as u64;
                 }
                 None => at += 1,
             }
@@ -320,6 +384,11 @@ impl<'a> FrameReader<'a> {
         let Some(bytes) = self.bytes_at(offset, STRIDE)? else { return Ok(None) };
         let is_zero = bytes.iter().all(|&byte| byte == 0);
         Ok(is_zero.then_some((STRIDE - FRAME_HEADER_LEN_BYTES) as u64))
+    }
+
+    /// Returns the log's path.
+    pub fn path(&self) -> &'a Path {
+        self.path
     }
 
     /// Returns the error for damage at `offset` of this log.

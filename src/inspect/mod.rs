@@ -7,15 +7,15 @@ use crate::base::comparator::{KeyOrder, ReverseBytewise};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
 use crate::base::time::UnixMillis;
-use crate::cache::BlockCache;
 use crate::cursor::Cursor;
-use crate::format::batch::open_record;
-use crate::format::frame::{Frame, FrameKind, FrameReader};
+use crate::format::batch::{Unreadable, open_record};
+use crate::format::frame::{FRAME_HEADER_LEN_BYTES, Frame, FrameKind, FrameReader};
 use crate::format::names::FileName;
 use crate::table::cursor::{CacheUse, TableCursor};
 use crate::table::properties::{OwnedKey, Properties};
-use crate::table::reader::{Table, TableFile};
-use crate::version::edit::{self, Change};
+use crate::table::reader::{Table, TableFile, TableSource};
+use crate::table::shared::Cache;
+use crate::version::edit::{Change, Changes};
 use crate::version::pointer;
 use crate::vfs::{ReadFile, Vfs, read_full};
 use crate::wal::reader::read_predecessor;
@@ -48,6 +48,9 @@ pub fn dump_file(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> 
     let name = name.ok_or_else(|| Error::invalid("no file of a database has such a name").with_file(path))?;
     match name {
         FileName::Lock => put(out, format_args!("lock file: its bytes mean nothing\n")),
+        FileName::Reserve => {
+            put(out, format_args!("space set aside for a full disk: its bytes mean nothing\n"))
+        }
         FileName::Current | FileName::Temporary(_) => dump_pointer(vfs, path, out),
         FileName::Manifest(number) => dump_log(vfs, path, number, out, &mut dump_edit),
         FileName::Wal(number) => {
@@ -140,13 +143,12 @@ fn what_is_behind(file: &dyn ReadFile, mut at: u64, file_len: u64) -> Result<&'s
 }
 
 fn dump_edit(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> Result<()> {
-    let changes = edit::decode(frame.payload())
-        .map_err(|at| frames.corruption(frame.offset + at as u64, "a version edit is unreadable"))?;
-    if changes.is_empty() {
+    let payload_offset = frame.offset + FRAME_HEADER_LEN_BYTES as u64;
+    if frame.payload().is_empty() {
         put(out, format_args!("    no change: states how much is synced\n"))?;
     }
-    for change in &changes {
-        match change {
+    for change in Changes::new(frame.payload()) {
+        match change.map_err(|unreadable| unreadable.into_error(frames.path(), payload_offset))? {
             Change::AddTable { keyspace, level, meta } => put(
                 out,
                 format_args!(
@@ -167,11 +169,13 @@ fn dump_edit(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> Re
 }
 
 fn dump_record(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> Result<()> {
-    let damaged = |at: usize| frames.corruption(frame.offset + at as u64, "a record is unreadable");
-    let (header, mut operations) = open_record(&frame.bytes).ok_or_else(|| damaged(0))?;
+    let opened = open_record(&frame.bytes);
+    let (header, mut operations) =
+        opened.ok_or_else(|| frames.corruption(frame.offset, "a record is unreadable"))?;
     put(out, format_args!("    committed at {}\n", header.committed_at))?;
     let mut seq = header.first_seq.get();
-    while let Some(operation) = operations.next_operation().map_err(damaged)? {
+    let unreadable = |fault: Unreadable| fault.into_error(frames.path(), frame.offset);
+    while let Some(operation) = operations.next_operation().map_err(unreadable)? {
         let key = frame.bytes[operation.key].escape_ascii();
         let value = frame.bytes[operation.value].escape_ascii();
         let (kind, keyspace) = (operation.kind, operation.keyspace);
@@ -183,7 +187,7 @@ fn dump_record(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> 
 
 fn dump_table(vfs: &dyn Vfs, path: &Path, number: FileNumber, out: &mut dyn Write) -> Result<()> {
     let table = open_alone(vfs, path, number)?;
-    dump_properties(table.properties(), out)?;
+    dump_properties(table.properties()?, out)?;
     let mut cursor = TableCursor::new(Arc::clone(&table), CacheUse::Bypass);
     cursor.seek_to_first()?;
     let mut block_offset = None;
@@ -242,8 +246,8 @@ fn open_alone(vfs: &dyn Vfs, path: &Path, number: FileNumber) -> Result<Arc<Tabl
     let open = |order: KeyOrder| -> Result<Arc<Table>> {
         let file = vfs.open(path)?;
         let len_bytes = file.len()?;
-        let source = TableFile { file, path: path.to_owned(), number, len_bytes };
-        Ok(Arc::new(Table::open(source, order, Arc::new(BlockCache::new(0)))?))
+        let file = TableFile { source: TableSource::File(file), path: path.to_owned(), number, len_bytes };
+        Ok(Arc::new(Table::open(file, order, Arc::new(Cache::new(0, 0)))?))
     };
     open(KeyOrder::Bytewise).or_else(|error| match error.kind() {
         ErrorKind::Incompatible => open(KeyOrder::Custom(Arc::new(ReverseBytewise))).map_err(|_| error),

@@ -18,16 +18,12 @@ use crate::base::hash::hash_key;
 use crate::base::key::{InternalKey, Tag};
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
-use crate::memtable::arena::Arena;
+use crate::memtable::arena::{Arena, charge_of};
 use crate::memtable::entry::{ByteOrder, CustomOrder, Entry, Probe, Wanted};
 use crate::memtable::filter::MemtableFilter;
 use crossbeam_skiplist::SkipSet;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// What one entry costs besides its bytes: a node of 64 bytes, with a tower of two on average, as the allocator rounds
-/// it up.
-const NODE_LEN_BYTES: u64 = 112;
 
 /// Sorted entries in memory.
 pub struct Memtable {
@@ -76,9 +72,24 @@ impl Memtable {
                 set.insert(Entry::new(key, bytes, CustomOrder(order.clone())));
             }
         }
-        let len_bytes = (key.user_key.len() + value.len()) as u64 + NODE_LEN_BYTES;
-        self.len_bytes.fetch_add(len_bytes, Ordering::Relaxed);
-        self.count.fetch_add(1, Ordering::Relaxed);
+        self.len_bytes.fetch_add(charge_of(key.user_key, value), Ordering::Relaxed);
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.filter.is_outgrown(count) {
+            self.grow_filter();
+        }
+    }
+
+    /// Walks over some thousand entries, once.
+    #[cold]
+    fn grow_filter(&self) {
+        match &self.list {
+            List::Bytewise(set) => {
+                self.filter.grow(set.iter().map(|entry| hash_key(entry.value().user_key())));
+            }
+            List::Custom(set, _) => {
+                self.filter.grow(set.iter().map(|entry| hash_key(entry.value().user_key())));
+            }
+        }
     }
 
     /// Returns the newest entry of `key` at or below `seq`.

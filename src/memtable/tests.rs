@@ -67,3 +67,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_published_entry_is_found_while_the_filter_grows() {
+    const ENTRIES_COUNT: u64 = 5_000;
+    for order in orders() {
+        let memtable = Arc::new(Memtable::new(&order, 64 << 20));
+        let published = Arc::new(AtomicU64::new(0));
+        let key = |number: u64| number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();
+        let readers: Vec<_> = (0..2u64)
+            .map(|reader| {
+                let (memtable, published) = (Arc::clone(&memtable), Arc::clone(&published));
+                let body = move || {
+                    let mut at = reader;
+                    loop {
+                        let count = published.load(Ordering::Acquire);
+                        for number in [count.saturating_sub(1), at % count.max(1)] {
+                            let found = memtable.get(&key(number), SeqNum::new(count));
+                            assert_eq!(found.is_some(), count > 0, "{number} of {count}");
+                        }
+                        if count == ENTRIES_COUNT {
+                            return;
+                        }
+                        at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    }
+                };
+                crate::sync::spawn("memtable-test", body).expect("the system has threads")
+            })
+            .collect();
+        let mut arena = Arena::new(64 << 20);
+        for number in 0..ENTRIES_COUNT {
+            let tag = Tag::new(SeqNum::new(number + 1), Kind::Put);
+            memtable.insert(&mut arena, InternalKey::new(&key(number), tag), b"v");
+            published.store(number + 1, Ordering::Release);
+        }
+        readers.into_iter().for_each(|reader| assert!(reader.join()));
+        assert!((0..ENTRIES_COUNT).all(|number| memtable.get(&key(number), SeqNum::MAX).is_some()));
+        assert_eq!(memtable.count(), ENTRIES_COUNT);
+    }
+}

@@ -3,8 +3,9 @@
 //! Owns how many snapshots live at each number. Taking one and giving it up costs a short lock and a search among the
 //! *different* numbers that live; nothing is kept of a snapshot that is gone. A merge that had to keep something for a
 //! snapshot can have that one watched: whoever gives up the last snapshot at a watched number is told to wake the
-//! background, and nobody else is.
+//! background for the keyspaces it was watched for, and nobody else is.
 
+use crate::base::ids::KeyspaceId;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::mvcc::visible::Horizon;
@@ -22,8 +23,8 @@ pub struct Snapshots {
 struct List {
     /// How many snapshots live at each number; never none.
     live: BTreeMap<SeqNum, usize>,
-    /// Numbers that the background waits for; ascending.
-    watched: Vec<SeqNum>,
+    /// Numbers that the background waits for, ascending, by the keyspace for whose sake it does.
+    watched: BTreeMap<KeyspaceId, Vec<SeqNum>>,
 }
 
 impl Snapshots {
@@ -36,21 +37,22 @@ impl Snapshots {
         Horizon { seq, now }
     }
 
-    /// Gives up a snapshot at `seq`; tells whether the background waits for that.
+    /// Gives up a snapshot at `seq`; returns the keyspaces for whose sake the background waits for that.
     ///
     /// # Panics
     /// If none is live at that number.
-    pub fn release(&self, seq: SeqNum) -> bool {
+    pub fn release(&self, seq: SeqNum) -> Vec<KeyspaceId> {
         let mut list = self.list.lock();
         let Entry::Occupied(mut count) = list.live.entry(seq) else {
             panic!("a snapshot is released once, and was taken before");
         };
         *count.get_mut() -= 1;
         if *count.get() > 0 {
-            return false;
+            return Vec::new();
         }
         count.remove();
-        list.watched.binary_search(&seq).is_ok()
+        let waiting = list.watched.iter().filter(|(_, seqs)| seqs.binary_search(&seq).is_ok());
+        waiting.map(|(id, _)| *id).collect()
     }
 
     /// Returns the numbers of the live snapshots, ascending, each once.
@@ -58,12 +60,16 @@ impl Snapshots {
         self.list.lock().live.keys().copied().collect()
     }
 
-    /// Asks to hear when one of `seqs`, which ascend, is live no more; `false`, and nothing is watched, if one is gone
-    /// already. What was watched before is not watched any more.
-    pub fn watch(&self, seqs: Vec<SeqNum>) -> bool {
+    /// Asks to hear, for the sake of a keyspace, when one of `seqs`, which ascend, is live no more; `false`, and nothing is
+    /// watched for it, if one is gone already. What was watched for it before is not watched any more.
+    pub fn watch(&self, id: KeyspaceId, seqs: Vec<SeqNum>) -> bool {
         let mut list = self.list.lock();
         let are_live = seqs.iter().all(|seq| list.live.contains_key(seq));
-        list.watched = if are_live { seqs } else { Vec::new() };
+        if are_live && !seqs.is_empty() {
+            list.watched.insert(id, seqs);
+        } else {
+            list.watched.remove(&id);
+        }
         are_live
     }
 }
@@ -90,18 +96,22 @@ mod tests {
         assert_eq!(snapshots.list.lock().live.len(), 0);
     }
 
+    const ONE: KeyspaceId = KeyspaceId(1);
+    const TWO: KeyspaceId = KeyspaceId(2);
+
     #[test]
     fn only_the_last_release_of_a_watched_number_wakes() {
         let snapshots = Snapshots::default();
         for seq in [3, 7, 7, 9] {
             take(&snapshots, seq);
         }
-        assert!(!snapshots.watch(vec![SeqNum::new(3), SeqNum::new(5)]), "5 is gone: look again");
-        assert!(!snapshots.release(SeqNum::new(3)));
-        assert!(snapshots.watch(vec![SeqNum::new(7)]));
-        assert!(!snapshots.release(SeqNum::new(9)));
-        assert!(!snapshots.release(SeqNum::new(7)));
-        assert!(snapshots.release(SeqNum::new(7)));
+        assert!(!snapshots.watch(ONE, vec![SeqNum::new(3), SeqNum::new(5)]), "5 is gone: look again");
+        assert_eq!(snapshots.release(SeqNum::new(3)), []);
+        assert!(snapshots.watch(ONE, vec![SeqNum::new(7)]));
+        assert!(snapshots.watch(TWO, vec![SeqNum::new(7)]));
+        assert_eq!(snapshots.release(SeqNum::new(9)), []);
+        assert_eq!(snapshots.release(SeqNum::new(7)), []);
+        assert_eq!(snapshots.release(SeqNum::new(7)), [ONE, TWO]);
     }
 
     #[test]
@@ -109,10 +119,10 @@ mod tests {
         let snapshots = Snapshots::default();
         take(&snapshots, 3);
         take(&snapshots, 7);
-        assert!(snapshots.watch(vec![SeqNum::new(3)]));
-        assert!(snapshots.watch(vec![SeqNum::new(7)]));
-        assert!(!snapshots.release(SeqNum::new(3)));
-        assert!(snapshots.watch(Vec::new()));
-        assert!(!snapshots.release(SeqNum::new(7)));
+        assert!(snapshots.watch(ONE, vec![SeqNum::new(3)]));
+        assert!(snapshots.watch(ONE, vec![SeqNum::new(7)]));
+        assert_eq!(snapshots.release(SeqNum::new(3)), []);
+        assert!(snapshots.watch(ONE, Vec::new()));
+        assert_eq!(snapshots.release(SeqNum::new(7)), []);
     }
 }

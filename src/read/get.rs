@@ -5,6 +5,7 @@ use crate::base::hash::hash_key;
 use crate::base::key::Tag;
 use crate::base::slice::Slice;
 use crate::mvcc::visible::{Horizon, Sight, sight, unknown_kind};
+use crate::read::contained;
 use crate::read::tree::Tree;
 
 /// Returns the value of `key` as a reader at `horizon` sees it.
@@ -13,8 +14,13 @@ use crate::read::tree::Tree;
 ///
 /// # Errors
 /// `Corruption`, `Io` of the table that would have had to answer; `Incompatible` for an entry of a kind this
-/// version does not know.
+/// version does not know; `Internal` if the comparator panics.
+#[inline]
 pub fn get(tree: &Tree, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
+    contained(&tree.order, "a get", || find(tree, key, horizon))
+}
+
+fn find(tree: &Tree, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
     let hash = hash_key(key);
     for memtable in std::iter::once(&tree.active).chain(&tree.sealed) {
         if let Some((tag, stored)) = memtable.get_hashed(key, hash, horizon.seq) {

@@ -4,10 +4,14 @@
 //! merging cursor of its own, made when that end is first used. The two ends meet where a key was already given
 //! out from the other side.
 //!
+//! A pair is given out before the step to the next one is taken, for that may fail; and a table is entered only when the
+//! scan comes to it ([`RunCursor`]). So a scan gives all that lies in front of what cannot be read.
+//!
 //! Of the entries of a key one decides and the others are passed over: a few of them step by step, many by seeking
 //! behind them. What has to be stepped over because it is deleted or hidden is counted where the entry lies that hides
 //! it ([`crate::read::steps`]), so that a run of such entries is not walked again and again.
 
+use crate::base::contain::contain;
 use crate::base::error::{Error, Result};
 use crate::base::key::{InternalKey, Kind, Tag};
 use crate::base::slice::Slice;
@@ -15,13 +19,14 @@ use crate::cursor::Cursor;
 use crate::cursor::merge::MergeCursor;
 use crate::memtable::Memtable;
 use crate::mvcc::visible::{Horizon, Sight, sight, unknown_kind};
-use crate::read::level::LevelCursor;
+use crate::read::get::get;
+use crate::read::level::RunCursor;
 use crate::read::steps::Steps;
 use crate::read::tree::Tree;
 use crate::read::waste::ReadWaste;
-use crate::table::cursor::{CacheUse, TableCursor};
+use crate::table::cursor::CacheUse;
 use std::cmp::Ordering;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 /// A key and its value.
@@ -56,6 +61,10 @@ struct End {
     /// The source of the entry that decided about that key.
     decider: usize,
     steps: Steps,
+    /// The front has given out what the entry it stands on decided, and has still to step on.
+    is_given: bool,
+    /// What the back met behind the pair it gave out last.
+    failure: Option<Error>,
 }
 
 impl Scan {
@@ -120,16 +129,26 @@ impl Scan {
         if let Some(error) = &self.failure {
             return Err(error.clone());
         }
+        let result = if self.tree.order.is_bytewise() {
+            self.place_front_at(key)
+        } else {
+            contain("a seek", || self.place_front_at(key))
+        };
+        if let Err(error) = &result {
+            self.fail(error.clone());
+        }
+        result
+    }
+
+    fn place_front_at(&mut self, key: &[u8]) -> Result<()> {
         self.is_done = self.is_range_empty();
         let mut end = self.take_front();
         self.start =
             if self.lower_violation(key) { self.lower.clone() } else { Bound::Included(key.to_vec()) };
         end.has_last_key = false;
+        end.is_given = false;
         let result = place_front(&mut end.cursor, &self.start);
         self.front = Some(end);
-        if let Err(error) = &result {
-            self.fail(error.clone());
-        }
         result
     }
 
@@ -137,7 +156,12 @@ impl Scan {
         if self.is_done {
             return None;
         }
-        match advance(self) {
+        let outcome = if self.tree.order.is_bytewise() {
+            advance(self)
+        } else {
+            contain("a step of an iterator", || advance(self))
+        };
+        match outcome {
             Ok(Some(pair)) => Some(Ok(pair)),
             Ok(None) => {
                 self.is_done = true;
@@ -182,19 +206,39 @@ impl Scan {
         sources.extend(has_active.then(|| tree.active.cursor()));
         let sealed = tree.sealed.iter().filter(|memtable| !memtable.is_empty());
         sources.extend(sealed.map(Memtable::cursor));
-        for (level, tables) in tree.tables.levels().iter().enumerate() {
-            if level == 0 {
-                let cursors =
-                    tables.iter().map(|live| TableCursor::new(Arc::clone(&live.table), CacheUse::Fill));
-                sources.extend(cursors.map(|cursor| Box::new(cursor) as Box<dyn Cursor>));
-            } else if !tables.is_empty() {
-                let cursor =
-                    LevelCursor::new(Arc::clone(&tree.tables), level, tree.order.clone(), CacheUse::Fill);
-                sources.push(Box::new(cursor));
-            }
+        let mut runs = Vec::new();
+        for (level, run) in self.runs() {
+            runs.push((level, run.start));
+            let tables = Arc::clone(&tree.tables);
+            let cursor = RunCursor::new(tables, level, run, tree.order.clone(), CacheUse::Fill);
+            sources.push(Box::new(cursor));
         }
         let cursor = MergeCursor::new(sources, tree.order.clone());
-        End { cursor, last_key: Vec::new(), has_last_key: false, decider: 0, steps: Steps::new(has_active) }
+        End {
+            cursor,
+            last_key: Vec::new(),
+            has_last_key: false,
+            decider: 0,
+            steps: Steps::new(has_active, runs),
+            is_given: false,
+            failure: None,
+        }
+    }
+
+    /// Returns the runs of tables that hold keys within the bounds, by level and place in it: the tables of level 0
+    /// one by one, then what there is of each sorted level.
+    fn runs(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let tables = &self.tree.tables;
+        let level0 = tables.level(0).iter().enumerate().filter(|(_, live)| {
+            !self.lies_before(&live.meta.largest, &self.lower) && !self.upper_violation(&live.meta.smallest)
+        });
+        let sorted = (1..tables.levels().len()).map(|level| {
+            let tables = tables.level(level);
+            let start = tables.partition_point(|live| self.lies_before(&live.meta.largest, &self.lower));
+            let end = tables.partition_point(|live| !self.upper_violation(&live.meta.smallest));
+            (level, start..end)
+        });
+        level0.map(|(at, _)| (0, at..at + 1)).chain(sorted.filter(|(_, run)| !run.is_empty()))
     }
 
     fn take_front(&mut self) -> End {
@@ -237,6 +281,9 @@ impl Scan {
 
     fn find_forward(&self, end: &mut End) -> Result<Option<Pair>> {
         let order = &self.tree.order;
+        if std::mem::take(&mut end.is_given) {
+            end.cursor.next()?;
+        }
         while end.cursor.is_valid() {
             let InternalKey { user_key, tag } = end.cursor.key();
             if end.has_last_key && end.last_key == user_key {
@@ -262,7 +309,7 @@ impl Scan {
             match sight(tag, end.cursor.value(), self.horizon) {
                 Sight::Value(skip) => {
                     let pair = (Slice::copy_from(user_key), end.cursor.value_slice(skip));
-                    end.cursor.next()?;
+                    end.is_given = true;
                     return Ok(Some(pair));
                 }
                 Sight::Gone => {
@@ -325,6 +372,9 @@ impl Scan {
     /// Walks back over whole keys: their entries come oldest first, and the last visible one decides.
     fn find_backward(&self, end: &mut End) -> Result<Option<Pair>> {
         let order = &self.tree.order;
+        if let Some(error) = end.failure.take() {
+            return Err(error);
+        }
         while end.cursor.is_valid() {
             let key = end.cursor.key().user_key;
             if self.lies_before(key, &self.start) {
@@ -338,15 +388,29 @@ impl Scan {
             end.last_key.clear();
             end.last_key.extend_from_slice(key);
             end.has_last_key = true;
-            match self.decide_backward(end)? {
-                Some((_, Sight::Value(_), value)) => {
+            match self.decide_backward(end) {
+                Ok(Some((_, Sight::Value(_), value))) => {
                     return Ok(Some((Slice::copy_from(&end.last_key), value)));
                 }
-                Some((tag, Sight::Unknown, _)) => return Err(unknown_kind(tag)),
-                Some((_, Sight::Gone, _)) | None => {}
+                Ok(Some((tag, Sight::Unknown, _))) => return Err(unknown_kind(tag)),
+                Ok(Some((_, Sight::Gone, _)) | None) => {}
+                Err(error) => return self.decide_in_spite_of(error, end).map(Some),
             }
         }
         Ok(None)
+    }
+
+    /// Gives out the last key, if a get finds what decides about it; `error`, which the walk back over its entries met,
+    /// is for the next call then. The walk goes on to the key before, and what it met may lie there.
+    #[cold]
+    fn decide_in_spite_of(&self, error: Error, end: &mut End) -> Result<Pair> {
+        match get(&self.tree, &end.last_key, self.horizon) {
+            Ok(Some(value)) => {
+                end.failure = Some(error);
+                Ok((Slice::copy_from(&end.last_key), value))
+            }
+            Ok(None) | Err(_) => Err(error),
+        }
     }
 
     /// Finds what decides about the last key, at whose oldest entry the cursor stands, and leaves the cursor at the key

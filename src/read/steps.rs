@@ -17,6 +17,8 @@ const STEPS_BEFORE_REPORT: u64 = 256;
 pub struct Steps {
     /// Whether the active memtable, which may have been empty when the end was made, is the first of the sources.
     has_active: bool,
+    /// The level of each source behind the memtables, and the place of its first table there.
+    runs: Vec<(usize, usize)>,
     /// By source; shorter if the others have none.
     by_source: Vec<Gathered>,
     /// Steps in all of them that were not told yet.
@@ -45,9 +47,10 @@ enum Holder {
 }
 
 impl Steps {
-    /// Starts without any; `has_active` tells whether the active memtable is among the sources.
-    pub fn new(has_active: bool) -> Steps {
-        Steps { has_active, ..Steps::default() }
+    /// Starts without any. The sources are the active memtable if `has_active`, the sealed ones that are not empty, and
+    /// runs of tables, of which each has its level and the place of its first table there.
+    pub fn new(has_active: bool, runs: Vec<(usize, usize)>) -> Steps {
+        Steps { has_active, runs, ..Steps::default() }
     }
 
     /// Counts steps because of an entry of `key` in `source`; tells whether the background ought to look at them.
@@ -82,8 +85,7 @@ impl Steps {
         is_noticed
     }
 
-    /// Finds where a source stands at `key`. The sources are the memtables, the tables of level 0, and the other levels,
-    /// each without those that are empty.
+    /// Finds where a source stands at `key`.
     fn find(&self, tree: &Tree, source: usize, key: &[u8]) -> Holder {
         let mut index = source;
         if self.has_active {
@@ -95,15 +97,10 @@ impl Steps {
             let Some(rest) = index.checked_sub(1) else { return Holder::Sealed(at) };
             index = rest;
         }
-        let level0_count = tree.tables.level(0).len();
-        if index < level0_count {
-            return Holder::Table(0, index);
+        match self.runs[index] {
+            (0, at) => Holder::Table(0, at),
+            (level, _) => Holder::Table(level, tree.tables.span(level, key, key, &tree.order).start),
         }
-        let mut filled =
-            (1..tree.tables.levels().len()).filter(|&level| !tree.tables.level(level).is_empty());
-        let level = filled.nth(index - level0_count).expect("there are no other sources");
-        let at = tree.tables.span(level, key, key, &tree.order).start;
-        Holder::Table(level, at)
     }
 }
 

@@ -92,6 +92,11 @@ pub trait Host {
 
     /// Returns the virtual time in nanoseconds since the world began. Never suspends.
     fn now(&self) -> u64;
+
+    /// Returns the number of the process that the running thread belongs to. Never suspends.
+    fn process_id(&self) -> u32 {
+        1
+    }
 }
 
 thread_local! {

@@ -1,6 +1,6 @@
 //! Threads and locks, behind one door.
 //!
-//! Owns every lock, wait and thread of the engine. In production (`plain`) these are parking_lot's locks and
+//! Owns every lock, wait and thread of the engine, and the question which process it runs in. In production (`plain`) these are parking_lot's locks and
 //! the system's threads, with nothing in between. Under the cargo feature `sim` (`simulated`) each operation
 //! first asks whether this OS thread hosts a simulation (`host`): if so the simulator's scheduler decides who
 //! runs next, and if not it behaves as in production, so that one build serves both kinds of test.
@@ -9,16 +9,20 @@
 //! listen in one step, so no notification is lost between; wake-ups may be spurious and come in any order.
 //!
 //! Rules for users: a guard's drop never yields; no lock but commit leadership and manifest install is held
-//! over a Vfs call; atomics that publish something get a [`yield_point`] before and after.
+//! over a Vfs call; atomics that a thread decides by are those of [`atomic`], whose every access is a scheduling point.
 //!
 //! What is not here: sleeping and the clock, which belong to [`crate::vfs::Vfs`], and the scheduler itself,
 //! which lives in the crate `tinylsm-sim` because switching stacks takes `unsafe`.
 
+pub mod atomic;
 #[cfg(feature = "sim")]
 pub mod host;
 mod plain;
+mod process;
 #[cfg(feature = "sim")]
 mod simulated;
+
+pub use crate::sync::process::process_id;
 
 #[cfg(not(feature = "sim"))]
 pub use crate::sync::plain::{Condvar, JoinHandle, Mutex, MutexGuard, spawn, yield_point};

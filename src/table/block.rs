@@ -22,33 +22,57 @@
 //! `verify` (the checksum vouches for it).
 
 use crate::base::comparator::KeyOrder;
+use crate::base::error::{Error, ErrorKind};
 use crate::base::key::{InternalKey, TAG_LEN_BYTES, Tag};
+use crate::base::limits::KEY_LEN_BYTES_MAX;
 use crate::format::varint;
 use std::cmp::Ordering;
+use std::path::Path;
 
 /// Entries from one whole key to the next.
 pub const RESTART_INTERVAL_COUNT: usize = 16;
 const RESTART_LEN_BYTES: usize = 8;
 const COUNT_LEN_BYTES: usize = 4;
 
-/// What is wrong with a block whose checksum is right.
+/// What is wrong with a block whose checksum is right, or that it is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged(pub &'static str);
+
+/// A fault that is no damage: a newer version packed the block.
+pub const UNKNOWN_BLOCK_TYPE: Damaged = Damaged("a block of a type that this version does not know");
+/// The other one: a newer version says that its properties mean something else.
+pub const UNKNOWN_FEATURES: Damaged = Damaged("a table that needs features which this version does not know");
+
+impl Damaged {
+    /// Makes an error of it, for a block at `offset` of `file`: `Corruption`, or `Incompatible` if that is what it is.
+    pub fn into_error(self, file: &Path, offset: u64) -> Error {
+        let is_unknown = self == UNKNOWN_BLOCK_TYPE || self == UNKNOWN_FEATURES;
+        let kind = if is_unknown { ErrorKind::Incompatible } else { ErrorKind::Corruption };
+        Error::new(kind, self.0).with_file(file).with_offset(offset)
+    }
+}
 
 /// Returns how many bytes `a` and `b` have in common at their front.
 #[inline]
 pub fn common_prefix_len(a: &[u8], b: &[u8]) -> usize {
-    let mut len = 0;
-    let words = a.chunks_exact(8).zip(b.chunks_exact(8));
-    for (x, y) in words {
-        let x = u64::from_le_bytes(x.try_into().expect("chunks of 8"));
-        let y = u64::from_le_bytes(y.try_into().expect("chunks of 8"));
-        if x != y {
-            return len + ((x ^ y).trailing_zeros() / 8) as usize;
+    // Plain loops: a search of a block calls this some ten times, and each iterator that is not inlined is felt.
+    let (mut rest_a, mut rest_b, mut len) = (a, b, 0);
+    while let (Some((x, more_a)), Some((y, more_b))) =
+        (rest_a.split_first_chunk::<8>(), rest_b.split_first_chunk::<8>())
+    {
+        let difference = u64::from_le_bytes(*x) ^ u64::from_le_bytes(*y);
+        if difference != 0 {
+            return len + (difference.trailing_zeros() / 8) as usize;
         }
-        len += 8;
+        (rest_a, rest_b, len) = (more_a, more_b, len + 8);
     }
-    len + a[len..].iter().zip(&b[len..]).take_while(|(x, y)| x == y).count()
+    while let (Some((x, more_a)), Some((y, more_b))) = (rest_a.split_first(), rest_b.split_first()) {
+        if x != y {
+            break;
+        }
+        (rest_a, rest_b, len) = (more_a, more_b, len + 1);
+    }
+    len
 }
 
 /// Builds one block after another.
@@ -329,12 +353,14 @@ impl<'a> BlockView<'a> {
     }
 }
 
+/// Reads lengths that take more than one byte each. Only such can add up to a key over its limit.
 #[cold]
 fn decode_long_head(bytes: &[u8]) -> Option<(usize, usize, usize, usize)> {
     let mut rest = bytes;
     let mut take = || Some(varint::take_u32(&mut rest)? as usize);
     let (shared, unshared, value_len) = (take()?, take()?, take()?);
-    Some((shared, unshared, value_len, bytes.len() - rest.len()))
+    let is_key = shared.checked_add(unshared).is_some_and(|len| len <= KEY_LEN_BYTES_MAX);
+    is_key.then_some((shared, unshared, value_len, bytes.len() - rest.len()))
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ impl TableCursor {
 
     /// Returns where in the file that block begins, in bytes; 0 for none.
     pub fn block_offset(&self) -> u64 {
-        self.block_index.map_or(0, |block_index| self.table.index().span(block_index).start)
+        self.block_index.map_or(0, |block_index| self.table.span(block_index).start)
     }
 
     /// Passes on the outcome of a step within a block, turning what is wrong with it into an error.
@@ -117,7 +117,7 @@ impl TableCursor {
     #[cold]
     fn go_on_behind(&mut self) -> Result<()> {
         let next = self.block_index.expect("the cursor was in a block") + 1;
-        if next == self.table.index().blocks_count() {
+        if next == self.table.index()?.blocks_count() {
             Ok(())
         } else {
             self.enter_first_of(next, Motion::Forward)
@@ -156,7 +156,7 @@ impl TableCursor {
         {
             return Ok(block);
         }
-        let span = self.table.index().span(block_index);
+        let span = self.table.span(block_index);
         if motion == Motion::Seek && self.cache_use == CacheUse::Fill && !self.ahead.covers(span) {
             self.ahead.window_len_bytes = 0;
             let block = self.table.load_block(block_index)?;
@@ -179,7 +179,7 @@ impl TableCursor {
             CacheUse::Peek | CacheUse::Bypass => WINDOW_LEN_BYTES_MAX,
         };
         let window = window.clamp(WINDOW_LEN_BYTES_FIRST, WINDOW_LEN_BYTES_MAX);
-        let index = self.table.index();
+        let index = self.table.index()?;
         let span = index.span(block_index);
         let (start, end) = match motion {
             Motion::Seek | Motion::Forward => {
@@ -236,15 +236,17 @@ impl Cursor for TableCursor {
     }
 
     fn seek_to_first(&mut self) -> Result<()> {
+        // Every table has a block; a stand-in for one is told here from an open one.
+        self.table.index()?;
         self.enter_first_of(0, Motion::Seek)
     }
 
     fn seek_to_last(&mut self) -> Result<()> {
-        self.enter_last_of(self.table.index().blocks_count() - 1, Motion::Seek)
+        self.enter_last_of(self.table.index()?.blocks_count() - 1, Motion::Seek)
     }
 
     fn seek(&mut self, target: InternalKey<'_>) -> Result<()> {
-        let Some(block_index) = self.table.index().find(target) else {
+        let Some(block_index) = self.table.index()?.find(target) else {
             self.block.leave();
             return Ok(());
         };
@@ -256,7 +258,7 @@ impl Cursor for TableCursor {
     }
 
     fn seek_before(&mut self, target: InternalKey<'_>) -> Result<()> {
-        let Some(block_index) = self.table.index().find(target) else { return self.seek_to_last() };
+        let Some(block_index) = self.table.index()?.find(target) else { return self.seek_to_last() };
         self.enter(block_index, Motion::Seek)?;
         let step = self.block.seek_before(target, self.table.order());
         self.checked(step)?;

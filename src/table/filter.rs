@@ -98,6 +98,9 @@ impl Filter {
         if bytes.is_empty() || !bytes.len().is_multiple_of(LINE_LEN_BYTES) {
             return Err(Damaged("a filter that is not made of whole lines"));
         }
+        if (bytes.len() / LINE_LEN_BYTES) as u64 > LINES_COUNT_MAX {
+            return Err(Damaged("a filter is longer than any may be"));
+        }
         let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("chunks of 8"));
         let line = |bytes: &[u8]| {
             let mut line = Line([0; 8]);

@@ -30,8 +30,8 @@ pub const MAGIC: [u8; 8] = *b"TinyTbl\xFE";
 pub const FORMAT_VERSION: u32 = 1;
 
 const TAIL_LEN_BYTES: usize = 20;
-/// A footer of any version is at most so long; bounds what is read for one.
-const FOOTER_LEN_BYTES_MAX: usize = 4096;
+/// A footer of any version is at most so long, and so much is read in search of one.
+pub const FOOTER_LEN_BYTES_MAX: usize = 4096;
 const INDEX_KIND_FLAT: u8 = 1;
 const FILTER_KIND_NONE: u8 = 0;
 const FILTER_KIND_BLOOM: u8 = 1;
@@ -89,13 +89,15 @@ impl Footer {
         bytes
     }
 
-    /// Decodes the footer of file `number` from `tail`, the last bytes of a file of `file_len` bytes: at
-    /// least [`FOOTER_LEN_BYTES`], or all of them.
+    /// Decodes the footer of file `number` from `tail`, the last bytes of a file of `file_len` bytes:
+    /// [`FOOTER_LEN_BYTES_MAX`], or all of them. Fewer, though at least [`FOOTER_LEN_BYTES`], are enough for this
+    /// version's; a newer one that is longer is then taken for a damaged one.
     ///
     /// # Errors
     /// `Incompatible` for a newer format; `Corruption`.
     pub fn decode(tail: &[u8], file_len: u64, number: FileNumber, path: &Path) -> Result<Footer> {
-        let corrupt = |message: String| Error::corruption(path, file_len - tail.len() as u64, message);
+        let at = file_len.saturating_sub(FOOTER_LEN_BYTES as u64);
+        let corrupt = |message: String| Error::corruption(path, at, message);
         let Some((_, end)) = tail.split_last_chunk::<TAIL_LEN_BYTES>() else {
             return Err(corrupt(format!("{file_len} bytes are too few for a table")));
         };
@@ -227,6 +229,23 @@ mod tests {
         let error = decode(&bytes).expect_err("newer");
         assert_eq!(error.kind(), ErrorKind::Incompatible);
         assert!(error.to_string().contains("version 2; this build reads 1"), "{error}");
+    }
+
+    #[test]
+    fn a_longer_footer_of_a_newer_format_is_named_and_not_taken_for_damage() {
+        for len in [FOOTER_LEN_BYTES + 1, 200, FOOTER_LEN_BYTES_MAX] {
+            let mut bytes = vec![7; len - TAIL_LEN_BYTES];
+            bytes[40..48].copy_from_slice(&NUMBER.0.to_le_bytes());
+            bytes.extend_from_slice(&u32::try_from(len).expect("short").to_le_bytes());
+            bytes.extend_from_slice(&2u32.to_le_bytes());
+            bytes.extend_from_slice(&[0; 4]);
+            bytes.extend_from_slice(&MAGIC);
+            let sum = footer_checksum(&bytes, NUMBER, OFFSET).expect("long enough");
+            bytes[len - 12..len - 8].copy_from_slice(&sum.to_le_bytes());
+            assert_eq!(decode(&bytes).expect_err("newer").kind(), ErrorKind::Incompatible, "{len} bytes");
+            bytes[60] ^= 1;
+            assert_eq!(decode(&bytes).expect_err("damaged").kind(), ErrorKind::Corruption);
+        }
     }
 
     #[test]

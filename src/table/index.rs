@@ -7,12 +7,17 @@
 //! In memory it is a set of flat arrays. A search first goes over eight bytes of each separator as numbers,
 //! without touching the keys; these eight begin behind what all separators have in common. Only separators
 //! that tie are compared in full.
+//!
+//! Long keys that share most of what they have with their neighbours, though not with all, would take many times the
+//! bytes of the block in such arrays. Then the block itself is what is searched: slower, but never larger than the file.
 
 use crate::base::comparator::KeyOrder;
 use crate::base::key::{InternalKey, Tag};
-use crate::base::limits::KEY_LEN_BYTES_MAX;
+use crate::base::limits::BLOCK_LEN_BYTES_MAX;
 use crate::format::varint;
-use crate::table::block::{BlockBuilder, BlockView, Damaged, common_prefix_len};
+use crate::table::block::{
+    BlockBuilder, BlockView, Damaged, RESTART_INTERVAL_COUNT, Start, common_prefix_len,
+};
 use crate::table::footer::Handle;
 use std::cmp::Ordering;
 
@@ -77,100 +82,67 @@ impl IndexBuilder {
     }
 }
 
+/// Separators lie in flat arrays if these take at most so many times the bytes of the block ...
+const FLAT_TIMES_MAX: usize = 4;
+/// ... or if they are short anyway.
+const FLAT_LEN_BYTES_MIN: usize = 1 << 20;
+
 /// A table's index, in memory.
 pub struct Index {
     /// Where each block begins, and where the last one ends.
     starts: Vec<u64>,
-    /// A number for each separator that never contradicts their order.
-    prefixes: Vec<u64>,
-    /// What all separators begin with; empty unless the order is bytewise.
-    common: Vec<u8>,
-    /// The rest of each separator, one after another.
-    keys: Vec<u8>,
-    key_ends: Vec<u32>,
-    tags: Vec<Tag>,
+    separators: Separators,
     order: KeyOrder,
+}
+
+enum Separators {
+    Flat(Flat),
+    Packed(Packed),
 }
 
 impl Index {
     /// Reads an index block, whose data blocks must fill the file from 0 to `data_end` without a gap.
     pub fn parse(block: &[u8], data_end: u64, order: &KeyOrder) -> Result<Index, Damaged> {
         let view = BlockView::parse(block)?;
-        let mut index = Index {
-            starts: Vec::new(),
-            prefixes: Vec::new(),
-            common: Vec::new(),
-            keys: Vec::new(),
-            key_ends: Vec::new(),
-            tags: Vec::new(),
-            order: order.clone(),
-        };
-        let (mut start, mut end, mut key) = (view.first(), 0, Vec::new());
-        while start.entry < view.end() {
-            let entry = view.entry(start)?;
-            if entry.shared > key.len() || entry.shared + view.suffix(&entry).len() > KEY_LEN_BYTES_MAX {
-                return Err(Damaged("an index entry with an impossible key"));
-            }
-            key.truncate(entry.shared);
-            key.extend_from_slice(view.suffix(&entry));
-            index.common_with(&key);
-            let handle =
-                decode_handle(view.value(&entry)).ok_or(Damaged("an index entry without a block"))?;
+        let mut starts = Vec::new();
+        let (mut end, mut keys_len, mut common) = (0, 0, None::<Vec<u8>>);
+        for_each_entry(view, |key, _, value| {
+            let handle = decode_handle(value).ok_or(Damaged("an index entry without a block"))?;
             if handle.offset != end || handle.end() > data_end {
                 return Err(Damaged("the data blocks do not lie side by side"));
             }
-            index.starts.push(handle.offset);
-            index.tags.push(view.tag(&entry));
-            index.keys.extend_from_slice(&key);
-            let key_end = u32::try_from(index.keys.len()).or(Err(Damaged("an index beyond 4 GiB")))?;
-            index.key_ends.push(key_end);
+            if handle.len as usize > BLOCK_LEN_BYTES_MAX {
+                return Err(Damaged("a data block is longer than any may be"));
+            }
+            starts.push(handle.offset);
             end = handle.end();
-            start = entry.next();
-        }
+            keys_len += key.len();
+            match &mut common {
+                Some(common) => common.truncate(common_prefix_len(common, key)),
+                // Other orders need not compare the rests of keys as they compare the keys.
+                None => common = Some(if order.is_bytewise() { key.to_vec() } else { Vec::new() }),
+            }
+            Ok(())
+        })?;
         if end != data_end {
             return Err(Damaged("the index leaves data blocks out"));
         }
-        index.starts.push(end);
-        index.strip();
-        Ok(index)
-    }
-
-    /// Shortens `common` to what `key` has in common with it.
-    fn common_with(&mut self, key: &[u8]) {
-        if !self.order.is_bytewise() {
-            return;
-        }
-        if self.tags.is_empty() {
-            self.common.extend_from_slice(key);
+        let common = common.unwrap_or_default();
+        let flat_len = keys_len - starts.len() * common.len();
+        let flat_len_max = (FLAT_TIMES_MAX * block.len()).max(FLAT_LEN_BYTES_MIN).min(u32::MAX as usize);
+        let separators = if flat_len <= flat_len_max {
+            Separators::Flat(Flat::new(view, common, starts.len(), order)?)
         } else {
-            let len = common_prefix_len(&self.common, key);
-            self.common.truncate(len);
-        }
-    }
-
-    /// Takes the common part off every key and fills `prefixes`.
-    fn strip(&mut self) {
-        let mut keys = Vec::new();
-        let mut start = 0;
-        for end in &mut self.key_ends {
-            let key = &self.keys[start..*end as usize];
-            start = *end as usize;
-            let rest = &key[self.common.len()..];
-            self.prefixes.push(prefix_of(&self.order, rest));
-            keys.extend_from_slice(rest);
-            *end = u32::try_from(keys.len()).expect("not longer than before");
-        }
-        keys.shrink_to_fit();
-        self.keys = keys;
-        self.starts.shrink_to_fit();
-        self.tags.shrink_to_fit();
-        self.key_ends.shrink_to_fit();
-        self.prefixes.shrink_to_fit();
+            Separators::Packed(Packed { block: block.into() })
+        };
+        starts.push(end);
+        starts.shrink_to_fit();
+        Ok(Index { starts, separators, order: order.clone() })
     }
 
     /// Returns how many data blocks there are; at least one.
     pub fn blocks_count(&self) -> usize {
-        self.tags.len()
+        self.starts.len() - 1
     }
 
     /// Returns where a block lies.
@@ -183,27 +155,11 @@ impl Index {
     /// if all lie before it.
     #[inline]
     pub fn find(&self, target: InternalKey<'_>) -> Option<usize> {
-        let user_key = target.user_key;
-        let Some(rest) = user_key.strip_prefix(&self.common[..]) else {
-            return (user_key < &self.common[..]).then_some(0);
-        };
-        let prefix = prefix_of(&self.order, rest);
-        let lower = self.prefixes.partition_point(|&each| each < prefix);
-        if *self.prefixes.get(lower)? > prefix {
-            return Some(lower);
+        match &self.separators {
+            Separators::Flat(flat) => flat.find(target, &self.order),
+            Separators::Packed(packed) => packed.find(target, &self.order),
         }
-        let ties = self.prefixes[lower..].partition_point(|&each| each <= prefix);
-        let rest = InternalKey::new(rest, target.tag);
-        let (mut lower, mut upper) = (lower, lower + ties);
-        while lower < upper {
-            let middle = lower.midpoint(upper);
-            if self.separator_rest(middle).compare(&rest, &self.order) == Ordering::Less {
-                lower = middle + 1;
-            } else {
-                upper = middle;
-            }
-        }
-        (lower < self.blocks_count()).then_some(lower)
+        .filter(|&block_index| block_index < self.blocks_count())
     }
 
     /// Returns where a read that begins with block `from` and may go on to `end` should stop: at the end of
@@ -221,24 +177,168 @@ impl Index {
 
     /// Appends a block's separator to `out` and returns its tag.
     pub fn separator(&self, block_index: usize, out: &mut Vec<u8>) -> Tag {
-        let rest = self.separator_rest(block_index);
-        out.extend_from_slice(&self.common);
-        out.extend_from_slice(rest.user_key);
-        rest.tag
+        match &self.separators {
+            Separators::Flat(flat) => {
+                let rest = flat.rest(block_index);
+                out.extend_from_slice(&flat.common);
+                out.extend_from_slice(rest.user_key);
+                rest.tag
+            }
+            Separators::Packed(packed) => packed.separator(block_index, out),
+        }
     }
 
     /// Returns the bytes it takes in memory.
     pub fn len_bytes(&self) -> usize {
-        self.starts.len() * 8 + self.tags.len() * (8 + 8 + 4) + self.keys.len() + self.common.len()
+        let separators_len = match &self.separators {
+            Separators::Flat(flat) => flat.tags.len() * (8 + 8 + 4) + flat.keys.len() + flat.common.len(),
+            Separators::Packed(packed) => packed.block.len(),
+        };
+        self.starts.len() * 8 + separators_len
+    }
+}
+
+/// Visits key, tag and value of every entry of an index block, and checks that its restarts are where they belong: a
+/// key is whole in every sixteenth entry. So the keys take at most sixteen times the bytes of the block.
+fn for_each_entry(
+    view: BlockView<'_>,
+    mut visit: impl FnMut(&[u8], Tag, &[u8]) -> Result<(), Damaged>,
+) -> Result<(), Damaged> {
+    const MISPLACED: Damaged = Damaged("the restarts of an index are not where they belong");
+    let (mut start, mut key, mut count) = (view.first(), Vec::new(), 0usize);
+    while start.entry < view.end() {
+        if count.is_multiple_of(RESTART_INTERVAL_COUNT)
+            && (view.restart(count / RESTART_INTERVAL_COUNT) != start || view.entry(start)?.shared != 0)
+        {
+            return Err(MISPLACED);
+        }
+        let (tag, value, next) = step(view, start, &mut key)?;
+        visit(&key, tag, value)?;
+        start = next;
+        count += 1;
+    }
+    if view.restarts_count() == count.div_ceil(RESTART_INTERVAL_COUNT) { Ok(()) } else { Err(MISPLACED) }
+}
+
+/// Makes of the key of the entry before that of the entry at `start`; returns its tag, its value and where the next
+/// one begins.
+fn step<'a>(view: BlockView<'a>, start: Start, key: &mut Vec<u8>) -> Result<(Tag, &'a [u8], Start), Damaged> {
+    let entry = view.entry(start)?;
+    if entry.shared > key.len() {
+        return Err(Damaged("an index entry with an impossible key"));
+    }
+    key.truncate(entry.shared);
+    key.extend_from_slice(view.suffix(&entry));
+    Ok((view.tag(&entry), view.value(&entry), entry.next()))
+}
+
+/// Separators in arrays.
+struct Flat {
+    /// A number for each separator that never contradicts their order.
+    prefixes: Vec<u64>,
+    /// What all separators begin with; empty unless the order is bytewise.
+    common: Vec<u8>,
+    /// The rest of each separator, one after another.
+    keys: Vec<u8>,
+    key_ends: Vec<u32>,
+    tags: Vec<Tag>,
+}
+
+impl Flat {
+    fn new(view: BlockView<'_>, common: Vec<u8>, count: usize, order: &KeyOrder) -> Result<Flat, Damaged> {
+        let mut flat = Flat {
+            prefixes: Vec::with_capacity(count),
+            keys: Vec::new(),
+            key_ends: Vec::with_capacity(count),
+            tags: Vec::with_capacity(count),
+            common,
+        };
+        for_each_entry(view, |key, tag, _| {
+            let rest = &key[flat.common.len()..];
+            flat.prefixes.push(prefix_of(order, rest));
+            flat.keys.extend_from_slice(rest);
+            flat.key_ends.push(u32::try_from(flat.keys.len()).expect("what is longer is left packed"));
+            flat.tags.push(tag);
+            Ok(())
+        })?;
+        flat.keys.shrink_to_fit();
+        Ok(flat)
     }
 
     #[inline]
-    fn separator_rest(&self, block_index: usize) -> InternalKey<'_> {
+    fn find(&self, target: InternalKey<'_>, order: &KeyOrder) -> Option<usize> {
+        let user_key = target.user_key;
+        let Some(rest) = user_key.strip_prefix(&self.common[..]) else {
+            return (user_key < &self.common[..]).then_some(0);
+        };
+        let prefix = prefix_of(order, rest);
+        let lower = self.prefixes.partition_point(|&each| each < prefix);
+        if *self.prefixes.get(lower)? > prefix {
+            return Some(lower);
+        }
+        let ties = self.prefixes[lower..].partition_point(|&each| each <= prefix);
+        let rest = InternalKey::new(rest, target.tag);
+        let (mut lower, mut upper) = (lower, lower + ties);
+        while lower < upper {
+            let middle = lower.midpoint(upper);
+            if self.rest(middle).compare(&rest, order) == Ordering::Less {
+                lower = middle + 1;
+            } else {
+                upper = middle;
+            }
+        }
+        Some(lower)
+    }
+
+    #[inline]
+    fn rest(&self, block_index: usize) -> InternalKey<'_> {
         let start = match block_index.checked_sub(1) {
             Some(before) => self.key_ends[before] as usize,
             None => 0,
         };
         InternalKey::new(&self.keys[start..self.key_ends[block_index] as usize], self.tags[block_index])
+    }
+}
+
+/// Separators as they are on the disk.
+struct Packed {
+    block: Box<[u8]>,
+}
+
+impl Packed {
+    const CHECKED: &'static str = "the whole block was walked over when it was parsed";
+
+    fn view(&self) -> BlockView<'_> {
+        BlockView::parse(&self.block).expect(Packed::CHECKED)
+    }
+
+    fn find(&self, target: InternalKey<'_>, order: &KeyOrder) -> Option<usize> {
+        let view = self.view();
+        let before = view.restarts_before(target, order).expect(Packed::CHECKED);
+        let Some(restart) = before.checked_sub(1) else { return Some(0) };
+        let (mut start, end) = (view.restart(restart), view.restart(before).entry);
+        let (mut block_index, mut key) = (restart * RESTART_INTERVAL_COUNT, Vec::new());
+        while start.entry < end {
+            let (tag, _, next) = step(view, start, &mut key).expect(Packed::CHECKED);
+            if InternalKey::new(&key, tag).compare(&target, order) != Ordering::Less {
+                break;
+            }
+            block_index += 1;
+            start = next;
+        }
+        Some(block_index)
+    }
+
+    fn separator(&self, block_index: usize, out: &mut Vec<u8>) -> Tag {
+        let view = self.view();
+        let mut start = view.restart(block_index / RESTART_INTERVAL_COUNT);
+        let (mut key, mut tag) = (Vec::new(), Tag::OLDEST);
+        for _ in 0..=block_index % RESTART_INTERVAL_COUNT {
+            let (own_tag, _, next) = step(view, start, &mut key).expect(Packed::CHECKED);
+            (tag, start) = (own_tag, next);
+        }
+        out.extend_from_slice(&key);
+        tag
     }
 }
 
@@ -282,63 +382,4 @@ fn decode_handle(mut value: &[u8]) -> Option<Handle> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::comparator::ReverseBytewise;
-    use crate::base::key::Kind;
-    use crate::base::seq::SeqNum;
-    use proptest::prelude::*;
-    use std::collections::BTreeSet;
-    use std::sync::Arc;
-
-    fn tag(seq: u64) -> Tag {
-        Tag::new(SeqNum::new(seq), Kind::Put)
-    }
-
-    proptest! {
-        #[test]
-        fn the_block_that_can_hold_a_key_is_found(
-            keys in prop::collection::btree_set(prop::collection::vec(97u8..100, 0..12), 2..40),
-            common in prop::collection::vec(97u8..100, 0..4),
-            wanted in prop::collection::vec(96u8..101, 0..14),
-            is_reverse: bool,
-        ) {
-            let keys: BTreeSet<Vec<u8>> = keys.iter().map(|key| [&common[..], key].concat()).collect();
-            let mut keys: Vec<_> = keys.into_iter().collect();
-            let order = if is_reverse {
-                keys.reverse();
-                KeyOrder::Custom(Arc::new(ReverseBytewise))
-            } else {
-                KeyOrder::Bytewise
-            };
-            // Each key is a block of its own: last and first key at once.
-            let mut builder = IndexBuilder::new(order.clone());
-            let mut offset = 0;
-            for (position, key) in keys.iter().enumerate() {
-                let next = keys.get(position + 1).map(|key| &key[..]);
-                let handle = Handle { offset, len: 10 };
-                builder.add(InternalKey::new(key, tag(7)), next, handle);
-                offset = handle.end();
-            }
-            let block = builder.finish().to_vec();
-            let index = Index::parse(&block, offset, &order).expect("intact");
-            prop_assert_eq!(index.blocks_count(), keys.len());
-            for (position, key) in keys.iter().enumerate() {
-                prop_assert_eq!(index.find(InternalKey::new(key, tag(7))), Some(position));
-                prop_assert_eq!(index.find(InternalKey::new(key, Tag::NEWEST)), Some(position));
-            }
-            let target = InternalKey::new(&wanted, tag(7));
-            let at_or_after =
-                keys.iter().position(|key| InternalKey::new(key, tag(7)).compare(&target, &order).is_ge());
-            let found = index.find(target);
-            // The separator may reach into the gap, so the block before the first key is as good.
-            prop_assert!(found == at_or_after || found.map(|i| i + 1) == at_or_after.or(Some(keys.len())));
-            prop_assert!(Index::parse(&block, offset + 1, &order).is_err());
-        }
-
-        #[test]
-        fn any_bytes_parse_or_are_refused(bytes: Vec<u8>, data_end: u64) {
-            let _ = Index::parse(&bytes, data_end, &KeyOrder::Bytewise);
-        }
-    }
-}
+mod tests;

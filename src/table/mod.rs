@@ -10,21 +10,22 @@
 //!
 //! From the bytes up: [`stored`] packs and sums one block, [`block`] lays entries out in it, `block_cursor`
 //! walks over it; [`filter`], [`index`], [`properties`] and [`footer`] are what follows the data; [`writer`],
-//! [`reader`], [`cursor`] and [`verify`] work on the whole, as [`options`] say.
+//! [`reader`], [`cursor`] and [`verify`] work on the whole, as [`options`] say. Open tables share blocks in memory and
+//! open files ([`shared`], [`descriptors`]).
 //!
 //! ```
 //! use std::path::Path;
 //! use std::sync::Arc;
 //! use tinylsm::base::{comparator::KeyOrder, ids::*, key::*, seq::SeqNum, time::UnixMillis};
-//! use tinylsm::cache::BlockCache;
 //! use tinylsm::cursor::Cursor;
 //! use tinylsm::table::cursor::{CacheUse, TableCursor};
 //! use tinylsm::table::options::TableOptions;
-//! use tinylsm::table::reader::{Table, TableFile};
+//! use tinylsm::table::reader::{Table, TableFile, TableSource};
+//! use tinylsm::table::shared::Cache;
 //! use tinylsm::table::writer::{TableSettings, TableWriter};
 //! use tinylsm::vfs::{Vfs, mem::MemVfs};
 //!
-//! let (disk, path) = (MemVfs::new(), Path::new("000007.sst"));
+//! let (disk, path) = (Arc::new(MemVfs::new()), Path::new("000007.sst"));
 //! let settings = TableSettings {
 //!     number: FileNumber(7),
 //!     keyspace: KeyspaceId::DEFAULT,
@@ -36,13 +37,13 @@
 //! writer.add(InternalKey::new(b"hello", Tag::new(SeqNum::new(1), Kind::Put)), b"world")?;
 //! let summary = writer.finish()?;
 //!
-//! let source = TableFile {
-//!     file: disk.open(path)?,
+//! let file = TableFile {
+//!     source: TableSource::Path(disk),
 //!     path: path.to_owned(),
 //!     number: summary.number,
 //!     len_bytes: summary.len_bytes,
 //! };
-//! let table = Arc::new(Table::open(source, KeyOrder::Bytewise, Arc::new(BlockCache::new(1 << 20)))?);
+//! let table = Arc::new(Table::open(file, KeyOrder::Bytewise, Arc::new(Cache::new(1 << 20, 8)))?);
 //! let found = table.get(b"hello", SeqNum::MAX)?.found().expect("it was added");
 //! assert_eq!(found.value, b"world");
 //!
@@ -58,12 +59,14 @@
 pub mod block;
 pub(crate) mod block_cursor;
 pub mod cursor;
+pub mod descriptors;
 pub mod filter;
 pub mod footer;
 pub mod index;
 pub mod options;
 pub mod properties;
 pub mod reader;
+pub mod shared;
 pub mod stored;
 pub mod verify;
 pub mod writer;
@@ -73,3 +76,6 @@ mod tests;
 
 #[cfg(test)]
 mod golden;
+
+#[cfg(test)]
+mod access_tests;

@@ -11,12 +11,14 @@
 
 use crate::base::ids::KeyspaceId;
 use crate::base::key::{InternalKey, Kind, Tag};
-use crate::base::limits::{KEY_LEN_BYTES_MAX, NAME_LEN_BYTES_MAX};
+use crate::base::limits::{
+    COUNT_FROM_DISK_MAX, KEY_LEN_BYTES_MAX, NAME_LEN_BYTES_MAX, PROPERTIES_LEN_BYTES_MAX,
+};
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
 use crate::base::time::UnixMillis;
 use crate::format::varint;
-use crate::table::block::Damaged;
+use crate::table::block::{Damaged, UNKNOWN_FEATURES};
 use crate::table::options::Compression;
 
 /// Bits of [`Properties::features`] that this version understands.
@@ -152,6 +154,17 @@ impl Properties {
         self.deletes_count > 0 || self.keys_count.is_none_or(|count| count < self.entries_count)
     }
 
+    /// Says which entries the table holds, as far as it tells, that this version cannot read.
+    pub(crate) fn unknown_entries(&self) -> Option<String> {
+        if self.range_deletes_count > 0 {
+            return Some(format!("{} range deletes", self.range_deletes_count));
+        }
+        let ends = [&self.smallest, &self.largest];
+        let unknown = ends.iter().find(|key| !key.tag.kind().is_some_and(Kind::is_supported))?;
+        let [code, ..] = unknown.tag.raw().to_le_bytes();
+        Some(format!("entries of kind {code}"))
+    }
+
     /// Encodes the properties block.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let compression = match self.compression {
@@ -187,27 +200,41 @@ impl Properties {
 
     /// Decodes the properties block.
     pub(crate) fn decode(block: &[u8]) -> Result<Properties, Damaged> {
+        if block.len() > PROPERTIES_LEN_BYTES_MAX {
+            return Err(Damaged("the properties are longer than they may be"));
+        }
         let fields = Fields::parse(block).ok_or(Damaged("the properties are not a sorted list"))?;
+        Properties::from_fields(&fields).map_err(|fault| match fields.number(name::FEATURES) {
+            // What a newer version must be understood by may have changed what could not be read.
+            Ok(features) if features & !FEATURES_KNOWN != 0 => UNKNOWN_FEATURES,
+            _ => fault,
+        })
+    }
+
+    fn from_fields(fields: &Fields<'_>) -> Result<Properties, Damaged> {
         let keyspace = u32::try_from(fields.number(name::KEYSPACE)?).or(Err(UNREADABLE))?;
         let properties = Properties {
             keyspace: KeyspaceId(keyspace),
-            comparator: fields.text(name::COMPARATOR)?.to_owned(),
+            comparator: Some(fields.text(name::COMPARATOR)?)
+                .filter(|name| name.len() <= NAME_LEN_BYTES_MAX)
+                .ok_or(UNREADABLE)?
+                .to_owned(),
             created_at: fields.time(name::CREATED_AT)?,
             // What a later version may pack with is no concern of the reader: each block says its own type.
             compression: match fields.text(name::COMPRESSION)? {
                 "lz4" => Compression::Lz4,
                 _ => Compression::None,
             },
-            entries_count: fields.number(name::ENTRIES)?,
-            keys_count: if fields.has(name::KEYS) { Some(fields.number(name::KEYS)?) } else { None },
-            deletes_count: fields.number(name::DELETES)?,
-            range_deletes_count: fields.number(name::RANGE_DELETES)?,
-            expiring_count: fields.number(name::EXPIRING)?,
-            keys_len_bytes: fields.number(name::KEYS_LEN)?,
-            values_len_bytes: fields.number(name::VALUES_LEN)?,
-            data_blocks_count: fields.number(name::DATA_BLOCKS)?,
-            data_len_bytes: fields.number(name::DATA_LEN)?,
-            data_raw_len_bytes: fields.number(name::DATA_RAW_LEN)?,
+            entries_count: fields.count(name::ENTRIES)?,
+            keys_count: if fields.has(name::KEYS) { Some(fields.count(name::KEYS)?) } else { None },
+            deletes_count: fields.count(name::DELETES)?,
+            range_deletes_count: fields.count(name::RANGE_DELETES)?,
+            expiring_count: fields.count(name::EXPIRING)?,
+            keys_len_bytes: fields.count(name::KEYS_LEN)?,
+            values_len_bytes: fields.count(name::VALUES_LEN)?,
+            data_blocks_count: fields.count(name::DATA_BLOCKS)?,
+            data_len_bytes: fields.count(name::DATA_LEN)?,
+            data_raw_len_bytes: fields.count(name::DATA_RAW_LEN)?,
             smallest: fields.key(name::SMALLEST)?,
             largest: fields.key(name::LARGEST)?,
             seq_lowest: fields.seq(name::SEQ_LOWEST)?,
@@ -216,10 +243,23 @@ impl Properties {
             expires_latest: fields.time(name::EXPIRES_LATEST)?,
             features: fields.number(name::FEATURES)?,
         };
-        if properties.entries_count == 0 {
+        properties.check_counts()?;
+        Ok(properties)
+    }
+
+    /// Checks what others compute with: no sum or difference of counts may overflow.
+    fn check_counts(&self) -> Result<(), Damaged> {
+        if self.entries_count == 0 {
             return Err(Damaged("the properties tell of a table without entries"));
         }
-        Ok(properties)
+        let of_one_kind = self.deletes_count + self.range_deletes_count + self.expiring_count;
+        if of_one_kind > self.entries_count || self.keys_count.is_some_and(|keys| keys > self.entries_count) {
+            return Err(Damaged("the properties tell of more of one kind than of all entries"));
+        }
+        if self.seq_lowest > self.seq_highest {
+            return Err(Damaged("the properties' sequence numbers end before they begin"));
+        }
+        Ok(())
     }
 }
 
@@ -313,6 +353,11 @@ impl<'a> Fields<'a> {
         Ok(u64::from_le_bytes(self.bytes(name)?.try_into().or(Err(UNREADABLE))?))
     }
 
+    /// Reads a count or length, which sums of must not overflow.
+    fn count(&self, name: &str) -> Result<u64, Damaged> {
+        Some(self.number(name)?).filter(|&count| count <= COUNT_FROM_DISK_MAX).ok_or(UNREADABLE)
+    }
+
     fn time(&self, name: &str) -> Result<UnixMillis, Damaged> {
         Ok(UnixMillis(i64::from_le_bytes(self.bytes(name)?.try_into().or(Err(UNREADABLE))?)))
     }
@@ -355,6 +400,43 @@ mod tests {
         varint::write_bytes(&mut block, b"out of order");
         varint::write_bytes(&mut block, b"");
         assert!(Properties::decode(&block).is_err());
+    }
+
+    #[test]
+    fn counts_that_others_could_not_compute_with_are_refused() {
+        let refuse = |change: fn(&mut Properties)| {
+            let mut properties = sample();
+            change(&mut properties);
+            assert!(Properties::decode(&properties.encode()).is_err(), "{properties:?}");
+        };
+        refuse(|properties| properties.entries_count = 0);
+        refuse(|properties| properties.entries_count = u64::MAX);
+        refuse(|properties| properties.deletes_count = 1);
+        refuse(|properties| properties.keys_count = Some(2));
+        refuse(|properties| properties.data_len_bytes = u64::MAX);
+        refuse(|properties| properties.seq_highest = SeqNum::MAX);
+        refuse(|properties| properties.seq_lowest = SeqNum::new(10));
+        refuse(|properties| properties.comparator = "x".repeat(NAME_LEN_BYTES_MAX + 1));
+    }
+
+    #[test]
+    fn what_a_newer_version_says_in_its_own_way_is_not_taken_for_damage() {
+        let newer = Properties { features: 2, entries_count: 0, ..sample() };
+        assert_eq!(Properties::decode(&newer.encode()), Err(UNKNOWN_FEATURES));
+        let readable = Properties { features: 2, ..sample() };
+        assert_eq!(Properties::decode(&readable.encode()), Ok(readable), "the reader names the bits");
+    }
+
+    #[test]
+    fn entries_that_this_version_cannot_read_are_told_of() {
+        assert_eq!(sample().unknown_entries(), None);
+        let with_range_delete = Properties { range_deletes_count: 1, entries_count: 2, ..sample() };
+        assert_eq!(with_range_delete.unknown_entries().as_deref(), Some("1 range deletes"));
+        for code in 3..=255u64 {
+            let mut properties = sample();
+            properties.largest.tag = Tag::from_raw(9 << 8 | code);
+            assert_eq!(properties.unknown_entries(), Some(format!("entries of kind {code}")));
+        }
     }
 
     #[test]

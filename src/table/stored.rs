@@ -11,7 +11,7 @@
 use crate::base::ids::FileNumber;
 use crate::base::limits::BLOCK_LEN_BYTES_MAX;
 use crate::format::checksum::{Place, Region};
-use crate::table::block::Damaged;
+use crate::table::block::{Damaged, UNKNOWN_BLOCK_TYPE};
 use crate::table::options::Compression;
 use lz4_flex::block::CompressTable;
 use std::cell::Cell;
@@ -99,7 +99,7 @@ pub fn unpack(stored: &[u8], file: FileNumber, offset: u64, spare: usize) -> Res
             Ok(block)
         }
         TYPE_LZ4 => unpack_lz4(payload, spare),
-        _ => Err(Damaged("a block of unknown type")),
+        _ => Err(UNKNOWN_BLOCK_TYPE),
     }
 }
 
@@ -139,7 +139,9 @@ pub fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [u8]) -> R) -> R {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::error::ErrorKind;
     use proptest::prelude::*;
+    use std::path::Path;
 
     const FILE: FileNumber = FileNumber(3);
 
@@ -168,6 +170,32 @@ mod tests {
             let sum = place(FILE, 0).checksum(&[&payload, &[TYPE_LZ4]]);
             stored.extend_from_slice(&sum.to_le_bytes());
             let _ = unpack(&stored, FILE, 0, 16);
+        }
+    }
+
+    #[test]
+    fn a_type_of_a_newer_version_is_told_from_damage() {
+        let mut stored = b"anything".to_vec();
+        stored.push(2);
+        let sum = place(FILE, 100).checksum(&[b"anything", &[2]]);
+        stored.extend_from_slice(&sum.to_le_bytes());
+        assert_eq!(unpack(&stored, FILE, 100, 0), Err(UNKNOWN_BLOCK_TYPE));
+        let (file, kind) =
+            (Path::new("db/000003.sst"), |fault: Damaged| fault.into_error(Path::new("t"), 1).kind());
+        let error = UNKNOWN_BLOCK_TYPE.into_error(file, 100);
+        assert_eq!((error.kind(), error.offset()), (ErrorKind::Incompatible, Some(100)));
+        stored[0] ^= 1;
+        assert_eq!(kind(unpack(&stored, FILE, 100, 0).expect_err("damaged")), ErrorKind::Corruption);
+    }
+
+    #[test]
+    fn a_packed_block_takes_no_more_memory_than_its_bytes_can_hold() {
+        for len in [u32::MAX, 1 << 30, 257] {
+            let payload = [&len.to_le_bytes()[..], &[0x10]].concat();
+            let sum = place(FILE, 0).checksum(&[&payload, &[TYPE_LZ4]]);
+            let stored = [&payload[..], &[TYPE_LZ4], &sum.to_le_bytes()].concat();
+            let refused = Err(Damaged("a packed block claims an impossible length"));
+            assert_eq!(unpack(&stored, FILE, 0, 0), refused, "{len} bytes");
         }
     }
 

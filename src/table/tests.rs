@@ -10,7 +10,8 @@ use crate::cache::{Access, BlockCache, BlockKey};
 use crate::cursor::Cursor;
 use crate::table::cursor::{CacheUse, TableCursor};
 use crate::table::options::{Compression, FilterPolicy, TableOptions};
-use crate::table::reader::{Lookup, Table, TableFile};
+use crate::table::reader::{Lookup, Table, TableFile, TableSource};
+use crate::table::shared::Cache;
 use crate::table::verify::verify;
 use crate::table::writer::{TableSettings, TableSummary, TableWriter};
 use crate::vfs::Vfs;
@@ -59,11 +60,18 @@ fn write(disk: &MemVfs, entries: &[Entry], settings: TableSettings) -> TableSumm
     summary
 }
 
-fn open(disk: &MemVfs, order: &KeyOrder, cache: &Arc<BlockCache>) -> Result<Arc<Table>, Error> {
-    let file = disk.open(Path::new(PATH)).expect("the file is there");
-    let len_bytes = file.len().expect("memory does not fail");
-    let source = TableFile { file, path: PATH.into(), number: NUMBER, len_bytes };
-    Table::open(source, order.clone(), Arc::clone(cache)).map(Arc::new)
+fn cache(blocks_bytes: u64) -> Arc<Cache> {
+    Arc::new(Cache::new(blocks_bytes, 8))
+}
+
+fn file(disk: &MemVfs, len_bytes: u64) -> TableFile {
+    let source = TableSource::Path(Arc::new(disk.clone()));
+    TableFile { source, path: PATH.into(), number: NUMBER, len_bytes }
+}
+
+fn open(disk: &MemVfs, order: &KeyOrder, cache: &Arc<Cache>) -> Result<Arc<Table>, Error> {
+    let len_bytes = disk.metadata(Path::new(PATH)).expect("the file is there").len;
+    Table::open(file(disk, len_bytes), order.clone(), Arc::clone(cache)).map(Arc::new)
 }
 
 fn current(cursor: &impl Cursor) -> Option<Entry> {
@@ -201,10 +209,10 @@ proptest! {
         sort(&mut entries, &order);
         let disk = MemVfs::new();
         let summary = write(&disk, &entries, settings(&order, options));
-        let cache = Arc::new(BlockCache::new(cache_capacity));
+        let cache = cache(cache_capacity);
         let table = open(&disk, &order, &cache).expect("intact");
-        prop_assert_eq!(&summary.properties, table.properties());
-        prop_assert_eq!(summary.file_checksum, table.file_checksum());
+        prop_assert_eq!(&summary.properties, table.properties().expect("open"));
+        prop_assert_eq!(summary.file_checksum, table.file_checksum().expect("open"));
         prop_assert_eq!(summary.properties.entries_count, entries.len() as u64);
         verify(&table).expect("intact");
         for key in entries.iter().map(|entry| &entry.0).chain(&strangers) {
@@ -217,7 +225,7 @@ proptest! {
         for cache_use in [CacheUse::Fill, CacheUse::Peek, CacheUse::Bypass] {
             walk(&mut TableCursor::new(Arc::clone(&table), cache_use), &entries, &order, &steps);
         }
-        prop_assert!(cache.stats().used_bytes <= cache_capacity);
+        prop_assert!(cache.blocks().stats().used_bytes <= cache_capacity);
     }
 
     #[test]
@@ -257,7 +265,7 @@ fn read_damaged(disk: &MemVfs, entries: &[Entry], what: &str) -> usize {
         assert!(error.offset().is_some(), "{what}: {error}");
         errors_count += 1;
     };
-    let table = match open(disk, &KeyOrder::Bytewise, &Arc::new(BlockCache::new(1 << 20))) {
+    let table = match open(disk, &KeyOrder::Bytewise, &cache(1 << 20)) {
         Ok(table) => table,
         Err(error) => {
             note(error);
@@ -330,14 +338,12 @@ fn a_file_cut_anywhere_is_refused() {
     for len in 0..bytes.len() {
         let cut = disk.fork();
         cut.truncate(Path::new(PATH), len as u64).expect("shorter");
-        let cache = Arc::new(BlockCache::new(0));
+        let cache = cache(0);
         let error = open(&cut, &KeyOrder::Bytewise, &cache).expect_err("cut");
         assert_eq!(error.kind(), ErrorKind::Corruption, "{len} bytes: {error}");
         // The length a version remembers is checked before anything else.
-        let file = cut.open(Path::new(PATH)).expect("there");
         let len_bytes = bytes.len() as u64;
-        let source = TableFile { file, path: PATH.into(), number: NUMBER, len_bytes };
-        let error = Table::open(source, KeyOrder::Bytewise, cache).expect_err("cut");
+        let error = Table::open(file(&cut, len_bytes), KeyOrder::Bytewise, cache).expect_err("cut");
         assert!(error.to_string().contains(&format!("should have {len_bytes}")), "{error}");
     }
 }
@@ -345,7 +351,7 @@ fn a_file_cut_anywhere_is_refused() {
 #[test]
 fn another_comparator_or_number_is_refused_by_name() {
     let (disk, _) = small_table();
-    let cache = Arc::new(BlockCache::new(0));
+    let cache = cache(0);
     let order = KeyOrder::Custom(Arc::new(ReverseBytewise));
     let error = open(&disk, &order, &cache).expect_err("another order");
     assert_eq!(error.kind(), ErrorKind::Incompatible);
@@ -366,7 +372,7 @@ fn long_keys_and_values_come_back_whole() {
     sort(&mut entries, &order);
     let disk = MemVfs::new();
     write(&disk, &entries, settings(&order, TableOptions::default()));
-    let table = open(&disk, &order, &Arc::new(BlockCache::new(1 << 20))).expect("intact");
+    let table = open(&disk, &order, &cache(1 << 20)).expect("intact");
     verify(&table).expect("intact");
     for (key, tag, value) in &entries {
         let found = table.get(key, SeqNum::MAX).expect("intact").found().expect("present");
@@ -377,20 +383,20 @@ fn long_keys_and_values_come_back_whole() {
 #[test]
 fn a_missing_key_is_ruled_out_without_a_read() {
     let (disk, _) = small_table();
-    let cache = Arc::new(BlockCache::new(1 << 20));
+    let cache = cache(1 << 20);
     let table = open(&disk, &KeyOrder::Bytewise, &cache).expect("intact");
     let ruled_out = (0..1000)
         .filter(|i| table.get(format!("no{i}").as_bytes(), SeqNum::MAX).expect("intact") == Lookup::RuledOut)
         .count();
     assert!(ruled_out > 900);
-    let stats = cache.stats();
+    let stats = cache.blocks().stats();
     assert!(stats.hits_count + stats.misses_count <= 1000 - ruled_out as u64);
 }
 
 #[test]
 fn a_value_outlives_table_cursor_and_cache() {
     let (disk, entries) = small_table();
-    let table = open(&disk, &KeyOrder::Bytewise, &Arc::new(BlockCache::new(300))).expect("intact");
+    let table = open(&disk, &KeyOrder::Bytewise, &cache(300)).expect("intact");
     let found = table.get(b"key20", SeqNum::MAX).expect("intact").found().expect("present");
     let mut cursor = TableCursor::new(Arc::clone(&table), CacheUse::Bypass);
     cursor.seek(InternalKey::new(b"key20", Tag::NEWEST)).expect("intact");

@@ -4,9 +4,10 @@
 //! entries, that index, filter and properties tell the truth about them. It goes past the block cache, since
 //! the question is what the disk holds now.
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hash::hash_key;
-use crate::base::key::InternalKey;
+use crate::base::key::{InternalKey, Kind};
+use crate::base::limits::EXPIRY_LEN_BYTES;
 use crate::cursor::Cursor;
 use crate::format::checksum::FileChecksum;
 use crate::table::cursor::{CacheUse, TableCursor};
@@ -21,7 +22,8 @@ const READ_LEN_BYTES: usize = 256 << 10;
 /// Checks every byte and every entry of a table. Reads the file twice.
 ///
 /// # Errors
-/// `Corruption` at the first thing that is not as it should be; `Io`.
+/// `Corruption` at the first thing that is not as it should be; `Incompatible` for an entry of a kind that this version
+/// cannot read; `Io`.
 pub fn verify(table: &Arc<Table>) -> Result<()> {
     // In this order, so that a damaged block is named by its own place and not by the file's.
     verify_entries(table)?;
@@ -41,7 +43,7 @@ fn verify_bytes(table: &Table) -> Result<()> {
         checksum.update(&buffer[..len]);
         offset += len as u64;
     }
-    if checksum.value() != table.file_checksum() {
+    if checksum.value() != table.file_checksum()? {
         return Err(Error::corruption(table.path(), 0, "checksum mismatch of the whole file"));
     }
     Ok(())
@@ -60,13 +62,20 @@ fn verify_entries(table: &Arc<Table>) -> Result<()> {
         if counted.entries_count > 0 && before.compare(&key, table.order()) != Ordering::Less {
             return Err(corrupt("the entries are out of order"));
         }
-        if key.tag.kind().is_none() {
-            return Err(corrupt("an entry of unknown kind"));
+        if !key.tag.kind().is_some_and(Kind::is_supported) {
+            let [code, ..] = key.tag.raw().to_le_bytes();
+            let message = format!("an entry has kind {code}, which this version cannot read");
+            return Err(Error::new(ErrorKind::Incompatible, message)
+                .with_file(table.path())
+                .with_offset(cursor.block_offset()));
+        }
+        if key.tag.kind() == Some(Kind::PutWithExpiry) && cursor.value().len() < EXPIRY_LEN_BYTES {
+            return Err(corrupt("an entry lacks its expiry"));
         }
         if !table.may_contain(hash_key(key.user_key)) {
             return Err(corrupt("the filter denies a key that is there"));
         }
-        if table.index().find(key) != cursor.block_index() {
+        if table.index()?.find(key) != cursor.block_index() {
             return Err(corrupt("the index does not lead to a key that is there"));
         }
         let is_new_key = counted.entries_count == 0 || last_key != key.user_key;
@@ -77,21 +86,21 @@ fn verify_entries(table: &Arc<Table>) -> Result<()> {
         cursor.next()?;
     }
     counted.largest = OwnedKey::copy_from(InternalKey::new(&last_key, last_tag));
-    let told = table.properties();
+    let told = table.properties()?;
     let expected = Properties {
         keyspace: told.keyspace,
         comparator: told.comparator.clone(),
         created_at: told.created_at,
         compression: told.compression,
         keys_count: told.keys_count.and(counted.keys_count),
-        data_blocks_count: table.index().blocks_count() as u64,
-        data_len_bytes: table.footer().data_end(),
+        data_blocks_count: table.index()?.blocks_count() as u64,
+        data_len_bytes: table.footer()?.data_end(),
         data_raw_len_bytes: told.data_raw_len_bytes,
         features: told.features,
         ..counted
     };
     if *told != expected {
-        let offset = table.footer().properties.offset;
+        let offset = table.footer()?.properties.offset;
         return Err(Error::corruption(table.path(), offset, "the properties do not fit the entries"));
     }
     Ok(())

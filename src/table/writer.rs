@@ -7,13 +7,16 @@
 //! The bytes are a pure function of the settings and the entries: no clock, no randomness, no dependence on
 //! how the disk behaved. Running a flush or compaction twice gives the same file.
 //!
-//! The writer makes the file's bytes durable; the name is the caller's to sync.
+//! The writer makes the file's bytes durable, or leaves that to a caller who syncs many files at once; the name is the
+//! caller's to sync in any case.
 
 use crate::base::comparator::KeyOrder;
 use crate::base::error::{Error, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::key::{InternalKey, Kind, Tag};
-use crate::base::limits::{KEY_LEN_BYTES_MAX, VALUE_LEN_BYTES_MAX};
+use crate::base::limits::{
+    BLOCK_TARGET_LEN_BYTES_MAX, KEY_LEN_BYTES_MAX, STORED_VALUE_LEN_BYTES_MAX, TABLE_INDEX_LEN_BYTES_MAX,
+};
 use crate::base::time::UnixMillis;
 use crate::format::checksum::FileChecksum;
 use crate::table::block::{BlockBuilder, common_prefix_len};
@@ -29,7 +32,6 @@ use std::io::IoSlice;
 
 const BUFFER_LEN_BYTES: usize = 128 << 10;
 const BLOCK_LEN_BYTES_LOWEST: usize = 64;
-const BLOCK_LEN_BYTES_HIGHEST: usize = 1 << 20;
 /// The properties and the index's trailer, for the estimate.
 const END_LEN_BYTES: usize = 600;
 
@@ -92,7 +94,8 @@ impl TableWriter {
         assert!(file.is_empty(), "a table begins at the beginning of its file");
         TableWriter {
             file,
-            buffer: Vec::with_capacity(BUFFER_LEN_BYTES + BUFFER_LEN_BYTES / 8),
+            // It grows as it has to: most tables of a flush of many keyspaces are small.
+            buffer: Vec::new(),
             flushed_len_bytes: 0,
             checksum: FileChecksum::new(),
             block: BlockBuilder::new(),
@@ -117,7 +120,7 @@ impl TableWriter {
     /// If the entry is out of order, of a kind that does not exist, or over a limit of limits.rs.
     pub fn add(&mut self, key: InternalKey<'_>, value: &[u8]) -> Result<()> {
         assert!(key.user_key.len() <= KEY_LEN_BYTES_MAX, "keys are checked before they are written");
-        assert!(value.len() <= VALUE_LEN_BYTES_MAX, "values are checked before they are written");
+        assert!(value.len() <= STORED_VALUE_LEN_BYTES_MAX, "values are checked before they are written");
         let kind = key.tag.kind().expect("only kinds that exist are written");
         assert!(kind != Kind::PutWithExpiry || value.len() >= 8, "an expiry takes eight bytes");
         let (shared, is_new_key) = self.continue_from_last(key);
@@ -131,7 +134,7 @@ impl TableWriter {
         self.last_key.extend_from_slice(&key.user_key[shared..]);
         self.last_tag = key.tag;
         let target =
-            self.settings.options.block_len_bytes.clamp(BLOCK_LEN_BYTES_LOWEST, BLOCK_LEN_BYTES_HIGHEST);
+            self.settings.options.block_len_bytes.clamp(BLOCK_LEN_BYTES_LOWEST, BLOCK_TARGET_LEN_BYTES_MAX);
         if self.block.len() >= target {
             self.end_block()?;
         }
@@ -142,6 +145,11 @@ impl TableWriter {
     pub fn estimated_len(&self) -> u64 {
         let ahead = self.block.len() + self.index.len_bytes() + self.filter.len_bytes() + END_LEN_BYTES;
         self.position() + (ahead + FOOTER_LEN_BYTES) as u64
+    }
+
+    /// Tells whether the index has become so large that the table should end, however short it is.
+    pub fn is_index_full(&self) -> bool {
+        self.index.len_bytes() >= TABLE_INDEX_LEN_BYTES_MAX
     }
 
     /// Tells whether no entry was added.
@@ -156,7 +164,20 @@ impl TableWriter {
     ///
     /// # Panics
     /// If no entry was added.
-    pub fn finish(mut self) -> Result<TableSummary> {
+    pub fn finish(self) -> Result<TableSummary> {
+        let (summary, mut file) = self.finish_unsynced()?;
+        file.sync()?;
+        Ok(summary)
+    }
+
+    /// Ends the table and returns its file, which the caller has to sync before anything may rely on the table.
+    ///
+    /// # Errors
+    /// As [`WriteFile::append`]; the table is lost then.
+    ///
+    /// # Panics
+    /// If no entry was added.
+    pub fn finish_unsynced(mut self) -> Result<(TableSummary, Box<dyn WriteFile>)> {
         if !self.block.is_empty() {
             self.end_block()?;
         }
@@ -174,7 +195,7 @@ impl TableWriter {
     }
 
     /// Writes all that follows the data blocks, in the order that the footer checks.
-    fn write_end(mut self, properties: Properties) -> Result<TableSummary> {
+    fn write_end(mut self, properties: Properties) -> Result<(TableSummary, Box<dyn WriteFile>)> {
         let filter = std::mem::replace(&mut self.filter, FilterBuilder::new(self.settings.options.filter));
         let filter = match filter.finish() {
             Some(block) => Some(self.write_plain(&block)?),
@@ -187,18 +208,18 @@ impl TableWriter {
         self.buffer.extend_from_slice(&trailer);
         let block = properties.encode();
         let handle = self.write_plain(&block)?;
-        self.flush()?;
+        self.checksum.update(&self.buffer);
         let footer = Footer { index, filter, properties: handle, file_checksum: self.checksum.value() };
         let offset = self.position();
         self.buffer.extend_from_slice(&footer.encode(self.settings.number, offset));
-        self.flush()?;
-        self.file.sync()?;
-        Ok(TableSummary {
+        self.append()?;
+        let summary = TableSummary {
             number: self.settings.number,
             len_bytes: self.flushed_len_bytes,
             file_checksum: footer.file_checksum,
             properties,
-        })
+        };
+        Ok((summary, self.file))
     }
 
     /// Checks that `key` follows the last one, and returns how much of the user key they share and whether they differ.
@@ -249,12 +270,17 @@ impl TableWriter {
         Ok(handle)
     }
 
-    /// Hands the buffer to the file.
+    /// Hands the buffer to the file, as part of what the file's checksum covers.
     fn flush(&mut self) -> Result<()> {
+        self.checksum.update(&self.buffer);
+        self.append()
+    }
+
+    /// Hands the buffer to the file.
+    fn append(&mut self) -> Result<()> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        self.checksum.update(&self.buffer);
         if let Err(error) = self.file.append(&[IoSlice::new(&self.buffer)]) {
             self.failure = Some(error.clone());
             return Err(error);

@@ -1,14 +1,14 @@
 //! The catalog: what all version edits add up to.
 //!
 //! Recovery and every install apply edits here first, so an edit that makes no sense is refused before it
-//! changes anything else. The manifest is rolled by writing the catalog as one edit.
+//! changes anything else. The manifest is rolled by writing the catalog as its first edits.
 
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::version::edit::{Change, TableMeta};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// One keyspace in the catalog.
@@ -66,9 +66,16 @@ impl Catalog {
         changes.iter().try_for_each(|change| self.apply_change(change))
     }
 
-    fn apply_change(&mut self, change: &Change) -> Result<(), String> {
+    /// Applies one change.
+    ///
+    /// # Errors
+    /// A sentence that says why it makes no sense.
+    pub fn apply_change(&mut self, change: &Change) -> Result<(), String> {
         match change {
             Change::CreateKeyspace { id, name, comparator, options } => {
+                if self.keyspaces.len() >= limits::KEYSPACES_COUNT_MAX {
+                    return Err(format!("there are more than {} keyspaces", limits::KEYSPACES_COUNT_MAX));
+                }
                 if id.0 as usize != self.keyspaces.len() {
                     return Err(format!("keyspace {id} is created out of order"));
                 }
@@ -130,31 +137,64 @@ impl Catalog {
         keyspace.levels.get_mut(level).ok_or(format!("there is no level {level}"))
     }
 
-    /// Returns the whole catalog as one edit.
-    pub fn as_edit(&self) -> Vec<Change> {
-        let mut changes = vec![Change::NextFile(self.next_file), Change::TimeHighWater(self.time_high_water)];
-        for (&id, keyspace) in &self.keyspaces {
-            changes.push(Change::CreateKeyspace {
+    /// Checks what must hold between changes of different edits, once a disk's are all applied.
+    ///
+    /// # Errors
+    /// A sentence that says what makes no sense.
+    pub fn check(&self) -> Result<(), String> {
+        if self.wal_first > self.wal_last {
+            return Err(format!(
+                "WAL segment {} is needed but {} is the last",
+                self.wal_first, self.wal_last
+            ));
+        }
+        let mut numbers = BTreeSet::new();
+        for (_, _, meta) in self.tables() {
+            let number = meta.number;
+            if !numbers.insert(number) {
+                return Err(format!("table {number} is in two places"));
+            }
+            if number >= self.next_file {
+                return Err(format!("table {number} has a number that was not given out yet"));
+            }
+            if meta.smallest_seq > meta.largest_seq || meta.largest_seq > self.flushed_seq {
+                let (first, last, flushed) = (meta.smallest_seq, meta.largest_seq, self.flushed_seq);
+                return Err(format!(
+                    "table {number} holds numbers {first} to {last}, and {flushed} is the last in tables"
+                ));
+            }
+            if meta.deletes > meta.entries {
+                return Err(format!("table {number} has more deletes than entries"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the changes that make the whole catalog out of an empty one, in the order that they have to come.
+    pub fn changes(&self) -> impl Iterator<Item = Change> {
+        let first = [Change::NextFile(self.next_file), Change::TimeHighWater(self.time_high_water)];
+        let keyspaces = self.keyspaces.iter().flat_map(|(&id, keyspace)| {
+            let create = Change::CreateKeyspace {
                 id,
                 name: keyspace.name.clone(),
                 comparator: keyspace.comparator.clone(),
                 options: keyspace.options.clone(),
-            });
-            for (level, tables) in keyspace.levels.iter().enumerate() {
-                let added = tables.values().map(|meta| Change::AddTable {
+            };
+            let levels = keyspace.levels.iter().enumerate();
+            let tables = levels.flat_map(move |(level, tables)| {
+                let add = move |meta: &Arc<TableMeta>| Change::AddTable {
                     keyspace: id,
                     level,
                     meta: (**meta).clone(),
-                });
-                changes.extend(added);
-            }
-        }
-        if self.wal_last.0 != 0 {
-            // In this order, or opening would take the last segment for the first.
-            changes.push(Change::Flushed { wal_first: self.wal_first, seq: self.flushed_seq });
-            changes.push(Change::WalOpened(self.wal_last));
-        }
-        changes
+                };
+                tables.values().map(add)
+            });
+            std::iter::once(create).chain(tables)
+        });
+        // In this order, or opening would take the last segment for the first.
+        let flushed = Change::Flushed { wal_first: self.wal_first, seq: self.flushed_seq };
+        let wal = (self.wal_last.0 != 0).then_some([flushed, Change::WalOpened(self.wal_last)]);
+        first.into_iter().chain(keyspaces).chain(wal.into_iter().flatten())
     }
 
     /// Returns every table with its keyspace and level, in a fixed order.
@@ -171,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_catalog_written_as_one_edit_reads_back_equal() {
+    fn the_catalog_written_as_changes_reads_back_equal() {
         let mut catalog = Catalog::default();
         let edit = [
             Change::CreateKeyspace {
@@ -186,7 +226,8 @@ mod tests {
         ];
         catalog.apply(&edit).expect("makes sense");
         let mut again = Catalog::default();
-        again.apply(&catalog.as_edit()).expect("makes sense");
+        again.apply(&catalog.changes().collect::<Vec<_>>()).expect("makes sense");
+        again.check().expect("makes sense");
         assert_eq!(again.wal_first, FileNumber(3));
         assert_eq!(catalog, again);
     }

@@ -2,17 +2,23 @@
 //!
 //! Every edit is synced before it counts, so a manifest's torn tail is an edit that was never installed. Behind each
 //! edit stands an empty one, not synced, whose watermark says that the edit was: without it, damage to the last edit
-//! of a process that died would pass for a torn tail, and the log segment that the edit named be forgotten. When
-//! the log has grown by [`ManifestWriter::install`]'s limit, the catalog is written as the first edit of a new
-//! one and the pointer is switched. Any failure leaves the manifest in doubt: the caller stops writing for good.
+//! of a process that died would pass for a torn tail, and the log segment that the edit named be forgotten.
+//!
+//! When the log has grown by the caller's limit, or an edit is too long for one record, a new manifest begins: the
+//! whole catalog, with the edit already in it, as several edits that are each no longer than a record may be. They are
+//! synced together, and then `CURRENT` is switched. Until that begins the old manifest counts and goes on taking edits.
+//!
+//! An append or sync that fails, and a switch that fails half-way, leave in doubt what a reopen will find: from then on
+//! nothing is installed ([`ManifestWriter::failure`]), and the caller stops writing for good.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
+use crate::base::limits;
 use crate::format::codec::Reader;
-use crate::format::frame::{FrameKind, FrameReader, FrameWriter, Verdict, judge};
+use crate::format::frame::{FRAME_HEADER_LEN_BYTES, FrameKind, FrameReader, FrameWriter, Verdict, judge};
 use crate::format::names::FileName;
 use crate::version::catalog::Catalog;
-use crate::version::edit::{self, Change};
+use crate::version::edit::{self, Change, Changes};
 use crate::version::pointer::{self, Pointer};
 use crate::vfs::Vfs;
 use std::path::{Path, PathBuf};
@@ -27,8 +33,31 @@ pub struct ManifestWriter {
     log: FrameWriter,
     directory: PathBuf,
     catalog: Catalog,
-    /// Length with the first edit only.
+    /// Length with the catalog only.
     first_len: u64,
+    edit_len_max: usize,
+    /// Why nothing more may be installed.
+    failure: Option<Error>,
+}
+
+/// Why a new manifest does not count.
+#[derive(Debug)]
+pub enum Failure {
+    /// The old manifest counts as before, without the edit, and takes further ones. What there is of the new manifest and
+    /// of the temporary file may be removed.
+    NotInstalled(Error),
+    /// Either of them counts, and which will show when the database is opened again: both stay, and nothing more is
+    /// installed.
+    InDoubt(Error),
+}
+
+impl Failure {
+    /// Returns what went wrong.
+    pub fn into_error(self) -> Error {
+        match self {
+            Failure::NotInstalled(error) | Failure::InDoubt(error) => error,
+        }
+    }
 }
 
 impl ManifestWriter {
@@ -43,18 +72,30 @@ impl ManifestWriter {
         temporary: FileNumber,
         catalog: Catalog,
     ) -> Result<ManifestWriter> {
-        let path = FileName::Manifest(number).path(directory);
-        let mut log = FrameWriter::new(vfs.create_new(&path)?, path, number);
-        let mut header = HEADER_MAGIC.to_vec();
-        header.extend_from_slice(&DATABASE_FORMAT_VERSION.to_le_bytes());
-        log.append(FrameKind::Header, &header)?;
-        log.append(FrameKind::Record, &edit::encode(&catalog.as_edit()))?;
-        log.sync()?;
-        vfs.sync_dir(directory)?;
-        // The new manifest is safe here, and nobody points to it yet.
-        pointer::switch(vfs, directory, Pointer { manifest: number, durable_len: log.len() }, temporary)?;
+        let written = write_catalog(vfs, directory, number, &catalog, limits::EDIT_LEN_BYTES_MAX);
+        let log =
+            written.and_then(|log| point_to(vfs, directory, log, temporary)).map_err(Failure::into_error)?;
         let first_len = log.len();
-        Ok(ManifestWriter { log, directory: directory.to_owned(), catalog, first_len })
+        Ok(ManifestWriter {
+            log,
+            directory: directory.to_owned(),
+            catalog,
+            first_len,
+            edit_len_max: limits::EDIT_LEN_BYTES_MAX,
+            failure: None,
+        })
+    }
+
+    /// Lowers the limit from which on an edit is too long for one record, so that small databases meet it too.
+    #[must_use]
+    pub fn with_edit_len_max(mut self, len_bytes: u64) -> ManifestWriter {
+        self.edit_len_max = usize::try_from(len_bytes).unwrap_or(usize::MAX).min(limits::EDIT_LEN_BYTES_MAX);
+        self
+    }
+
+    /// Tells whether an edit is too long for [`ManifestWriter::install`]: [`ManifestWriter::roll_with`] takes it.
+    pub fn is_oversized(&self, changes: &[Change]) -> bool {
+        changes.iter().map(edit::len_bytes_max).sum::<usize>() > self.edit_len_max
     }
 
     /// Installs one edit: durable when this returns.
@@ -63,11 +104,21 @@ impl ManifestWriter {
     /// `NoSpace`, `Io`: the edit may or may not be there after a reopen; nothing more may be installed.
     ///
     /// # Panics
-    /// If the edit makes no sense.
+    /// If the edit makes no sense or is oversized. Nothing more may be installed then either.
     pub fn install(&mut self, changes: &[Change]) -> Result<()> {
+        self.check()?;
+        assert!(!self.is_oversized(changes), "an edit that is too long for a record begins a new manifest");
+        // Whatever ends this call early, the catalog may be ahead of the disk.
+        self.failure = Some(in_doubt(self.log.path()));
         if let Err(reason) = self.catalog.apply(changes) {
             panic!("an edit of our own makes no sense: {reason}");
         }
+        let installed = self.append_edit(changes);
+        self.failure = installed.clone().err();
+        installed
+    }
+
+    fn append_edit(&mut self, changes: &[Change]) -> Result<()> {
         self.log.append(FrameKind::Record, &edit::encode(changes))?;
         self.log.sync()?;
         // The edit is durable. This states it; a crash may take the statement away again, and nothing else with it.
@@ -76,17 +127,59 @@ impl ManifestWriter {
 
     /// Tells whether the log has grown by more than `limit_bytes` since its first edit.
     pub fn is_grown(&self, limit_bytes: u64) -> bool {
-        self.log.len() > self.first_len + limit_bytes
+        self.log.len() > self.first_len.saturating_add(limit_bytes)
+    }
+
+    /// Lets the log grow by a part of `limit_bytes` before [`ManifestWriter::is_grown`] says so again: there was no room
+    /// for another manifest.
+    pub fn postpone_roll(&mut self, limit_bytes: u64) {
+        self.first_len = self.log.len().saturating_sub(limit_bytes / 4 * 3);
     }
 
     /// Starts manifest `number` with the same catalog; returns the number of the old one, now removable.
     ///
     /// # Errors
-    /// As [`ManifestWriter::create`]; nothing more may be installed.
-    pub fn roll(&mut self, vfs: &dyn Vfs, number: FileNumber, temporary: FileNumber) -> Result<FileNumber> {
+    /// As [`ManifestWriter::roll_with`].
+    pub fn roll(
+        &mut self,
+        vfs: &dyn Vfs,
+        number: FileNumber,
+        temporary: FileNumber,
+    ) -> Result<FileNumber, Failure> {
+        self.roll_with(vfs, &[], number, temporary)
+    }
+
+    /// Installs an edit of any length by starting manifest `number` with the catalog that it leads to; durable when this
+    /// returns. Returns the number of the old manifest, now removable.
+    ///
+    /// # Errors
+    /// [`Failure`] of kind `NoSpace` or `Io`. The catalog in memory is as before.
+    ///
+    /// # Panics
+    /// If the edit makes no sense.
+    pub fn roll_with(
+        &mut self,
+        vfs: &dyn Vfs,
+        changes: &[Change],
+        number: FileNumber,
+        temporary: FileNumber,
+    ) -> Result<FileNumber, Failure> {
+        self.check().map_err(Failure::InDoubt)?;
         let old = self.log.number();
         assert!(number > old, "file numbers only grow");
-        *self = ManifestWriter::create(vfs, &self.directory, number, temporary, self.catalog.clone())?;
+        let mut catalog = self.catalog.clone();
+        if let Err(reason) = catalog.apply(changes) {
+            panic!("an edit of our own makes no sense: {reason}");
+        }
+        let log = write_catalog(vfs, &self.directory, number, &catalog, self.edit_len_max)?;
+        let log = point_to(vfs, &self.directory, log, temporary).inspect_err(|failure| {
+            if let Failure::InDoubt(error) = failure {
+                self.failure = Some(error.clone());
+            }
+        })?;
+        self.first_len = log.len();
+        self.log = log;
+        self.catalog = catalog;
         Ok(old)
     }
 
@@ -95,10 +188,21 @@ impl ManifestWriter {
     /// # Errors
     /// `NoSpace`, `Io`; everything installed stays.
     pub fn finish(&mut self, vfs: &dyn Vfs, temporary: FileNumber) -> Result<()> {
+        self.check()?;
+        self.failure = Some(in_doubt(self.log.path()));
         self.log.append(FrameKind::End, &[])?;
         self.log.sync()?;
         let end = Pointer { manifest: self.log.number(), durable_len: self.log.len() };
         pointer::switch(vfs, &self.directory, end, temporary)
+    }
+
+    /// Returns why nothing more may be installed, if that is so.
+    pub fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.failure.clone().map_or(Ok(()), Err)
     }
 
     /// Returns what all edits add up to.
@@ -111,16 +215,72 @@ impl ManifestWriter {
         self.log.number()
     }
 
+    /// Returns its length in bytes.
+    #[allow(clippy::len_without_is_empty, reason = "a manifest is never empty")]
+    pub fn len(&self) -> u64 {
+        self.log.len()
+    }
+
     /// Returns the manifest's path.
     pub fn path(&self) -> &Path {
         self.log.path()
     }
 }
 
+fn in_doubt(path: &Path) -> Error {
+    Error::new(ErrorKind::Io, "the manifest was ended, or an earlier edit did not come to its end")
+        .with_file(path)
+}
+
+/// Writes manifest `number`, durable in bytes and name when this returns; nobody points to it yet.
+fn write_catalog(
+    vfs: &dyn Vfs,
+    directory: &Path,
+    number: FileNumber,
+    catalog: &Catalog,
+    edit_len_max: usize,
+) -> Result<FrameWriter, Failure> {
+    let write = || -> Result<FrameWriter> {
+        let path = FileName::Manifest(number).path(directory);
+        let mut log = FrameWriter::new(vfs.create_new(&path)?, path, number);
+        let mut header = HEADER_MAGIC.to_vec();
+        header.extend_from_slice(&DATABASE_FORMAT_VERSION.to_le_bytes());
+        log.append(FrameKind::Header, &header)?;
+        let mut payload = Vec::new();
+        for change in catalog.changes() {
+            if !payload.is_empty() && payload.len() + edit::len_bytes_max(&change) > edit_len_max {
+                log.append(FrameKind::Record, &payload)?;
+                payload.clear();
+            }
+            edit::encode_into(&change, &mut payload);
+        }
+        log.append(FrameKind::Record, &payload)?;
+        log.sync()?;
+        vfs.sync_dir(directory)?;
+        Ok(log)
+    };
+    write().map_err(Failure::NotInstalled)
+}
+
+/// Makes the manifest that `log` wrote the one that counts, all of it: it is durable.
+fn point_to(
+    vfs: &dyn Vfs,
+    directory: &Path,
+    log: FrameWriter,
+    temporary: FileNumber,
+) -> Result<FrameWriter, Failure> {
+    assert!(log.synced_len() == log.len(), "what CURRENT states is durable");
+    let pointer = Pointer { manifest: log.number(), durable_len: log.len() };
+    pointer::prepare(vfs, directory, pointer, temporary).map_err(Failure::NotInstalled)?;
+    // From here on either manifest may be the one that counts.
+    pointer::put_in_place(vfs, directory, temporary).map_err(Failure::InDoubt)?;
+    Ok(log)
+}
+
 /// Reads the catalog from the manifest that `pointer` names.
 ///
 /// # Errors
-/// `Corruption` with file and offset; `Incompatible` if the format is newer; `Io`.
+/// `Corruption` with file and offset; `Incompatible` if the format is newer or a change is of an unknown kind; `Io`.
 pub fn read(vfs: &dyn Vfs, directory: &Path, pointer: Pointer) -> Result<Catalog> {
     let path = FileName::Manifest(pointer.manifest).path(directory);
     let file = vfs.open(&path).map_err(|error| match error.kind() {
@@ -141,10 +301,13 @@ pub fn read(vfs: &dyn Vfs, directory: &Path, pointer: Pointer) -> Result<Catalog
                 has_header = true;
             }
             FrameKind::Record if has_header => {
-                let changes = edit::decode(frame.payload()).map_err(|at| {
-                    frames.corruption(frame.offset + at as u64, "a version edit is unreadable")
-                })?;
-                catalog.apply(&changes).map_err(|reason| frames.corruption(frame.offset, reason))?;
+                let payload_offset = frame.offset + FRAME_HEADER_LEN_BYTES as u64;
+                for change in Changes::new(frame.payload()) {
+                    let change = change.map_err(|unreadable| unreadable.into_error(&path, payload_offset))?;
+                    catalog
+                        .apply_change(&change)
+                        .map_err(|reason| frames.corruption(frame.offset, reason))?;
+                }
             }
             FrameKind::Record => return Err(frames.corruption(frame.offset, "the manifest has no header")),
             FrameKind::End => {}
@@ -158,6 +321,7 @@ pub fn read(vfs: &dyn Vfs, directory: &Path, pointer: Pointer) -> Result<Catalog
         let message = format!("the manifest is unreadable here, but was durable up to byte {watermark}");
         return Err(frames.corruption(end, message));
     }
+    catalog.check().map_err(|reason| Error::corruption(&path, 0, reason))?;
     Ok(catalog)
 }
 

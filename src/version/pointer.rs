@@ -63,12 +63,27 @@ pub fn read(vfs: &dyn Vfs, directory: &Path) -> Result<Option<Pointer>> {
 /// # Errors
 /// `NoSpace`, `Io`: either the old or the new line stands.
 pub fn switch(vfs: &dyn Vfs, directory: &Path, pointer: Pointer, temporary: FileNumber) -> Result<()> {
+    prepare(vfs, directory, pointer, temporary)?;
+    put_in_place(vfs, directory, temporary)
+}
+
+/// Writes the line for `pointer` to a temporary file and syncs it: the first half of [`switch`].
+///
+/// # Errors
+/// `NoSpace`, `Io`: the old line stands; the temporary file may exist.
+pub fn prepare(vfs: &dyn Vfs, directory: &Path, pointer: Pointer, temporary: FileNumber) -> Result<()> {
     let path = FileName::Temporary(temporary).path(directory);
     let mut file = vfs.create_new(&path)?;
     file.append(&[IoSlice::new(encode(pointer).as_bytes())])?;
-    file.sync()?;
-    drop(file);
-    vfs.rename(&path, &FileName::Current.path(directory))?;
+    file.sync()
+}
+
+/// Makes a temporary file that was prepared `CURRENT`: the second half of [`switch`].
+///
+/// # Errors
+/// `NoSpace`, `Io`: either the old or the new line stands.
+pub fn put_in_place(vfs: &dyn Vfs, directory: &Path, temporary: FileNumber) -> Result<()> {
+    vfs.rename(&FileName::Temporary(temporary).path(directory), &FileName::Current.path(directory))?;
     vfs.sync_dir(directory)
 }
 

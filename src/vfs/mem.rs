@@ -11,6 +11,8 @@
 //!
 //! Paths are read as a sequence of names: `a//b`, `./a/b` and `/a/b` are one file, and `..` goes up.
 //!
+//! Directories are never moved or removed, so a held directory is the disk itself.
+//!
 //! It does not fail, lose power, fill up or take time; the crate `tinylsm-sim` has the disk that does.
 
 use crate::base::error::{Error, ErrorKind, Result};
@@ -389,6 +391,13 @@ impl Content {
 }
 
 impl Vfs for MemVfs {
+    fn hold_dir(self: Arc<Self>, path: &Path) -> Result<Arc<dyn Vfs>> {
+        if !self.tree().dirs.contains_key(&normalize(path)) {
+            return Err(self.tree().absent("hold_dir", path));
+        }
+        Ok(self)
+    }
+
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
         let file = Arc::new(MemFile::new(Content::default()));
         self.tree().add("create", path, file.clone())?;
@@ -467,16 +476,15 @@ impl Vfs for MemVfs {
     }
 
     fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
-        let file = {
-            let mut tree = self.tree();
-            match (tree.file("lock", path), mode) {
-                (Err(error), LockMode::Exclusive) if error.kind() == ErrorKind::NotFound => {
-                    let file = Arc::new(MemFile::new(Content::default()));
-                    tree.add("lock", path, file.clone())?;
-                    file
-                }
-                (found, _) => found?,
+        // Held until the lock is taken, so that the file cannot lose its name before.
+        let mut tree = self.tree();
+        let file = match (tree.file("lock", path), mode) {
+            (Err(error), LockMode::Exclusive) if error.kind() == ErrorKind::NotFound => {
+                let file = Arc::new(MemFile::new(Content::default()));
+                tree.add("lock", path, file.clone())?;
+                file
             }
+            (found, _) => found?,
         };
         let mut holders = file.holders.lock();
         let is_free = match mode {
@@ -493,7 +501,7 @@ impl Vfs for MemVfs {
             LockMode::Shared => holders.shared_count += 1,
         }
         drop(holders);
-        Ok(Box::new(MemDirLock { file, mode }))
+        Ok(Box::new(MemDirLock { tree: self.tree.clone(), path: path.to_owned(), file, mode }))
     }
 
     fn metadata(&self, path: &Path) -> Result<Metadata> {
@@ -557,6 +565,15 @@ impl WriteFile for MemWriteFile {
         content.len = content.len.max(len);
         Ok(())
     }
+
+    fn trim(&mut self) -> Result<()> {
+        let mut content = self.file.content.write();
+        content.len = content.len.min(self.len);
+        // Only a test's damage puts bytes behind the writer's end.
+        let kept = content.bytes.len().min(content.len_in_memory());
+        content.bytes.truncate(kept);
+        Ok(())
+    }
 }
 
 struct MemReadFile {
@@ -576,11 +593,29 @@ impl ReadFile for MemReadFile {
 }
 
 struct MemDirLock {
+    tree: Arc<Mutex<Tree>>,
+    path: PathBuf,
     file: Arc<MemFile>,
     mode: LockMode,
 }
 
-impl DirLock for MemDirLock {}
+impl DirLock for MemDirLock {
+    fn check(&self) -> Result<()> {
+        match self.tree.lock().node(&Resolved::new(&self.path)) {
+            Some(Node::File(file)) if Arc::ptr_eq(file, &self.file) => Ok(()),
+            _ => Err(Error::new(
+                ErrorKind::Io,
+                "the lock file was removed or replaced while the lock was held",
+            )
+            .with_file(&self.path)
+            .with_operation("lock")),
+        }
+    }
+
+    fn release(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
 
 impl Drop for MemDirLock {
     fn drop(&mut self) {

@@ -17,11 +17,29 @@
 //! - **Rename** within a directory replaces atomically: a crash leaves the old or the new file.
 //! - **A failed sync** says nothing about what is on disk, and a later `Ok` from the same file does not mend
 //!   it: the system may have dropped the bytes. No caller may retry it as if it could.
+//! - **A sync that did not begin** fails with [`ErrorKind::Exhausted`]: there was no descriptor or memory to ask the
+//!   disk at all. Nothing was lost by it, and it may be asked for again. No other error of a sync means that.
+//! - **Space that was allocated** and not written reads as zeros, and so does whatever lies between the logical and the
+//!   physical end of a file. It is part of the file's length: durable by a sync, kept or lost by a crash before that.
+//! - **Trimming** gives such space back. It is visible at once and durable when a sync of the file, begun afterwards,
+//!   has returned `Ok`; until then a crash may bring any part of that space back, as zeros. It never touches a byte
+//!   that was appended.
 //! - **A killed process** loses nothing that `append` accepted.
-//! - Overwriting in place, truncating and memory maps do not exist here, which is what keeps the fault model
-//!   small.
+//! - **A held directory** ([`Vfs::hold_dir`]) is that very directory, whatever is renamed, removed or put in its place
+//!   meanwhile, and whatever the process's current directory is. A lock can be asked whether its file is still the
+//!   one with that name ([`DirLock::check`]).
+//! - Overwriting in place, cutting off what was appended and memory maps do not exist here, which is what keeps the
+//!   fault model small.
 //!
-//! Errors carry operation, path, offset and the system's code. No call panics on what a disk does.
+//! What a file system cannot do at all (lock files, sync directories) is [`ErrorKind::Unsupported`], and
+//! [`os::OsVfs`] has an option for each that says what is lost without it. Reserving space is optional: a file system
+//! that cannot just does nothing.
+//!
+//! Errors carry operation, path, offset and the system's code. [`ErrorKind::Exhausted`] may come from every call that
+//! opens something and means that nothing was done. No call panics on what a disk does.
+//!
+//! [`ErrorKind::Exhausted`]: crate::base::error::ErrorKind::Exhausted
+//! [`ErrorKind::Unsupported`]: crate::base::error::ErrorKind::Unsupported
 
 pub mod final_sync;
 pub mod mem;
@@ -36,6 +54,17 @@ use std::time::Duration;
 
 /// A disk and a clock.
 pub trait Vfs: Send + Sync + 'static {
+    /// Opens the directory `path` and returns a view of this disk that keeps it.
+    ///
+    /// In the view, `path` exactly as given here, the absolute path that it had, and every name below them mean that
+    /// very directory, whatever becomes of its own name; all other paths are read as this disk reads them. Syncing
+    /// the directory through the view opens nothing. A relative `path` is resolved here, once. The directory stays
+    /// open while the view, or a lock taken through it, lives.
+    ///
+    /// # Errors
+    /// `NotFound`; `Exhausted`; `Io`, also if `path` is not a directory.
+    fn hold_dir(self: Arc<Self>, path: &Path) -> Result<Arc<dyn Vfs>>;
+
     /// Creates an empty file for appending.
     ///
     /// # Errors
@@ -51,8 +80,17 @@ pub trait Vfs: Send + Sync + 'static {
     /// Makes the bytes that a file holds now durable, whoever appended them.
     ///
     /// # Errors
-    /// As [`WriteFile::sync`].
+    /// `NotFound`, `Exhausted`: the sync did not begin. Others as [`WriteFile::sync`].
     fn sync_file(&self, path: &Path) -> Result<()>;
+
+    /// Syncs each of `files`; a disk that can do many at once does. Opens nothing. May take the longer the more other
+    /// files of the same file system wait to be written.
+    ///
+    /// # Errors
+    /// As [`WriteFile::sync`], for one of the files; which of the others are synced is not known.
+    fn sync_files(&self, files: &mut [Box<dyn WriteFile>]) -> Result<()> {
+        files.iter_mut().try_for_each(|file| file.sync())
+    }
 
     /// Renames a file within one directory, replacing what has the new name.
     ///
@@ -76,7 +114,7 @@ pub trait Vfs: Send + Sync + 'static {
     /// durable when this returns.
     ///
     /// # Errors
-    /// `NoSpace`; `Io`.
+    /// `NoSpace`; `Exhausted`; `Unsupported` as [`Vfs::sync_dir`]; `Io`.
     fn create_dir_all(&self, path: &Path) -> Result<()>;
 
     /// Lists a directory, sorted by name. Either everything or an error.
@@ -88,14 +126,17 @@ pub trait Vfs: Send + Sync + 'static {
     /// Makes the names in a directory durable.
     ///
     /// # Errors
-    /// As [`WriteFile::sync`].
+    /// `NotFound`, `Exhausted`: the sync did not begin, which cannot be in a directory that is held. `Unsupported` if
+    /// the file system cannot sync directories. Others as [`WriteFile::sync`].
     fn sync_dir(&self, path: &Path) -> Result<()>;
 
-    /// Locks a database directory through its lock file until the returned guard drops or the process ends.
-    /// [`LockMode::Exclusive`] creates the file if it is missing; [`LockMode::Shared`] changes no byte.
+    /// Locks a database directory through its lock file until the returned guard is released or drops, or the process
+    /// ends. [`LockMode::Exclusive`] creates the file if it is missing; [`LockMode::Shared`] changes no byte. When it
+    /// returns, the locked file has the name `path`.
     ///
     /// # Errors
-    /// `Locked` at once if another holder is in the way, in this process or another; `NotFound`; `Io`.
+    /// `Locked` at once if another holder is in the way, in this process or another; `NotFound`; `Exhausted`;
+    /// `Unsupported` if the file system cannot lock files; `Io`.
     fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>>;
 
     /// Tells length and type of what has a name.
@@ -132,7 +173,7 @@ pub trait WriteFile: Send {
     /// Makes every byte appended before this call, and the length, durable.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`: nothing is known about bytes not synced before, for ever.
+    /// `NoSpace`, `Io`: nothing is known about bytes not synced before, for ever. Never `Exhausted`: the file is open.
     fn sync(&mut self) -> Result<()>;
 
     /// Returns how many bytes were appended: the logical end, whatever was allocated ahead of it.
@@ -144,11 +185,18 @@ pub trait WriteFile: Send {
     }
 
     /// Reserves space so that the file is at least `len` bytes long, zeros behind the logical end; a later
-    /// append inside it does not meet a full disk. A disk that cannot reserve may do nothing.
+    /// append inside it does not meet a full disk. Best effort: a disk that cannot reserve does nothing. After an
+    /// error the file is as it was before the call, and appending may go on.
     ///
     /// # Errors
-    /// `NoSpace`; `Io`. What was appended stays.
+    /// `NoSpace`; `Io`, also after a failed append.
     fn allocate(&mut self, len: u64) -> Result<()>;
+
+    /// Gives back what lies behind the logical end: what was allocated and not used, and what a failed append left.
+    ///
+    /// # Errors
+    /// `Io`: nothing, or all of it, was given back. What was appended stays.
+    fn trim(&mut self) -> Result<()>;
 }
 
 /// A file open for reading.
@@ -194,7 +242,24 @@ pub fn read_full(file: &dyn ReadFile, buffer: &mut [u8], offset: u64) -> Result<
 }
 
 /// Holds a directory's lock while it lives.
-pub trait DirLock: Send + Sync {}
+///
+/// Dropping it frees the lock in the process that took it. In a forked child, dropping does nothing: the lock is the
+/// parent's.
+pub trait DirLock: Send + Sync {
+    /// Checks that the locked file is still the one with the lock's name, in the directory as it was held when the
+    /// lock was taken.
+    ///
+    /// # Errors
+    /// `Io` if the file was removed or replaced, or could not be looked at.
+    fn check(&self) -> Result<()>;
+
+    /// Frees the lock, also where a forked child has a copy of the descriptor.
+    ///
+    /// # Errors
+    /// `Closed` in a forked child, where nothing is done; `Io` if the system refuses, in which case the lock is free
+    /// once no descriptor of its file is left.
+    fn release(self: Box<Self>) -> Result<()>;
+}
 
 /// Who else may hold the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -57,8 +57,8 @@ fn annotate(bytes: &[u8]) -> String {
         }
         assert_eq!(out.at, end, "the payload is as long as the frame says");
     }
+    // How much is allocated ahead is no part of the format.
     assert!(bytes[out.at..].iter().all(|&byte| byte == 0), "what is allocated ahead is zero");
-    out.title(&format!("{} zeros, allocated ahead", bytes.len() - out.at));
     out.text
 }
 

@@ -15,6 +15,7 @@
 
 #[cfg(test)]
 mod golden;
+pub mod group;
 pub mod reader;
 pub mod segment;
 pub mod writer;
@@ -70,7 +71,7 @@ fn decode_header(payload: &[u8]) -> Header {
         if version > WAL_FORMAT_VERSION {
             return Some(Header::NewerVersion(version));
         }
-        let number = FileNumber(reader.u64()?);
+        let number = FileNumber::from_disk(reader.u64()?)?;
         let good_len = reader.u64()?;
         let last_seq = SeqNum::from_disk(reader.u64()?)?;
         let predecessor = (number.0 != 0).then_some(Predecessor { number, good_len, last_seq });

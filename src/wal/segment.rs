@@ -22,6 +22,8 @@ pub struct Segment {
     syncs: FinalSync,
     handed_len: AtomicU64,
     synced_len: AtomicU64,
+    /// Up to where space was reserved.
+    reserved_len: AtomicU64,
 }
 
 impl Segment {
@@ -33,7 +35,18 @@ impl Segment {
             syncs: FinalSync::default(),
             handed_len: AtomicU64::new(0),
             synced_len: AtomicU64::new(0),
+            reserved_len: AtomicU64::new(0),
         }
+    }
+
+    /// Returns how many bytes the file has, with what was reserved ahead.
+    pub fn disk_len(&self) -> u64 {
+        self.handed_len.load(Ordering::Relaxed).max(self.reserved_len.load(Ordering::Relaxed))
+    }
+
+    /// Notes up to where space is reserved.
+    pub(in crate::wal) fn note_reserved(&self, len: u64) {
+        self.reserved_len.store(len, Ordering::Relaxed);
     }
 
     /// Returns how many bytes the system has that no sync has covered.

@@ -3,17 +3,18 @@
 //! The order is the promise. A record is in the log before its entries are in a memtable, and synced before that
 //! if any member asked for it; the caller publishes the last number only afterwards. Nothing else numbers or logs.
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::key::{InternalKey, Tag};
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
-use crate::format::batch::{Batch, open_record};
-use crate::format::frame::FRAME_HEADER_LEN_BYTES;
+use crate::format::batch::{Batch, Operations, open_record};
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
+use crate::wal::reader::Record;
 use crate::wal::writer::WalWriter;
 use crate::write::queue::Member;
+use std::path::Path;
 
 /// What a write survives once it has returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,12 +38,13 @@ pub struct Request {
     pub durability: Durability,
 }
 
-/// Why a group was not committed.
+/// Why a group was not committed. Numbers, memtables and what the log holds back are as they were.
 #[derive(Debug)]
 pub enum Failure {
     /// Before anything was logged: the log is as it was.
     Untouched(Error),
-    /// While logging: the segment's end is unknown and it must take nothing more.
+    /// While logging: what lies behind the segment's good length is unknown, and it takes nothing more. After a failed
+    /// append a successor may go on (`WalWriter::abandon`), after a failed sync nothing may.
     Broken(Error),
 }
 
@@ -69,28 +71,36 @@ pub fn commit_group<'m>(
 ) -> Result<SeqNum, Failure> {
     let Target { wal, arena } = target;
     let requests = || group.iter().map(|member| &member.request);
-    let needed: usize =
-        requests().map(|request| request.batch.len_bytes() + FRAME_HEADER_LEN_BYTES + 32).sum();
-    wal.reserve(needed as u64).map_err(Failure::Untouched)?;
     let durability = requests().map(|request| request.durability).max().unwrap_or_default();
+    let count: u64 = requests().map(|request| u64::from(request.batch.count())).sum();
+    if count > SeqNum::LAST.get().saturating_sub(last_seq.get()) {
+        let error = Error::new(ErrorKind::ReadOnly, "the database has used up its sequence numbers");
+        return Err(Failure::Untouched(error));
+    }
+    let mut records = wal.begin().map_err(Failure::Untouched)?;
     let mut last = last_seq;
     for member in group.iter_mut() {
         let batch = &mut member.request.batch;
         if batch.count() > 0 {
             let first = last.plus(1);
             last = last.plus(u64::from(batch.count()));
-            wal.add(batch.stamp(committed_at, first), first, last).map_err(Failure::Broken)?;
+            records.add(batch.stamp(committed_at, first), first, last);
         }
         member.answer = Some(Ok(last));
     }
-    let logged = match durability {
-        Durability::Disk => wal.sync(),
-        Durability::Os => wal.hand_over(),
-        Durability::None if wal.is_holding_much() => wal.hand_over(),
-        Durability::None => Ok(()),
-    };
-    logged.map_err(Failure::Broken)?;
-    for member in group.iter().filter(|member| member.request.batch.count() > 0) {
+    let logged = || group.iter().filter(|member| member.request.batch.count() > 0);
+    let frames = logged().map(|member| member.request.batch.frame());
+    match durability {
+        Durability::Disk => records.sync(frames),
+        Durability::Os => records.hand_over(frames),
+        Durability::None if records.is_holding_much() => records.hand_over(frames),
+        Durability::None => {
+            records.hold();
+            Ok(())
+        }
+    }
+    .map_err(Failure::Broken)?;
+    for member in logged() {
         apply(member.request.batch.frame(), arena, &memtable_of);
     }
     Ok(last)
@@ -112,23 +122,21 @@ pub fn apply<'m>(record: &[u8], arena: &mut Arena, memtable_of: &impl Fn(Keyspac
     assert!(seq == header.last_seq().plus(1), "a record has as many operations as it says");
 }
 
-/// Checks a record from a disk: every operation readable, every keyspace known.
+/// Checks a record of the segment `path`: every operation readable, every keyspace known.
 ///
 /// # Errors
-/// The offset in the record and what is wrong there.
-pub fn check_record(
-    record: &[u8],
-    is_known: impl Fn(KeyspaceId) -> bool,
-) -> Result<(), (usize, &'static str)> {
-    let Some((_, mut operations)) = open_record(record) else { return Err((0, "the record has no header")) };
-    loop {
-        match operations.next_operation() {
-            Ok(Some(operation)) if !is_known(operation.keyspace) => {
-                return Err((operation.key.start, "the record is for a keyspace that does not exist"));
-            }
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(()),
-            Err(at) => return Err((at, "an operation of the record is unreadable")),
+/// `Corruption`, and `Incompatible` for a kind of operation that this version cannot read; both name file and offset.
+pub fn check_record(record: &Record, path: &Path, is_known: impl Fn(KeyspaceId) -> bool) -> Result<()> {
+    let damaged = |at: usize, message| Error::corruption(path, record.offset + at as u64, message);
+    let opened = open_record(&record.frame);
+    let (_, mut operations) = opened.ok_or_else(|| damaged(0, "the record has no header"))?;
+    let next = |operations: &mut Operations<'_>| {
+        operations.next_operation().map_err(|unreadable| unreadable.into_error(path, record.offset))
+    };
+    while let Some(operation) = next(&mut operations)? {
+        if !is_known(operation.keyspace) {
+            return Err(damaged(operation.key.start, "the record is for a keyspace that does not exist"));
         }
     }
+    Ok(())
 }

@@ -1,4 +1,5 @@
-//! A disk in memory that can be full and whose syncs can fail.
+//! A disk in memory that can be full and whose calls can fail.
+#![allow(dead_code, reason = "each file of tests needs a part of it")]
 
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use tinylsm::vfs::mem::MemVfs;
 use tinylsm::vfs::{Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
 use tinylsm::{Error, ErrorKind, Result, UnixMillis};
 
-/// The disk. What a failed append leaves is half of it; what is removed frees nothing.
+/// The disk. What a failed append leaves is half of it, if nothing else was asked for; a removal frees nothing, a trim does.
 #[derive(Clone)]
 pub struct FaultyVfs {
     /// The disk behind it.
@@ -21,13 +22,29 @@ pub struct FaultyVfs {
 struct Faults {
     free_bytes: Mutex<u64>,
     fails_next_wal_sync: AtomicBool,
+    left_by_append: Mutex<Option<usize>>,
+    calls_until_failure: Mutex<Option<u64>>,
 }
 
 impl FaultyVfs {
     pub fn new() -> FaultyVfs {
-        let faults =
-            Faults { free_bytes: Mutex::new(u64::MAX / 2), fails_next_wal_sync: AtomicBool::new(false) };
+        let faults = Faults {
+            free_bytes: Mutex::new(u64::MAX / 2),
+            fails_next_wal_sync: AtomicBool::new(false),
+            left_by_append: Mutex::new(None),
+            calls_until_failure: Mutex::new(None),
+        };
         FaultyVfs { disk: MemVfs::new(), faults: Arc::new(faults) }
+    }
+
+    /// Sets how many of its bytes an append leaves that meets the full disk.
+    pub fn set_left_by_append(&self, bytes: usize) {
+        *self.faults.left_by_append.lock() = Some(bytes);
+    }
+
+    /// Lets one call that changes the disk fail, behind `count` more that succeed.
+    pub fn fail_call(&self, count: u64) {
+        *self.faults.calls_until_failure.lock() = Some(count);
     }
 
     /// Sets how many bytes the disk can still take.
@@ -42,6 +59,10 @@ impl FaultyVfs {
 }
 
 impl Faults {
+    fn give_back(&self, bytes: u64) {
+        *self.free_bytes.lock() += bytes;
+    }
+
     fn charge(&self, bytes: u64, operation: &'static str, path: &Path) -> Result<()> {
         let mut free = self.free_bytes.lock();
         match free.checked_sub(bytes) {
@@ -56,6 +77,24 @@ impl Faults {
     }
 }
 
+impl Faults {
+    fn count_call(&self, operation: &'static str, path: &Path) -> Result<()> {
+        let mut calls = self.calls_until_failure.lock();
+        match calls.as_mut() {
+            Some(0) => {
+                *calls = None;
+                let error = Error::new(ErrorKind::Io, "the test's disk fails this call");
+                Err(error.with_operation(operation).with_file(path))
+            }
+            Some(count) => {
+                *count -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 struct FaultyFile {
     file: Box<dyn WriteFile>,
     path: PathBuf,
@@ -65,11 +104,13 @@ struct FaultyFile {
 
 impl WriteFile for FaultyFile {
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
+        self.faults.count_call("append", &self.path)?;
         let len: usize = parts.iter().map(|part| part.len()).sum();
         let end = self.file.len() + len as u64;
         let more = end.saturating_sub(self.charged_len);
         if let Err(error) = self.faults.charge(more, "append", &self.path) {
-            let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).take(len / 2).collect();
+            let left = self.faults.left_by_append.lock().unwrap_or(len / 2);
+            let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).take(left).collect();
             self.file.append(&[IoSlice::new(&bytes)])?;
             return Err(error);
         }
@@ -78,6 +119,7 @@ impl WriteFile for FaultyFile {
     }
 
     fn sync(&mut self) -> Result<()> {
+        self.faults.count_call("sync", &self.path)?;
         let is_wal = self.path.extension().is_some_and(|extension| extension == "wal");
         if is_wal && self.faults.fails_next_wal_sync.swap(false, Ordering::SeqCst) {
             let error = Error::new(ErrorKind::Io, "the test's disk cannot sync");
@@ -95,10 +137,23 @@ impl WriteFile for FaultyFile {
         self.charged_len = self.charged_len.max(len);
         self.file.allocate(len)
     }
+
+    fn trim(&mut self) -> Result<()> {
+        self.file.trim()?;
+        self.faults.give_back(self.charged_len.saturating_sub(self.file.len()));
+        self.charged_len = self.charged_len.min(self.file.len());
+        Ok(())
+    }
 }
 
 impl Vfs for FaultyVfs {
+    /// The disk in memory moves no directory, so a held one is the disk itself.
+    fn hold_dir(self: Arc<Self>, path: &Path) -> Result<Arc<dyn Vfs>> {
+        Arc::new(self.disk.clone()).hold_dir(path)?;
+        Ok(self)
+    }
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
+        self.faults.count_call("create", path)?;
         self.faults.charge(1, "create", path)?;
         let file = self.disk.create_new(path)?;
         let faults = Arc::clone(&self.faults);
@@ -111,6 +166,7 @@ impl Vfs for FaultyVfs {
         self.disk.sync_file(path)
     }
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.faults.count_call("rename", from)?;
         self.disk.rename(from, to)
     }
     fn remove_file(&self, path: &Path) -> Result<()> {
@@ -126,6 +182,7 @@ impl Vfs for FaultyVfs {
         self.disk.read_dir(path)
     }
     fn sync_dir(&self, path: &Path) -> Result<()> {
+        self.faults.count_call("sync_dir", path)?;
         self.disk.sync_dir(path)
     }
     fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {

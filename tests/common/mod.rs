@@ -21,9 +21,21 @@ pub fn tiny() -> Options {
         wal_preallocate_bytes: 1 << 10,
         manifest_roll_bytes: 1 << 10,
         block_cache_bytes: 16 << 10,
-        default_keyspace: keyspace,
+        default_keyspace: Some(keyspace),
         ..Options::default()
     }
+}
+
+/// Returns the options of a keyspace like the default one under [`tiny`].
+#[allow(dead_code, reason = "not every test file makes keyspaces")]
+pub fn tiny_keyspace() -> KeyspaceOptions {
+    tiny().default_keyspace.expect("tiny options have them")
+}
+
+/// Lends the options of the default keyspace.
+#[allow(dead_code, reason = "not every test file changes them")]
+pub fn keyspace_of(options: &mut Options) -> &mut KeyspaceOptions {
+    options.default_keyspace.get_or_insert_default()
 }
 
 /// Reads a whole keyspace, which must be sound.

@@ -1,13 +1,14 @@
 //! `cargo sim replay SEED`: one world, told.
 
-use crate::cli::profile;
 use crate::cli::report::tell_broken;
+use crate::cli::{RunSettings, profile};
 use clap::Args;
 use std::io::Write;
 use std::process::ExitCode;
 use tinylsm_sim::disk::Profile;
 use tinylsm_sim::trace::Keep;
-use tinylsm_sim::world::run::{Ended, run};
+use tinylsm_sim::world::run::{Ended, run_with};
+use tinylsm_sim::world::story::Settings;
 
 /// Replays a seed.
 #[derive(Args)]
@@ -23,17 +24,20 @@ pub struct Replay {
     /// Run it inside a madsim runtime, where stray clock, entropy and thread calls are intercepted
     #[arg(long)]
     madsim: bool,
+    #[command(flatten)]
+    settings: RunSettings,
 }
 
 impl Replay {
     /// Runs the command.
     pub fn run(self) -> ExitCode {
         let keep = if self.trace { Keep::Everything } else { Keep::Nothing };
-        let (seed, profile) = (self.seed, self.profile);
+        let (seed, profile, settings) = (self.seed, self.profile, self.settings.get());
         let ended = if self.madsim {
             #[cfg(madsim)]
             {
-                tinylsm_sim::envelope::enclose(seed, move || run(seed, profile, keep)).value
+                let settings = settings.clone();
+                tinylsm_sim::envelope::enclose(seed, move || run_with(seed, profile, keep, &settings)).value
             }
             #[cfg(not(madsim))]
             {
@@ -43,16 +47,16 @@ impl Replay {
                 return ExitCode::from(2);
             }
         } else {
-            run(seed, profile, keep)
+            run_with(seed, profile, keep, &settings)
         };
-        match tell(&ended, &mut std::io::stdout().lock()) {
+        match tell(&ended, &settings, &mut std::io::stdout().lock()) {
             Ok(()) if ended.violation.is_none() => ExitCode::SUCCESS,
             _ => ExitCode::from(1),
         }
     }
 }
 
-fn tell(ended: &Ended, out: &mut dyn Write) -> std::io::Result<()> {
+fn tell(ended: &Ended, settings: &Settings, out: &mut dyn Write) -> std::io::Result<()> {
     let mut scenes = ended.scenes.iter().peekable();
     for entry in &ended.entries {
         while let Some(scene) = scenes.next_if(|scene| scene.event <= entry.number) {
@@ -81,7 +85,7 @@ fn tell(ended: &Ended, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "  {count:>6}  {event}")?;
     }
     match &ended.violation {
-        Some(_) => tell_broken(ended, out)?,
+        Some(_) => tell_broken(ended, settings, out)?,
         None => writeln!(out, "every law held")?,
     }
     writeln!(out, "trace hash: {:016x}", ended.hash)

@@ -2,15 +2,16 @@
 
 use std::io::{Result, Write};
 use tinylsm_sim::trace::Keep;
-use tinylsm_sim::world::run::{Ended, run};
+use tinylsm_sim::world::run::{Ended, run_with};
+use tinylsm_sim::world::story::Settings;
 
 /// Events shown before the end: enough to see the operation that broke the law and who ran beside it.
 const LAST_EVENTS: usize = 20;
 
 /// Tells how a world broke, which is run once more for it with everything kept; nothing if every law held.
-pub fn tell_broken(ended: &Ended, out: &mut dyn Write) -> Result<()> {
+pub fn tell_broken(ended: &Ended, settings: &Settings, out: &mut dyn Write) -> Result<()> {
     let Some(violation) = &ended.violation else { return Ok(()) };
-    let told = run(ended.seed, ended.profile, Keep::Everything);
+    let told = run_with(ended.seed, ended.profile, Keep::Everything, settings);
     writeln!(out, "BROKEN at seed {} on {}", ended.seed, ended.profile.name())?;
     writeln!(out, "oracle: {}", violation.oracle)?;
     writeln!(out, "{}", violation.message)?;

@@ -1,7 +1,7 @@
 //! `cargo sim sweep --seeds A..B`: many worlds, until a law is broken.
 
-use crate::cli::profile;
 use crate::cli::report::tell_broken;
+use crate::cli::{RunSettings, profile};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tinylsm_sim::disk::Profile;
 use tinylsm_sim::trace::Keep;
-use tinylsm_sim::world::run::{Ended, run};
+use tinylsm_sim::world::run::{Ended, run_with};
+use tinylsm_sim::world::story::Settings;
 
 /// Sweeps seeds.
 #[derive(Args)]
@@ -27,6 +28,11 @@ pub struct Sweep {
     /// Worlds run side by side; one for each core without this
     #[arg(long)]
     jobs: Option<usize>,
+    /// Tell the longest virtual time that each kind of call has taken
+    #[arg(long)]
+    slowest: bool,
+    #[command(flatten)]
+    settings: RunSettings,
 }
 
 /// The profiles to sweep.
@@ -54,6 +60,7 @@ struct Sum {
     steps: u64,
     hashes: BTreeSet<u64>,
     events: BTreeMap<&'static str, u64>,
+    slowest: BTreeMap<&'static str, (u64, u64)>,
     /// The broken world with the lowest seed.
     broken: Option<Ended>,
 }
@@ -69,6 +76,10 @@ impl Sum {
         for (event, count) in &ended.tale.events {
             *self.events.entry(event).or_default() += count;
         }
+        for (call, &took_ns) in &ended.tale.slowest {
+            let slowest = self.slowest.entry(call).or_default();
+            *slowest = (*slowest).max((took_ns, ended.seed));
+        }
         let is_first = self.broken.as_ref().is_none_or(|broken| ended.seed < broken.seed);
         if ended.violation.is_some() && is_first {
             self.broken = Some(ended);
@@ -82,52 +93,65 @@ impl Sweep {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let jobs = self.jobs.unwrap_or(cores).max(1);
         for profile in &self.profile.0 {
-            if !sweep(*profile, self.seeds.clone(), jobs) {
+            if !self.sweep(*profile, jobs) {
                 return ExitCode::from(1);
             }
         }
         ExitCode::SUCCESS
     }
-}
 
-/// Sweeps one profile; `false` if a law was broken.
-fn sweep(profile: Profile, seeds: Range<u64>, jobs: usize) -> bool {
-    let bar = ProgressBar::new(seeds.end - seeds.start);
-    let style = ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} {per_sec} {eta}");
-    bar.set_style(style.expect("the template is right"));
-    bar.set_prefix(profile.name());
-    let next = AtomicU64::new(seeds.start);
-    let is_over = AtomicBool::new(false);
-    let sum = Mutex::new(Sum::default());
-    let began = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while !is_over.load(Ordering::Relaxed) {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        break;
+    /// Sweeps one profile; `false` if an invariant was broken.
+    fn sweep(&self, profile: Profile, jobs: usize) -> bool {
+        let (seeds, settings) = (self.seeds.clone(), self.settings.get());
+        let bar = ProgressBar::new(seeds.end - seeds.start);
+        let style = ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} {per_sec} {eta}");
+        bar.set_style(style.expect("the template is right"));
+        bar.set_prefix(profile.name());
+        let next = AtomicU64::new(seeds.start);
+        let is_over = AtomicBool::new(false);
+        let sum = Mutex::new(Sum::default());
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= seeds.end {
+                            break;
+                        }
+                        let ended = run_with(seed, profile, Keep::Nothing, &settings);
+                        if ended.violation.is_some() {
+                            is_over.store(true, Ordering::Relaxed);
+                        }
+                        sum.lock().expect("no thread panics with it").add(ended);
+                        bar.inc(1);
                     }
-                    let ended = run(seed, profile, Keep::Nothing);
-                    if ended.violation.is_some() {
-                        is_over.store(true, Ordering::Relaxed);
-                    }
-                    sum.lock().expect("no thread panics with it").add(ended);
-                    bar.inc(1);
-                }
-            });
+                });
+            }
+        });
+        bar.finish_and_clear();
+        let elapsed = began.elapsed().as_secs_f64();
+        let sum = sum.into_inner().expect("no thread panics with it");
+        let mut out = std::io::stdout().lock();
+        let told = report(profile, &seeds, &sum, (elapsed, jobs), &mut out)
+            .and_then(|()| self.report_more(&sum, &settings, &mut out));
+        match told {
+            // Whoever reads only the first lines, and closes the pipe, still gets the verdict.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                eprintln!("the report could not be written: {error}");
+                false
+            }
+            _ => sum.broken.is_none(),
         }
-    });
-    bar.finish_and_clear();
-    let elapsed = began.elapsed().as_secs_f64();
-    let sum = sum.into_inner().expect("no thread panics with it");
-    match report(profile, &seeds, &sum, elapsed, jobs, &mut std::io::stdout().lock()) {
-        // Whoever reads only the first lines, and closes the pipe, still gets the verdict.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            eprintln!("the report could not be written: {error}");
-            false
+    }
+
+    fn report_more(&self, sum: &Sum, settings: &Settings, out: &mut dyn Write) -> std::io::Result<()> {
+        if self.slowest {
+            for (call, (took_ns, seed)) in &sum.slowest {
+                writeln!(out, "  slowest {call}: {:.3} s at seed {seed}", *took_ns as f64 / 1e9)?;
+            }
         }
-        _ => sum.broken.is_none(),
+        sum.broken.as_ref().map_or(Ok(()), |broken| tell_broken(broken, settings, out))
     }
 }
 
@@ -135,8 +159,7 @@ fn report(
     profile: Profile,
     seeds: &Range<u64>,
     sum: &Sum,
-    elapsed: f64,
-    jobs: usize,
+    (elapsed, jobs): (f64, usize),
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
     let per_second = sum.worlds as f64 / elapsed.max(1e-9);
@@ -157,9 +180,6 @@ fn report(
     )?;
     for (event, count) in &sum.events {
         writeln!(out, "  {count:>9}  {event}")?;
-    }
-    if let Some(broken) = &sum.broken {
-        tell_broken(broken, out)?;
     }
     Ok(())
 }

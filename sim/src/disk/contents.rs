@@ -6,7 +6,7 @@
 //! bytes and zeros instead, and only what was written into space reserved earlier goes sector by sector.
 
 use crate::disk::crash::{FileWish, Wish};
-use crate::disk::inode::{Inode, Write};
+use crate::disk::inode::{Inode, Write, WriteKind};
 use crate::disk::losses::{Fill, Loss};
 use crate::disk::profile::{Rules, SECTOR_LEN_BYTES};
 use crate::tape::{Label, Tape};
@@ -62,12 +62,12 @@ pub(in crate::disk) fn survive(
     losses: &mut Vec<Loss>,
 ) -> Inode {
     if inode.pending.is_empty() && inode.lost.is_empty() {
-        return Inode::durable(inode.bytes.clone(), inode.len);
+        return inode.settled(inode.bytes.clone(), inode.len);
     }
     let journaled_len = journaled_len(inode, file);
     let len = surviving_len(inode, file, journaled_len, tape);
-    assert!(len >= inode.durable_len, "a synced length survives");
-    if len < inode.len {
+    assert!(len >= inode.least_len(), "a synced length survives unless it was trimmed");
+    if len != inode.len {
         losses.push(Loss::Length { file: Arc::from(""), from: inode.len, to: len });
     }
     let mut filler = Filler { rules: file.rules, freed, tape, style: None, len, edits: Vec::new() };
@@ -97,7 +97,7 @@ pub(in crate::disk) fn survive(
             _ => losses.push(loss),
         }
     }
-    Inode::durable(apply(&inode.bytes, len, &filler.edits, freed), len)
+    inode.settled(apply(&inode.bytes, len, &filler.edits, freed), len)
 }
 
 /// Returns the length that the journal or an earlier sync has.
@@ -106,30 +106,41 @@ fn journaled_len(inode: &Inode, file: FileRules) -> u64 {
         return inode.durable_len;
     }
     let is_in = |write: &&Write| {
-        (write.is_reservation() && write.seq < file.journal_end) || write.seq <= file.flushed_upto
+        (write.is_of_length() && write.seq < file.journal_end) || write.seq <= file.flushed_upto
     };
-    inode.pending.iter().filter(is_in).map(|write| write.len_after).fold(inode.durable_len, u64::max)
+    inode.pending.iter().filter(is_in).fold(inode.durable_len, |len, write| write.len_after(len))
 }
 
-fn surviving_len(inode: &Inode, file: FileRules, least: u64, tape: &Tape) -> u64 {
+/// Returns the surviving length, where `journaled` survives without a wish.
+fn surviving_len(inode: &Inode, file: FileRules, journaled: u64, tape: &Tape) -> u64 {
     let eligible = inode.pending.partition_point(|write| write.seq < file.journal_end);
     let writes = &inode.pending[..eligible];
-    let longest = |count: usize| writes[..count].iter().map(|write| write.len_after).fold(least, u64::max);
-    let index_of = |seq: u64| writes.iter().position(|write| write.seq == seq);
+    // With a journal, the changes of length are in `journaled` already, in their order.
+    let counts = |write: &&Write| !(file.rules.has_journal && write.is_of_length());
+    let with = |keeps: &dyn Fn(&Write) -> bool| {
+        let kept = writes.iter().filter(counts).filter(|write| keeps(write));
+        kept.fold(journaled, |len, write| write.len_after(len))
+    };
+    let last = writes.last().map(|write| write.seq);
     match file.wish.lengths {
-        Wish::All => longest(writes.len()),
-        Wish::None => least,
-        Wish::Before(seq) => longest(writes.partition_point(|write| write.seq < seq)),
-        Wish::Only(seq) => match index_of(seq) {
-            Some(index) if writes[index].is_reservation() => longest(index + 1),
-            Some(index) => writes[index].end.max(least),
-            None => least,
-        },
-        Wish::Except(seq) => match index_of(seq) {
-            Some(index) if index + 1 == writes.len() => longest(index),
-            _ => longest(writes.len()),
-        },
-        Wish::Coin(_) => draw_border(writes, least, longest(writes.len()), tape),
+        Wish::All => with(&|_| true),
+        Wish::None => journaled,
+        Wish::Before(seq) => with(&|write| write.seq < seq),
+        Wish::Only(seq) => {
+            // A length stands on what was there before it.
+            let is_of_length = writes.iter().any(|write| write.seq == seq && write.is_of_length());
+            with(&|write| write.seq == seq || (is_of_length && write.seq < seq))
+        }
+        // What follows a lost write shows its length all the same, unless it is a trim.
+        Wish::Except(seq) => with(&|write| {
+            write.seq != seq || (Some(seq) != last && !matches!(write.kind, WriteKind::Trim(_)))
+        }),
+        Wish::Coin(_) => {
+            let lens = || writes.iter().filter(counts).map(|write| write.len_after(journaled));
+            let least = lens().fold(journaled, u64::min);
+            let most = lens().fold(journaled, u64::max);
+            draw_border(writes, least, most, tape)
+        }
     }
 }
 
@@ -144,7 +155,7 @@ fn draw_border(writes: &[Write], least: u64, most: u64, tape: &Tape) -> u64 {
         2 if !writes.is_empty() => {
             let index = tape.below(Label::Crash, writes.len() as u64);
             let write = writes[usize::try_from(index).expect("below a usize")];
-            let border = if tape.below(Label::Crash, 2) == 0 { write.len_after } else { write.end };
+            let border = if tape.below(Label::Crash, 2) == 0 { write.len_after(least) } else { write.end };
             border.clamp(least, most)
         }
         _ => {
@@ -161,7 +172,7 @@ fn pieces_of(inode: &Inode, len: u64) -> Vec<Piece> {
         start: write.start,
         end: write.end,
         seq: Some(write.seq),
-        is_fresh: write.start >= inode.durable_len,
+        is_fresh: write.start >= inode.least_len(),
     });
     let lost = inode.lost.iter().map(|lost| Piece {
         start: lost.start,
@@ -177,7 +188,7 @@ fn pieces_of(inode: &Inode, len: u64) -> Vec<Piece> {
         let end = range.end.min(len);
         while start < end {
             let border = (start / SECTOR_LEN_BYTES + 1) * SECTOR_LEN_BYTES;
-            let is_fresh = range.is_fresh || (range.seq.is_some() && start >= inode.durable_len);
+            let is_fresh = range.is_fresh || (range.seq.is_some() && start >= inode.least_len());
             pieces.push(Piece { start, end: end.min(border), seq: range.seq, is_fresh });
             start = border;
         }
@@ -379,7 +390,7 @@ fn apply(bytes: &Arc<Vec<u8>>, len: u64, edits: &[Edit], freed: &VecDeque<Arc<Ve
 }
 
 /// Fills `target` with bytes that only `seed` decides.
-fn scramble(target: &mut [u8], seed: u64) {
+pub(in crate::disk) fn scramble(target: &mut [u8], seed: u64) {
     let mut state = seed;
     for chunk in target.chunks_mut(8) {
         // A step of splitmix64: cheap, and every seed gives other bytes.

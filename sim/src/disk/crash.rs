@@ -149,6 +149,7 @@ pub(in crate::disk) fn cut_power(volume: &Volume, rules: Rules, tape: &Tape) -> 
     wreck.volume.seq = volume.seq;
     wreck.volume.next_id = volume.next_id;
     wreck.volume.freed.clone_from(&volume.freed);
+    wreck.volume.former.clone_from(&volume.former);
     let links = keep_names(volume, &changes, &mut wreck);
     let flushed = flushed_by_replacing(volume, changes.iter().filter(|change| change.is_kept), rules);
     let names = names_of_files(volume);
@@ -204,13 +205,13 @@ pub(in crate::disk) fn settle_everything(volume: &Volume) -> Volume {
     settled.inodes.retain(|_, inode| inode.live_names > 0);
     for inode in settled.inodes.values_mut() {
         let names = inode.live_names;
-        *inode = Inode::durable(inode.bytes.clone(), inode.len);
+        *inode = inode.settled(inode.seen_bytes(), inode.len);
         (inode.live_names, inode.disk_names) = (names, names);
     }
     settled
 }
 
-/// Commits the journal: every change of names and every reservation up to `upto` is on the disk, and so are
+/// Commits the journal: every change of names and every change of length alone up to `upto` is on the disk, and so are
 /// the bytes of small files that replaced others.
 pub(in crate::disk) fn settle_journal(volume: &mut Volume, rules: Rules, upto: u64) {
     let changes = changes_of(volume);
@@ -226,7 +227,7 @@ pub(in crate::disk) fn settle_journal(volume: &mut Volume, rules: Rules, upto: u
         volume.settle_names(dir, upto);
     }
     for inode in volume.inodes.values_mut().filter(|inode| !inode.pending.is_empty()) {
-        inode.settle_reservations(upto);
+        inode.settle_lengths(upto);
     }
 }
 
@@ -366,7 +367,7 @@ fn wish_for_files(
     dirty.iter().map(|(id, _)| (*id, wish(id))).collect()
 }
 
-/// Makes the wish legal where names and reservations share one journal: a prefix of them survives. Returns
+/// Makes the wish legal where names and changes of length share one journal: a prefix of them survives. Returns
 /// the number of the first change that did not.
 fn keep_journal_prefix(
     volume: &Volume,
@@ -376,8 +377,8 @@ fn keep_journal_prefix(
 ) -> u64 {
     let mut entries: Vec<(u64, bool)> = changes.iter().map(|change| (change.seq, change.is_kept)).collect();
     for (id, wish) in wishes {
-        let reservations = volume.inode(*id).pending.iter().filter(|write| write.is_reservation());
-        entries.extend(reservations.map(|write| (write.seq, wish.lengths.keeps(write.seq, tape))));
+        let lengths = volume.inode(*id).pending.iter().filter(|write| write.is_of_length());
+        entries.extend(lengths.map(|write| (write.seq, wish.lengths.keeps(write.seq, tape))));
     }
     entries.sort_unstable();
     let first_lost = entries.iter().position(|(_, is_kept)| !is_kept).unwrap_or(entries.len());

@@ -21,6 +21,8 @@ pub enum DiskOp {
     Append,
     /// Space was reserved: `len` is the length asked for.
     Allocate,
+    /// Space behind the logical end was given back: `len` is what is left.
+    Trim,
     /// A file's sync began; `len` bytes were waiting for it.
     SyncBegin,
     /// A file's sync ended.
@@ -57,6 +59,7 @@ impl DiskOp {
             DiskOp::Open => "open",
             DiskOp::Append => "append",
             DiskOp::Allocate => "allocate",
+            DiskOp::Trim => "trim",
             DiskOp::SyncBegin => "sync_begin",
             DiskOp::Sync => "sync",
             DiskOp::Read => "read",
@@ -80,6 +83,7 @@ impl DiskOp {
             DiskOp::Create
                 | DiskOp::Append
                 | DiskOp::Allocate
+                | DiskOp::Trim
                 | DiskOp::SyncBegin
                 | DiskOp::Sync
                 | DiskOp::Rename

@@ -26,6 +26,13 @@ pub struct FaultPlan {
     pub read: PerMillion,
     /// A read brings fewer bytes than asked for.
     pub short_read: PerMillion,
+    /// A read brings the bytes of another place of the file, or of another file; the next one is right.
+    pub misdirected_read: PerMillion,
+    /// A read brings one sector as it was before the last write to it; the next one is right.
+    pub stale_read: PerMillion,
+    /// How the names of the files end whose reads may be misdirected or stale. Empty means all of them, logs included,
+    /// whose last bytes nothing can vouch for.
+    pub wrong_reads_of: &'static str,
     /// Opening a file fails.
     pub open: PerMillion,
     /// Listing a directory fails.
@@ -38,6 +45,17 @@ pub struct FaultPlan {
     pub remove: PerMillion,
     /// Linking fails.
     pub link: PerMillion,
+    /// Reserving space fails though there is some.
+    pub allocate: PerMillion,
+    /// Giving space back fails, having happened or not.
+    pub trim: PerMillion,
+    /// Asking for a length or a type fails, and so does looking whether a lock's file is still the same.
+    pub metadata: PerMillion,
+    /// There is no descriptor to give, whatever the limit.
+    pub exhausted: PerMillion,
+    /// How many of the next opportunities fail for certain once something has failed. An opportunity is an operation
+    /// with a rate above zero; those that an engine must bear without an error are none.
+    pub chain: u32,
     /// A sync of a file or directory takes up to [`FaultPlan::stall_ns_max`] longer.
     pub stall: PerMillion,
     /// The longest stall, in nanoseconds.
@@ -50,6 +68,10 @@ pub struct FaultPlan {
     pub refuses_links: bool,
     /// The disk cannot reserve space: allocating does nothing.
     pub refuses_allocation: bool,
+    /// The disk cannot lock files.
+    pub refuses_locks: bool,
+    /// The disk cannot sync directories, and so makes none either.
+    pub refuses_dir_sync: bool,
 }
 
 /// How long one kind of operation takes.

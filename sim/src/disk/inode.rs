@@ -1,30 +1,51 @@
 //! A file's bytes: what readers see, and how much of it the disk has.
 //!
-//! Files grow at their end and are never overwritten, so the history of a file is a list of ranges rather than
+//! Files grow at their end, give back only what lies behind it, and are never overwritten, so the history of a file is a list of ranges rather than
 //! of sectors: the writes that no sync covered yet, in order, and the ranges that a failed sync gave up.
 //! Everything else below [`Inode::durable_len`] is on the disk as readers see it. A sync that works drops the
 //! ranges it covers. Bytes are shared between a disk and its crash images until one of them writes.
 
-use crate::disk::profile::{FailedSync, PAGE_LEN_BYTES};
+use crate::disk::profile::{FailedSync, PAGE_LEN_BYTES, SECTOR_LEN_BYTES};
 use crate::tape::{Label, Tape};
 use std::io::IoSlice;
 use std::sync::Arc;
 use tinylsm::vfs::LockMode;
 
-/// A write that no sync covered yet. A reservation is a write of no bytes.
+/// A change of a file's bytes or length that no sync covered yet.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::disk) struct Write {
     /// When, in the order of all changes of the disk.
     pub(in crate::disk) seq: u64,
+    pub(in crate::disk) kind: WriteKind,
+    /// The bytes it wrote; the same place twice where it wrote none.
     pub(in crate::disk) start: u64,
     pub(in crate::disk) end: u64,
-    /// The file's length once this write is in it.
-    pub(in crate::disk) len_after: u64,
+}
+
+/// What a [`Write`] does to its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::disk) enum WriteKind {
+    /// Puts bytes into it.
+    Append,
+    /// Makes it at least this long.
+    Reserve(u64),
+    /// Makes it at most this long.
+    Trim(u64),
 }
 
 impl Write {
-    pub(in crate::disk) fn is_reservation(&self) -> bool {
-        self.start == self.end
+    /// Tells whether it changes only the length, which a journal keeps in order.
+    pub(in crate::disk) fn is_of_length(&self) -> bool {
+        self.kind != WriteKind::Append
+    }
+
+    /// Returns how long a file of `len` bytes is once this is in it.
+    pub(in crate::disk) fn len_after(&self, len: u64) -> u64 {
+        match self.kind {
+            WriteKind::Append => len.max(self.end),
+            WriteKind::Reserve(to) => len.max(to),
+            WriteKind::Trim(to) => len.min(to),
+        }
     }
 }
 
@@ -36,6 +57,9 @@ pub(in crate::disk) struct Lost {
     /// Whether the disk had nothing of its own there, so that a freed file's bytes may show.
     pub(in crate::disk) is_fresh: bool,
 }
+
+/// Ends of a file's last appends, by which a sector is known as it was before them.
+const OLDER_ENDS_MAX: usize = 8;
 
 /// Who holds a file's lock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,10 +95,11 @@ impl Holders {
 /// A file, whatever its names.
 #[derive(Clone, Debug, Default)]
 pub(in crate::disk) struct Inode {
-    /// What readers see, up to the last byte ever written; behind it lie zeros up to `len`.
+    /// What readers see, up to the last byte ever written; behind it lie zeros up to `len`. Bytes behind `len` were
+    /// trimmed, and only a crash can bring them back.
     pub(in crate::disk) bytes: Arc<Vec<u8>>,
     pub(in crate::disk) len: u64,
-    /// The length that a crash keeps at least.
+    /// The length as of the last sync. A crash keeps it, unless a trim is pending.
     pub(in crate::disk) durable_len: u64,
     /// Ordered by `seq`, and so by `start` too: one owner appends.
     pub(in crate::disk) pending: Vec<Write>,
@@ -86,12 +111,21 @@ pub(in crate::disk) struct Inode {
     /// Open handles.
     pub(in crate::disk) opens: u32,
     pub(in crate::disk) holders: Holders,
+    /// Where the last appends began, oldest first from `older_ends_next` on.
+    older_ends: [u64; OLDER_ENDS_MAX],
+    older_ends_next: usize,
 }
 
 impl Inode {
     /// Makes a file whose bytes are all on the disk.
     pub(in crate::disk) fn durable(bytes: Arc<Vec<u8>>, len: u64) -> Inode {
         Inode { bytes, len, durable_len: len, ..Inode::default() }
+    }
+
+    /// Makes a file that has these bytes on the disk and remembers what this one does of earlier appends.
+    pub(in crate::disk) fn settled(&self, bytes: Arc<Vec<u8>>, len: u64) -> Inode {
+        let (older_ends, older_ends_next) = (self.older_ends, self.older_ends_next);
+        Inode { older_ends, older_ends_next, ..Inode::durable(bytes, len) }
     }
 
     /// Tells whether anything can still reach the file, a crash included.
@@ -102,6 +136,23 @@ impl Inode {
     /// Tells whether the file takes space as far as the running system can see.
     pub(in crate::disk) fn is_charged(&self) -> bool {
         self.live_names + self.opens > 0
+    }
+
+    /// Returns the length that every crash keeps.
+    pub(in crate::disk) fn least_len(&self) -> u64 {
+        let trims = self.pending.iter().map(|write| match write.kind {
+            WriteKind::Trim(to) => to,
+            WriteKind::Append | WriteKind::Reserve(_) => u64::MAX,
+        });
+        trims.fold(self.durable_len, u64::min)
+    }
+
+    /// Returns what readers see, without the zeros behind the last byte written.
+    pub(in crate::disk) fn seen_bytes(&self) -> Arc<Vec<u8>> {
+        match usize::try_from(self.len) {
+            Ok(len) if len < self.bytes.len() => Arc::new(self.bytes[..len].to_vec()),
+            _ => self.bytes.clone(),
+        }
     }
 
     /// Returns how many bytes wait for a sync.
@@ -129,7 +180,9 @@ impl Inode {
         assert_eq!(left, 0, "no more is written than was given");
         self.len = self.len.max(offset + count);
         if count > 0 {
-            self.pending.push(Write { seq, start: offset, end: offset + count, len_after: self.len });
+            self.older_ends[self.older_ends_next] = offset;
+            self.older_ends_next = (self.older_ends_next + 1) % OLDER_ENDS_MAX;
+            self.pending.push(Write { seq, kind: WriteKind::Append, start: offset, end: offset + count });
         }
     }
 
@@ -138,7 +191,15 @@ impl Inode {
         if len > self.len {
             let at = self.bytes.len() as u64;
             self.len = len;
-            self.pending.push(Write { seq, start: at, end: at, len_after: len });
+            self.pending.push(Write { seq, kind: WriteKind::Reserve(len), start: at, end: at });
+        }
+    }
+
+    /// Shortens the file to `len` at most.
+    pub(in crate::disk) fn trim(&mut self, seq: u64, len: u64) {
+        if len < self.len {
+            self.len = len;
+            self.pending.push(Write { seq, kind: WriteKind::Trim(len), start: len, end: len });
         }
     }
 
@@ -160,21 +221,34 @@ impl Inode {
 
     /// Makes every write up to `upto` durable.
     pub(in crate::disk) fn settle(&mut self, upto: u64) {
-        let covered = self.pending.partition_point(|write| write.seq <= upto);
-        for write in self.pending.drain(..covered) {
-            self.durable_len = self.durable_len.max(write.len_after);
+        for write in self.take_pending(upto) {
+            self.durable_len = write.len_after(self.durable_len);
         }
         self.durable_len = self.durable_len.min(self.len);
+        self.forget_trimmed();
     }
 
-    /// Makes the length of every reservation up to `upto` durable: the journal has it. Bytes still wait.
-    pub(in crate::disk) fn settle_reservations(&mut self, upto: u64) {
-        for write in &self.pending {
-            if write.is_reservation() && write.seq <= upto {
-                self.durable_len = self.durable_len.max(write.len_after);
+    /// Makes every change of length up to `upto` durable: the journal has it. Bytes still wait.
+    pub(in crate::disk) fn settle_lengths(&mut self, upto: u64) {
+        let is_settled = |write: &Write| write.is_of_length() && write.seq <= upto;
+        for write in self.pending.iter().filter(|write| is_settled(write)) {
+            self.durable_len = write.len_after(self.durable_len);
+        }
+        self.pending.retain(|write| !is_settled(write));
+        self.forget_trimmed();
+    }
+
+    /// Forgets bytes behind the end once no crash can bring them back.
+    fn forget_trimmed(&mut self) {
+        let is_trimmed = (self.bytes.len() as u64) > self.len;
+        if is_trimmed && !self.pending.iter().any(|write| matches!(write.kind, WriteKind::Trim(_))) {
+            self.bytes = self.seen_bytes();
+            let len = self.len;
+            self.pending.retain(|write| write.is_of_length() || write.start < len);
+            for write in &mut self.pending {
+                write.end = write.end.min(len.max(write.start));
             }
         }
-        self.pending.retain(|write| !write.is_reservation() || write.seq > upto);
     }
 
     /// Lets a sync of every write up to `upto` fail.
@@ -189,7 +263,7 @@ impl Inode {
     fn keep_unwritten(&mut self, upto: u64, tape: &Tape) {
         let old_durable_len = self.durable_len;
         for write in self.take_pending(upto) {
-            self.durable_len = self.durable_len.max(write.len_after);
+            self.durable_len = write.len_after(self.durable_len);
             let mut start = write.start;
             while start < write.end {
                 let mut end = write.end.min((start / PAGE_LEN_BYTES + 1) * PAGE_LEN_BYTES);
@@ -213,10 +287,72 @@ impl Inode {
             let (start, end) = (range(write.start), range(write.end));
             bytes[start..end].fill(0);
         }
-        let still_pending = self.pending.iter().map(|write| write.len_after).max().unwrap_or(0);
-        self.len = self.durable_len.max(still_pending);
+        self.len = self.pending.iter().fold(self.durable_len, |len, write| write.len_after(len));
         let kept = usize::try_from(self.len).expect("a simulated file fits memory").min(bytes.len());
         bytes.truncate(kept);
+    }
+
+    /// Returns up to where the sector at `start` was written before the last append to it that is remembered; its
+    /// beginning if none is. What follows was zeros then.
+    pub(in crate::disk) fn older_end(&self, start: u64) -> u64 {
+        let written = (self.bytes.len() as u64).min(start + SECTOR_LEN_BYTES);
+        let ends = self.older_ends.iter().copied();
+        ends.filter(|end| (start..written).contains(end)).max().unwrap_or(start)
+    }
+
+    /// Puts other bytes into the file, durably; they lie within its length. Returns whether that changed anything.
+    pub(in crate::disk) fn overwrite(&mut self, start: u64, new: &[u8]) -> bool {
+        assert!(start + new.len() as u64 <= self.len, "damage stays within the file");
+        let start = usize::try_from(start).expect("a simulated file fits memory");
+        let end = start + new.len();
+        let stored = self.bytes.len().clamp(start, end) - start;
+        let (old, zeros) = new.split_at(stored);
+        if (stored == 0 || self.bytes[start..start + stored] == *old) && zeros.iter().all(|byte| *byte == 0) {
+            return false;
+        }
+        let bytes = Arc::make_mut(&mut self.bytes);
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[start..end].copy_from_slice(new);
+        true
+    }
+
+    /// Cuts the file, durably. Returns whether it was longer.
+    pub(in crate::disk) fn cut(&mut self, len: u64) -> bool {
+        if len >= self.len {
+            return false;
+        }
+        self.len = len;
+        self.bytes = self.seen_bytes();
+        self.durable_len = self.durable_len.min(len);
+        self.pending.retain(|write| !write.is_of_length() && write.start < len);
+        for write in &mut self.pending {
+            write.end = write.end.min(len);
+        }
+        self.lost.retain(|lost| lost.start < len);
+        for lost in &mut self.lost {
+            lost.end = lost.end.min(len);
+        }
+        true
+    }
+
+    /// Puts bytes behind the file's end, durably.
+    pub(in crate::disk) fn lengthen(&mut self, more: &[u8]) {
+        let start = self.len;
+        self.len += more.len() as u64;
+        self.durable_len = self.len;
+        self.pending.retain(|write| !write.is_of_length());
+        self.overwrite(start, more);
+    }
+
+    /// Makes the file hold these bytes and no others, durably.
+    pub(in crate::disk) fn replace_durably(&mut self, bytes: Arc<Vec<u8>>) {
+        self.len = bytes.len() as u64;
+        self.durable_len = self.len;
+        self.bytes = bytes;
+        self.pending.clear();
+        self.lost.clear();
     }
 
     /// Forgets the page cache: reads bring what the disk has where a failed sync had left a difference.

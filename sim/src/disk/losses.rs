@@ -65,7 +65,7 @@ pub enum Loss {
     Removed(Arc<str>),
     /// A rename did not happen.
     Renamed(Arc<str>, Arc<str>),
-    /// A file is shorter than it was.
+    /// A file is shorter than it was; or longer, where space came back that had been given back.
     Length {
         /// The file.
         file: Arc<str>,

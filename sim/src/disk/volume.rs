@@ -17,6 +17,9 @@ use tinylsm::base::error::{Error, ErrorKind, Result};
 /// Freed files whose bytes are remembered; a handful makes them likely to meet.
 const FREED_FILES_MAX: usize = 8;
 
+/// Files whose name another file took, and whose bytes are remembered with it.
+const FORMER_FILES_MAX: usize = 8;
+
 /// The number of the root directory.
 pub(in crate::disk) const ROOT: u64 = 0;
 
@@ -88,11 +91,29 @@ pub(in crate::disk) struct Dir {
     pub(in crate::disk) pending: Vec<NameChange>,
 }
 
+/// A path as one view of the disk reads it.
+#[derive(Clone, Debug)]
+pub(in crate::disk) struct Route<'p> {
+    /// Where it begins: the root, or a directory that is held.
+    pub(in crate::disk) start: u64,
+    /// The names from there.
+    pub(in crate::disk) names: Vec<&'p str>,
+    /// What the caller said.
+    pub(in crate::disk) path: &'p Path,
+}
+
+impl Route<'_> {
+    /// Returns the way to the directory of the last name.
+    pub(in crate::disk) fn above(&self) -> (u64, Option<&[&str]>) {
+        (self.start, self.names.split_last().map(|(_, above)| above))
+    }
+}
+
 /// Where a name is, or would be.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::disk) struct Place<'p> {
     pub(in crate::disk) dir: u64,
-    /// Empty for the root.
+    /// Empty for the directory itself.
     pub(in crate::disk) name: &'p str,
 }
 
@@ -107,6 +128,8 @@ pub(in crate::disk) struct Volume {
     pub(in crate::disk) next_id: u64,
     /// Bytes of files that are gone, newest last.
     pub(in crate::disk) freed: VecDeque<Arc<Vec<u8>>>,
+    /// Bytes of files by a name that another file took, newest last.
+    pub(in crate::disk) former: VecDeque<(u64, Arc<str>, Arc<Vec<u8>>)>,
     /// Lengths of all files that a name or a handle reaches.
     pub(in crate::disk) charged_bytes: u64,
 }
@@ -128,6 +151,7 @@ impl Volume {
             dirs: BTreeMap::from([(ROOT, Dir::default())]),
             next_id: ROOT + 1,
             freed: VecDeque::new(),
+            former: VecDeque::new(),
             charged_bytes: 0,
         }
     }
@@ -143,15 +167,16 @@ impl Volume {
     }
 
     /// Finds the directory of a path's last name.
-    pub(in crate::disk) fn place<'p>(&self, operation: &'static str, path: &'p Path) -> Result<Place<'p>> {
-        let names = names_of(path)?;
-        let Some((name, above)) = names.split_last() else { return Ok(Place { dir: ROOT, name: "" }) };
-        let mut dir = ROOT;
+    pub(in crate::disk) fn place<'p>(&self, operation: &'static str, route: &Route<'p>) -> Result<Place<'p>> {
+        let Some((name, above)) = route.names.split_last() else {
+            return Ok(Place { dir: route.start, name: "" });
+        };
+        let mut dir = route.start;
         for name in above {
             dir = match self.dirs[&dir].live.get(*name) {
                 Some(Node::Dir(below)) => *below,
-                Some(Node::File(_)) => return Err(failed(operation, path, "not a directory")),
-                None => return Err(missing(operation, path)),
+                Some(Node::File(_)) => return Err(failed(operation, route.path, "not a directory")),
+                None => return Err(missing(operation, route.path)),
             };
         }
         Ok(Place { dir, name })
@@ -159,27 +184,27 @@ impl Volume {
 
     pub(in crate::disk) fn node(&self, place: Place<'_>) -> Option<Node> {
         if place.name.is_empty() {
-            return Some(Node::Dir(ROOT));
+            return Some(Node::Dir(place.dir));
         }
         self.dirs[&place.dir].live.get(place.name).copied()
     }
 
-    pub(in crate::disk) fn find(&self, operation: &'static str, path: &Path) -> Result<Node> {
-        let place = self.place(operation, path)?;
-        self.node(place).ok_or_else(|| missing(operation, path))
+    pub(in crate::disk) fn find(&self, operation: &'static str, route: &Route<'_>) -> Result<Node> {
+        let place = self.place(operation, route)?;
+        self.node(place).ok_or_else(|| missing(operation, route.path))
     }
 
-    pub(in crate::disk) fn find_file(&self, operation: &'static str, path: &Path) -> Result<u64> {
-        match self.find(operation, path)? {
+    pub(in crate::disk) fn find_file(&self, operation: &'static str, route: &Route<'_>) -> Result<u64> {
+        match self.find(operation, route)? {
             Node::File(inode) => Ok(inode),
-            Node::Dir(_) => Err(failed(operation, path, "is a directory")),
+            Node::Dir(_) => Err(failed(operation, route.path, "is a directory")),
         }
     }
 
-    pub(in crate::disk) fn find_dir(&self, operation: &'static str, path: &Path) -> Result<u64> {
-        match self.find(operation, path)? {
+    pub(in crate::disk) fn find_dir(&self, operation: &'static str, route: &Route<'_>) -> Result<u64> {
+        match self.find(operation, route)? {
             Node::Dir(dir) => Ok(dir),
-            Node::File(_) => Err(failed(operation, path, "not a directory")),
+            Node::File(_) => Err(failed(operation, route.path, "not a directory")),
         }
     }
 
@@ -240,6 +265,9 @@ impl Volume {
         let to_name: Arc<str> = Arc::from(to.name);
         let replaced = live.insert(to_name.clone(), node);
         let replaces = replaced.is_some();
+        if let Some(replaced) = replaced {
+            self.remember_former(to.dir, &to_name, replaced);
+        }
         self.change_names(to.dir, NameChangeKind::Rename { from, to: to_name, node, replaces });
         if let Some(replaced) = replaced {
             self.release_live(replaced);
@@ -336,6 +364,22 @@ impl Volume {
         }
         let inode = self.inodes.remove(&id).expect("looked at a line above");
         self.remember_freed(inode.bytes);
+    }
+
+    /// Remembers the bytes of a file whose name another file takes.
+    fn remember_former(&mut self, dir: u64, name: &Arc<str>, node: Node) {
+        let Node::File(id) = node else { return };
+        if self.former.len() == FORMER_FILES_MAX {
+            self.former.pop_front();
+        }
+        let bytes = self.inode(id).seen_bytes();
+        self.former.push_back((dir, name.clone(), bytes));
+    }
+
+    /// Returns the bytes of the file that had a name before the one that has it now.
+    pub(in crate::disk) fn former(&self, place: Place<'_>) -> Option<Arc<Vec<u8>>> {
+        let met = self.former.iter().rev().find(|(dir, name, _)| *dir == place.dir && **name == *place.name);
+        met.map(|(_, _, bytes)| bytes.clone())
     }
 
     /// Puts a gone file's bytes where a crash can find them.

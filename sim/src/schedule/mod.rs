@@ -263,6 +263,15 @@ pub fn event_in_words(kind: u32, values: &[u64], text: impl FnOnce() -> String) 
     }
 }
 
+/// Makes the running thread part of another process, as a forked child is; what it starts belongs there too. Threads
+/// begin in process 1. Returns the process it was in; nothing outside a simulation. Never suspends.
+pub fn enter_process(process: u32) -> Option<u32> {
+    current()?.with_state(|state| {
+        let thread = state.current?;
+        Some(std::mem::replace(&mut state.threads[thread as usize].process, process))
+    })
+}
+
 /// Returns how many events the world's trace has, if it keeps the last one in readable form.
 pub fn events_kept() -> Option<u64> {
     current()?.with_state(|state| state.trace.keeps().then(|| state.trace.events()))

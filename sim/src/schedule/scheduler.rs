@@ -236,6 +236,11 @@ fn nanoseconds(duration: Duration) -> u64 {
 }
 
 impl Host for Scheduler {
+    fn process_id(&self) -> u32 {
+        let state = self.state.borrow();
+        state.current.map_or(1, |thread| state.threads[thread as usize].process)
+    }
+
     fn yield_point(&self, site: &'static str) {
         let Some(thread) = self.running() else { return };
         if panicking() {

@@ -73,6 +73,8 @@ pub(crate) struct State {
 /// One simulated thread.
 pub(crate) struct Thread {
     pub(crate) name: String,
+    /// The process it belongs to; a new thread belongs to that of the thread which started it.
+    pub(crate) process: u32,
     /// Where it was seen last.
     pub(crate) site: &'static str,
     pub(crate) woken: Wake,
@@ -147,8 +149,10 @@ impl State {
     /// Adds a thread that can run.
     pub(crate) fn add_thread(&mut self, name: &str) -> ThreadId {
         let thread = self.threads.len() as ThreadId;
+        let process = self.current.map_or(1, |thread| self.threads[thread as usize].process);
         self.threads.push(Thread {
             name: name.to_owned(),
+            process,
             site: "start",
             woken: Wake::Notified,
             status: Status::Runnable,

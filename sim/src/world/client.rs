@@ -1,228 +1,277 @@
-//! What clients do, and what they note of it. How they read is told in `reads.rs`.
+//! What clients do, and what they note of it. How they read is told in `reads.rs`, how they keep house in `upkeep.rs`.
 //!
 //! A client is a simulated thread with a handle to the database. It notes every write in the model before and after,
 //! and everything it reads as an observation: the numbers between which the reader stood, and what it saw. An
-//! observation is judged when the life is over, since only then the model knows every commit.
+//! observation is judged when the incarnation is over, since only then the model knows every commit.
 
 use crate::disk::SimDisk;
 use crate::schedule;
-use crate::tape::{Label, Tape};
-use crate::world::model::{Change, Model};
+use crate::tape::Label;
+use crate::world::judge::{Context, Judge};
+use crate::world::keys::value_for;
+use crate::world::model::{Change, CommitId};
+use crate::world::neighbour::Neighbour;
+use crate::world::operations::Operation;
+use crate::world::orders::{Fuse, PANIC_MESSAGE};
 use crate::world::reads::{HeldIter, HeldSnapshot};
-use crate::world::sight::Observation;
-use crate::world::swarm::{Deed, Swarm, value_for};
-use parking_lot::Mutex;
-use std::sync::Arc;
+use crate::world::tenure::Tenure;
+use parking_lot::MutexGuard;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use tinylsm::base::limits::{KEY_LEN_BYTES_MAX, VALUE_LEN_BYTES_MAX};
-use tinylsm::{Db, Durability, Error, ErrorKind, Keyspace, WriteBatch, WriteOptions};
+use tinylsm::vfs::Vfs;
+use tinylsm::{
+    Background, Db, DbBuilder, Durability, Error, ErrorKind, Keyspace, SeqNum, WriteBatch, WriteOptions,
+};
 
-/// A law that was broken.
-#[derive(Clone, Debug)]
-pub struct Violation {
-    /// Which oracle found it.
-    pub oracle: &'static str,
-    /// What is wrong.
-    pub message: String,
-}
+/// No call may take longer, in nanoseconds of virtual time: a stalled writer gives up after ten minutes, everything
+/// else ends long before.
+const CALL_NS_MAX: u64 = 1_200_000_000_000;
 
-/// What all clients of a world share.
-pub struct Judge {
-    /// The database as it must be.
-    pub model: Model,
-    /// What was seen in this life.
-    pub observations: Vec<Observation>,
-    /// The first broken law.
-    pub violation: Option<Violation>,
-    /// Writes begun.
-    pub writes_count: u64,
-    /// Operations done; each write of a batch and each key of a `multi_get` counts.
-    pub operations_count: u64,
-    /// Times that writing was taken up again after a full disk.
-    pub resumed_count: u64,
+/// An open database and what its clients have to know of it.
+#[derive(Clone)]
+pub struct Opened {
+    /// The database.
+    pub db: Db,
+    /// The disk that it lies on.
+    pub disk: SimDisk,
+    /// Operations of the disk that had failed when it was opened; only later ones excuse an error.
+    pub failures_before: u64,
+    /// Comparisons that had panicked when it was opened.
+    pub panics_before: u64,
+    /// Which incarnation it is.
+    pub incarnation: u64,
+    /// Another database on the same disk, if there is one.
+    pub neighbour: Option<Neighbour>,
 }
 
 /// What a client has at hand.
 pub struct Client {
-    /// The world's choices.
-    pub tape: Tape,
-    /// The world's character.
-    pub swarm: Arc<Swarm>,
-    /// Where everything is noted.
-    pub judge: Arc<Mutex<Judge>>,
-    /// The database.
-    pub db: Db,
-    /// Its keyspaces, by number.
-    pub keyspaces: Vec<Keyspace>,
-    /// The disk that it lies on.
-    pub disk: SimDisk,
-    /// Operations of the disk that had failed when the database was opened; only later ones excuse an error.
-    pub failures_before: u64,
+    pub(in crate::world) context: Context,
+    pub(in crate::world) opened: Opened,
+    /// The database's keyspaces, by number.
+    pub(in crate::world) keyspaces: Vec<Keyspace>,
     pub(in crate::world) snapshots: Vec<HeldSnapshot>,
     pub(in crate::world) iterators: Vec<HeldIter>,
 }
 
-/// The client goes home: the power is off, or a law is broken.
+/// The client goes home: the power is off, or an invariant is broken.
 pub(in crate::world) struct Stop;
+
+/// The directory of a run's database.
+pub const DIRECTORY: &str = "/db";
+
+impl Context {
+    /// Prepares to open the run's database.
+    pub fn builder(&self, disk: &SimDisk, background: Background) -> DbBuilder {
+        let builder = Db::builder(DIRECTORY).vfs(Tenure::new(disk, self)).background(background);
+        self.fuse.dress(builder.options(self.swarm.options.clone()))
+    }
+
+    /// Prepares to open a copy of it, on a disk beside the run's own and with comparators that never panic.
+    pub fn copy_builder(&self, disk: &SimDisk, background: Background) -> DbBuilder {
+        let builder = Db::builder(DIRECTORY).vfs(Tenure::on_copy(disk, self)).background(background);
+        Fuse::default().dress(builder.options(self.swarm.options.clone()))
+    }
+}
 
 impl Client {
     /// Makes a client without snapshots or iterators.
-    pub fn new(
-        tape: Tape,
-        swarm: Arc<Swarm>,
-        judge: Arc<Mutex<Judge>>,
-        db: Db,
-        keyspaces: Vec<Keyspace>,
-        (disk, failures_before): (SimDisk, u64),
-    ) -> Client {
-        Client {
-            tape,
-            swarm,
-            judge,
-            db,
-            keyspaces,
-            disk,
-            failures_before,
-            snapshots: Vec::new(),
-            iterators: Vec::new(),
-        }
+    pub fn new(context: Context, opened: Opened, keyspaces: Vec<Keyspace>) -> Client {
+        Client { context, opened, keyspaces, snapshots: Vec::new(), iterators: Vec::new() }
     }
 
-    /// Does its deeds until they are done, the power is off or a law is broken.
-    pub fn run(mut self) {
-        for _ in 0..self.swarm.deeds_count {
-            if self.judge.lock().violation.is_some() || self.disk.is_off() {
+    /// Does so many operations, unless the power goes off or an invariant is broken.
+    pub fn run(mut self, operations_count: u64) {
+        for _ in 0..operations_count {
+            if self.judge().violation.is_some() || self.opened.disk.is_off() {
                 return;
             }
-            self.count_operations(1);
-            let deed = self.swarm.next_deed(&self.tape);
-            schedule::note(|| format!("the client begins: {deed:?}"));
-            if self.act(deed).is_err() {
-                return;
+            let operation = self.context.swarm.next_operation(&self.context.tape);
+            {
+                let mut judge = self.judge();
+                judge.operations_count += 1;
+                judge.reach(operation.event());
+            }
+            schedule::note(|| format!("the client begins: {operation:?}"));
+            let done = catch_unwind(AssertUnwindSafe(|| self.act(operation)));
+            match done {
+                Ok(Ok(())) => {}
+                Ok(Err(Stop)) => return,
+                Err(payload) if is_comparators(payload.as_ref()) => self.judge().reach(PANIC_REACHED_CALLER),
+                Err(payload) => resume_unwind(payload),
             }
         }
     }
 
-    fn act(&mut self, deed: Deed) -> Result<(), Stop> {
-        match deed {
-            Deed::Put => self.write(1, false),
-            Deed::Delete => self.write(1, true),
-            Deed::Batch => {
+    fn act(&mut self, operation: Operation) -> Result<(), Stop> {
+        match operation {
+            Operation::Put => self.write(1, false),
+            Operation::Delete => self.write(1, true),
+            Operation::Batch => {
                 let count = 1 + self.below(6);
                 self.count_operations(count - 1);
                 self.write(count, false)
             }
-            Deed::EmptyBatch => self.write_nothing(),
-            Deed::RefusedWrite => self.write_refused(),
-            Deed::Get => self.get(None),
-            Deed::MultiGet => self.multi_get(None),
-            Deed::Scan => self.scan(None),
-            Deed::Prefix => self.scan_prefix(None),
-            Deed::HoldIterator => self.hold_iterator(),
-            Deed::TakeSnapshot => {
-                self.take_snapshot();
+            Operation::EmptyBatch => self.write_nothing(),
+            Operation::RefusedWrite => self.write_refused(),
+            Operation::Get => self.get(None),
+            Operation::MultiGet => self.multi_get(None),
+            Operation::Scan => self.scan(None),
+            Operation::Prefix => self.scan_prefix(None),
+            Operation::HoldIterator => self.hold_iterator(),
+            Operation::TakeSnapshot => {
+                self.keep_snapshot();
                 Ok(())
             }
-            Deed::ReadSnapshot => self.read_snapshot(),
-            Deed::DropSnapshot => {
+            Operation::ReadSnapshot => self.read_snapshot(),
+            Operation::DropSnapshot => {
                 self.snapshots.pop();
                 self.iterators.pop();
                 Ok(())
             }
-            Deed::Sync => {
-                let before = self.db.last_seq().get();
-                let result = self.db.sync();
-                self.note_durable(result, before)
-            }
-            Deed::Flush => {
-                let before = self.db.last_seq().get();
-                let result = self.db.flush();
-                self.note_durable(result, before)
-            }
-            Deed::Compact => {
-                let keyspace = self.pick_keyspace();
-                let result = if self.below(2) == 0 {
-                    self.db.compact_range(&self.keyspaces[keyspace], ..)
-                } else {
-                    let (a, b) = (self.swarm.next_key(&self.tape), self.swarm.next_key(&self.tape));
-                    self.db.compact_range(&self.keyspaces[keyspace], a..b)
-                };
-                self.allow(result).map(drop)
-            }
-            Deed::Verify => {
-                let result = self.db.verify();
-                self.allow(result).map(drop)
-            }
-            Deed::Step => {
-                let result = self.db.background_step();
-                self.allow(result).map(drop)
-            }
-            Deed::Resume => {
-                self.disk.add_space(self.tape.magnitude(Label::Workload, 17));
-                let was_full = self.db.background_error().is_some_and(|error| is_full_log(&error));
-                let result = self.db.resume();
-                let is_resumed = self.allow(result)?.is_some() && was_full;
-                self.judge.lock().resumed_count += u64::from(is_resumed);
-                Ok(())
-            }
+            Operation::ManySnapshots => self.take_many_snapshots(),
+            Operation::Sync => self.sync(),
+            Operation::Flush => self.flush(),
+            Operation::Compact => self.compact(),
+            Operation::Shrink => self.shrink(),
+            Operation::Verify => self.verify(),
+            Operation::WaitIdle => self.wait_idle(),
+            Operation::Look => self.look(),
+            Operation::Step => self.step(),
+            Operation::Resume => self.resume(),
+            Operation::CreateKeyspace => self.create_keyspace(),
+            Operation::RefusedKeyspace => self.ask_for_refused_keyspace(),
+            Operation::SecondOpening => self.open_again(),
+            Operation::ForeignHandle => self.use_foreign_handle(),
         }
     }
 
-    /// Counts operations; the caller of a deed has counted the first of each.
+    pub(in crate::world) fn judge(&self) -> MutexGuard<'_, Judge> {
+        self.context.judge.lock()
+    }
+
+    pub(in crate::world) fn db(&self) -> &Db {
+        &self.opened.db
+    }
+
+    /// Counts operations; the caller of an operation has counted the first of each.
     pub(in crate::world) fn count_operations(&self, count: u64) {
-        self.judge.lock().operations_count += count;
+        self.judge().operations_count += count;
     }
 
     pub(in crate::world) fn below(&self, bound: u64) -> u64 {
-        self.tape.below(Label::Workload, bound)
+        self.context.tape.below(Label::Workload, bound)
     }
 
-    pub(in crate::world) fn pick_keyspace(&self) -> usize {
+    pub(in crate::world) fn next_key(&self) -> Vec<u8> {
+        self.context.swarm.next_key(&self.context.tape)
+    }
+
+    /// Chooses a keyspace, among those that other clients have created as well.
+    pub(in crate::world) fn pick_keyspace(&mut self) -> usize {
+        let missing: Vec<String> = {
+            let judge = self.judge();
+            let known = judge.keyspaces.iter().skip(self.keyspaces.len());
+            known.map(|keyspace| keyspace.name.clone()).collect()
+        };
+        for name in missing {
+            // A database that closes gives no handle; the ones at hand do as well.
+            let Ok(keyspace) = self.db().keyspace(&name) else { break };
+            self.keyspaces.push(keyspace);
+        }
         usize::try_from(self.below(self.keyspaces.len() as u64)).expect("a few")
+    }
+
+    /// Makes a call, and judges how long it takes. A comparator's panic that reaches the caller is an error like any.
+    pub(in crate::world) fn call<T>(
+        &self,
+        name: &'static str,
+        call: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let began_ns = self.opened.disk.now();
+        let result = match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(result) => result,
+            Err(payload) if is_comparators(payload.as_ref()) => {
+                self.judge().reach(PANIC_REACHED_CALLER);
+                Err(Error::new(ErrorKind::Io, PANIC_MESSAGE))
+            }
+            Err(payload) => resume_unwind(payload),
+        };
+        let took_ns = self.opened.disk.now() - began_ns;
+        let mut judge = self.judge();
+        let slowest = judge.slowest.entry(name).or_default();
+        *slowest = took_ns.max(*slowest);
+        if took_ns > CALL_NS_MAX {
+            judge.violate(
+                "every call ends",
+                format!("{name} took {} virtual seconds", took_ns / 1_000_000_000),
+            );
+        }
+        result
+    }
+
+    /// Tells whether an operation of the disk has failed since the database was opened.
+    pub(in crate::world) fn has_disk_failed(&self) -> bool {
+        self.opened.disk.failures_count() > self.opened.failures_before
+    }
+
+    /// Tells whether a comparator has panicked since the database was opened.
+    pub(in crate::world) fn has_panicked(&self) -> bool {
+        self.context.fuse.panics_count() > self.opened.panics_before
     }
 
     /// Takes a result apart: `None` for an error that may be.
     pub(in crate::world) fn allow<T>(&self, result: Result<T, Error>) -> Result<Option<T>, Stop> {
-        match result {
-            Ok(value) => Ok(Some(value)),
-            Err(_) if self.disk.is_off() => Err(Stop),
-            Err(error) => {
-                let kinds = [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::Busy, ErrorKind::ReadOnly];
-                let has_cause = self.disk.failures_count() > self.failures_before;
-                if has_cause && kinds.contains(&error.kind()) {
-                    return Ok(None);
-                }
-                Err(self.violate("error honesty", format!("an error without a cause: {error:?}")))
-            }
+        let error = match result {
+            Ok(value) => return Ok(Some(value)),
+            Err(_) if self.opened.disk.is_off() => return Err(Stop),
+            Err(error) => error,
+        };
+        if self.is_excused(&error) {
+            return Ok(None);
         }
+        Err(self.violate("error honesty", format!("an error without a cause: {error:?}")))
+    }
+
+    pub(in crate::world) fn is_excused(&self, error: &Error) -> bool {
+        let kind = error.kind();
+        if kind == ErrorKind::Closed {
+            let judge = self.judge();
+            return judge.closing.has_begun || judge.incarnation != self.opened.incarnation;
+        }
+        let of_disk = [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::Busy, ErrorKind::ReadOnly];
+        (self.has_disk_failed() && of_disk.contains(&kind)) || (self.has_panicked() && is_of_panic(error))
     }
 
     pub(in crate::world) fn violate(&self, oracle: &'static str, message: String) -> Stop {
-        self.judge.lock().violation.get_or_insert(Violation { oracle, message });
+        self.judge().violate(oracle, message);
         Stop
     }
 
     /// Writes a batch of no operations: it has no number of its own, but makes what came before durable.
     fn write_nothing(&self) -> Result<(), Stop> {
-        let durability = self.swarm.next_durability(&self.tape);
-        let before = self.db.last_seq().get();
-        let result = self.db.write(&WriteBatch::new(), &WriteOptions { durability: Some(durability) });
+        let durability = self.context.swarm.next_durability(&self.context.tape);
+        let before = self.db().last_seq().get();
+        let options = WriteOptions { durability: Some(durability) };
+        let result = self.call("write", || self.db().write(&WriteBatch::new(), &options));
         if let Ok(seq) = result
-            && !(before..=self.db.last_seq().get()).contains(&seq.get())
+            && !(before..=self.db().last_seq().get()).contains(&seq.get())
         {
             let message = format!("an empty batch after number {before} got number {seq}");
             return Err(self.violate("sequence numbers", message));
         }
         if durability == Durability::Disk {
-            return self.note_durable(result.map(drop), before);
+            return self.note_durable(result.map(drop), before).map(drop);
         }
         self.allow(result).map(drop)
     }
 
     /// Writes what must be refused, alone or behind something that would be fine, and leaves nothing: what the
     /// model does not know shows in a later read.
-    fn write_refused(&self) -> Result<(), Stop> {
-        let keyspace = &self.keyspaces[self.pick_keyspace()];
-        let key = self.swarm.next_key(&self.tape);
+    fn write_refused(&mut self) -> Result<(), Stop> {
+        let at = self.pick_keyspace();
+        let keyspace = &self.keyspaces[at];
+        let key = self.next_key();
         let (bad_key, bad_value) = match self.below(4) {
             0 | 1 => (Vec::new(), Vec::new()),
             2 => (vec![b'k'; KEY_LEN_BYTES_MAX + 1], Vec::new()),
@@ -234,27 +283,42 @@ impl Client {
             let mut batch = WriteBatch::new();
             batch.put(keyspace, &key, "never written");
             batch.put(keyspace, &bad_key, &bad_value);
-            self.db.write(&batch, &WriteOptions::default())
+            self.db().write(&batch, &WriteOptions::default())
         };
+        self.expect_refusal("a write that breaks a limit", result.map(drop))
+    }
+
+    /// Expects `InvalidArgument`, or that the database is closed.
+    pub(in crate::world) fn expect_refusal(&self, what: &str, result: Result<(), Error>) -> Result<(), Stop> {
         match result {
             Err(error) if error.kind() == ErrorKind::InvalidArgument => Ok(()),
-            other => Err(self.violate("error honesty", format!("a write to be refused gives {other:?}"))),
+            Err(error) if error.kind() == ErrorKind::Closed => self.allow::<()>(Err(error)).map(drop),
+            Err(_) if self.opened.disk.is_off() => Err(Stop),
+            other => Err(self.violate("error honesty", format!("{what} gives {other:?}"))),
         }
     }
 
-    fn note_durable(&self, result: Result<(), Error>, before: u64) -> Result<(), Stop> {
-        if self.allow(result)?.is_some() {
-            let mut judge = self.judge.lock();
+    /// Notes that everything up to a number is durable if a call says so; tells whether it does.
+    pub(in crate::world) fn note_durable(
+        &self,
+        result: Result<(), Error>,
+        before: u64,
+    ) -> Result<bool, Stop> {
+        if self.allow(result)?.is_none() {
+            return Ok(false);
+        }
+        let mut judge = self.judge();
+        if judge.incarnation == self.opened.incarnation {
             judge.model.durable_floor = judge.model.durable_floor.max(before);
             judge.model.process_floor = judge.model.process_floor.max(before);
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn write(&mut self, count: u64, deletes: bool) -> Result<(), Stop> {
-        let durability = self.swarm.next_durability(&self.tape);
+    pub(in crate::world) fn write(&mut self, count: u64, deletes: bool) -> Result<(), Stop> {
+        let durability = self.context.swarm.next_durability(&self.context.tape);
         let write = {
-            let mut judge = self.judge.lock();
+            let mut judge = self.judge();
             judge.writes_count += 1;
             judge.writes_count
         };
@@ -263,55 +327,93 @@ impl Client {
         for index in 0..usize::try_from(count).expect("a few") {
             let at = self.pick_keyspace();
             let (keyspace, id) = (&self.keyspaces[at], u32::try_from(at).expect("a few"));
-            let key = self.swarm.next_key(&self.tape);
+            let key = self.next_key();
             let is_delete = deletes || (count > 1 && self.below(4) == 0);
             if is_delete {
                 batch.delete(keyspace, &key);
                 changes.push(((id, key), None));
             } else {
-                let len = usize::try_from(self.below(self.swarm.value_len_max)).expect("small");
+                let len = self.context.swarm.next_value_len(&self.context.tape);
                 let value = value_for(write, index, (id, &key), len);
                 batch.put(keyspace, &key, &value);
                 changes.push(((id, key), Some(value)));
             }
         }
         schedule::note(|| format!("it writes, for {durability:?}: {}", show_changes(&changes)));
-        let id = self.judge.lock().model.begin(changes);
+        let (id, is_old, told_time) = {
+            let mut judge = self.judge();
+            let told = schedule::thread_id().and_then(|thread| judge.told_times.get(&thread).copied());
+            let is_old = judge.incarnation != self.opened.incarnation;
+            (judge.model.begin(changes), is_old, told)
+        };
         let options = WriteOptions { durability: Some(durability) };
-        let result = self.db.write(&batch, &options);
+        let result = self.call("write", || self.db().write(&batch, &options));
         schedule::note(|| format!("the write gives {result:?}"));
-        let mut judge = self.judge.lock();
-        match &result {
-            Ok(seq) => {
-                if let Err(message) = judge.model.commit(id, seq.get()) {
-                    drop(judge);
-                    return Err(self.violate("sequence numbers", message));
-                }
-                let model = &mut judge.model;
-                if durability >= Durability::Os {
-                    model.process_floor = model.process_floor.max(seq.get());
-                }
-                if durability == Durability::Disk {
-                    model.durable_floor = model.durable_floor.max(seq.get());
-                }
+        self.note_write(id, &result, durability)?;
+        if result.is_ok() {
+            if is_old {
+                let message = "a database that was closed took a write".to_owned();
+                return Err(self.violate("closed is closed", message));
             }
-            Err(error)
-                if matches!(error.kind(), ErrorKind::ReadOnly | ErrorKind::Busy) && !self.disk.is_off() =>
-            {
-                judge.model.cancel(id);
-            }
-            // It may be in the log, whole; only a recovery will tell.
-            Err(_) => {}
+            let mut judge = self.judge();
+            judge.committed_time = judge.committed_time.max(told_time);
         }
-        drop(judge);
         self.allow(result).map(drop)
     }
+
+    /// Notes what became of a write.
+    fn note_write(
+        &self,
+        id: CommitId,
+        result: &Result<SeqNum, Error>,
+        durability: Durability,
+    ) -> Result<(), Stop> {
+        let mut judge = self.judge();
+        let is_old = judge.incarnation != self.opened.incarnation;
+        let model = &mut judge.model;
+        let noted = match result {
+            Ok(seq) => {
+                let noted = model.commit(id, seq.get());
+                if durability >= Durability::Os && !is_old {
+                    model.process_floor = model.process_floor.max(seq.get());
+                }
+                if durability == Durability::Disk && !is_old {
+                    model.durable_floor = model.durable_floor.max(seq.get());
+                }
+                noted
+            }
+            Err(error) if is_final(error) && !self.opened.disk.is_off() => model.cancel(id),
+            // It may be in the log, whole; only a recovery will tell.
+            Err(_) => Ok(()),
+        };
+        drop(judge);
+        noted.map_err(|message| self.violate("sequence numbers", message))
+    }
+}
+
+/// The event of a comparator's panic that came through to whoever made the call.
+pub const PANIC_REACHED_CALLER: &str = "a comparator's panic reached the caller";
+
+/// Tells whether an error says that nothing was written, and nothing ever will be.
+pub(in crate::world) fn is_final(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::ReadOnly | ErrorKind::Busy | ErrorKind::Closed)
+}
+
+fn is_comparators(payload: &(dyn std::any::Any + Send)) -> bool {
+    payload.downcast_ref::<String>().is_some_and(|text| text == PANIC_MESSAGE)
+        || payload.downcast_ref::<&str>().is_some_and(|text| *text == PANIC_MESSAGE)
+}
+
+/// Tells whether an error may come of a panic that was contained: its own, or one of the calls that it hinders.
+fn is_of_panic(error: &Error) -> bool {
+    let is_ours = format!("{error:?}").contains(PANIC_MESSAGE);
+    is_ours || matches!(error.kind(), ErrorKind::Busy | ErrorKind::ReadOnly)
 }
 
 fn show_changes(changes: &[Change]) -> String {
     let show = |((keyspace, key), value): &Change| {
         let value = value.as_ref().map_or_else(|| "deleted".to_owned(), |v| v.escape_ascii().to_string());
-        format!("{keyspace}:{}={value:.24} ", key.escape_ascii())
+        format!("{keyspace}:{:.60}={value:.24} ", key.escape_ascii().to_string())
     };
     changes.iter().map(show).collect()
 }

@@ -44,6 +44,8 @@ pub struct Model {
     /// Where known commits end, with how many operations each has.
     known: BTreeMap<u64, u64>,
     open: BTreeMap<CommitId, Arc<Vec<Change>>>,
+    /// Commits that were open at a recovery while their writers had not returned yet, with where they were found.
+    settled: BTreeMap<CommitId, Option<u64>>,
     keyspaces: Vec<Versions>,
     next_id: u64,
     /// Every number up to here belongs to a known commit.
@@ -55,6 +57,11 @@ pub struct Model {
 }
 
 impl Model {
+    /// Forgets the commits whose writers will never return: they ended with the incarnation before.
+    pub fn forget_writers(&mut self) {
+        self.settled.clear();
+    }
+
     /// Notes that a commit begins.
     pub fn begin(&mut self, changes: Vec<Change>) -> CommitId {
         let id = CommitId(self.next_id);
@@ -68,13 +75,29 @@ impl Model {
     /// # Errors
     /// A sentence, if the number cannot be right.
     pub fn commit(&mut self, id: CommitId, last_seq: u64) -> Result<(), String> {
-        let changes = self.open.remove(&id).expect("a commit ends once");
-        self.place(&changes, last_seq)
+        if let Some(changes) = self.open.remove(&id) {
+            return self.place(&changes, last_seq);
+        }
+        // A recovery came before its writer's return.
+        match self.settled.remove(&id).expect("a commit ends once") {
+            Some(found) if found == last_seq => Ok(()),
+            Some(found) => Err(format!("a commit returned number {last_seq} but was recovered as {found}")),
+            None => Err(format!("a commit returned number {last_seq} but the recovery before had lost it")),
+        }
     }
 
     /// Notes that a commit certainly did not happen.
-    pub fn cancel(&mut self, id: CommitId) {
-        self.open.remove(&id).expect("a commit ends once");
+    ///
+    /// # Errors
+    /// A sentence, if a recovery has found it.
+    pub fn cancel(&mut self, id: CommitId) -> Result<(), String> {
+        if self.open.remove(&id).is_some() {
+            return Ok(());
+        }
+        match self.settled.remove(&id).expect("a commit ends once") {
+            None => Ok(()),
+            Some(found) => Err(format!("a commit that failed for good was recovered as number {found}")),
+        }
     }
 
     fn place(&mut self, changes: &[Change], last_seq: u64) -> Result<(), String> {
@@ -146,6 +169,15 @@ impl Model {
         value_at(self.keyspaces.get(keyspace as usize)?.get(key)?, seq)
     }
 
+    /// Tells whether a commit above a number has deleted a key, or may have.
+    pub fn may_be_deleted_above(&self, keyspace: u32, key: &[u8], seq: u64) -> bool {
+        let versions = self.keyspaces.get(keyspace as usize).and_then(|keyspace| keyspace.get(key));
+        let is_deleted =
+            versions.into_iter().flatten().any(|version| version.seq > seq && version.value.is_none());
+        let deletes = |((id, name), value): &Change| *id == keyspace && name == key && value.is_none();
+        is_deleted || self.open.values().any(|changes| changes.iter().any(deletes))
+    }
+
     /// Walks over a keyspace's whole content as of a number, in bytewise order.
     pub fn content_at(
         &self,
@@ -179,10 +211,7 @@ impl Model {
     /// A sentence, if no choice of open commits explains it: something acknowledged is missing, half of a batch
     /// is there, or something is there that never was.
     pub fn settle(&mut self, seq: u64, contents: &Contents) -> Result<(), String> {
-        for (id, last) in self.explain(seq, contents)? {
-            self.commit(id, last)?;
-        }
-        self.open.clear();
+        self.end_open(seq, contents)?;
         self.known.clear();
         self.covered = seq;
         for keyspace in &mut self.keyspaces {
@@ -194,6 +223,35 @@ impl Model {
                 !versions.is_empty()
             });
         }
+        self.durable_floor = self.durable_floor.min(seq);
+        self.process_floor = self.process_floor.min(seq);
+        Ok(())
+    }
+
+    /// Decides which open commits are in what was recovered; the others never happened.
+    fn end_open(&mut self, seq: u64, contents: &Contents) -> Result<(), String> {
+        let placed = self.explain(seq, contents)?;
+        for &(id, last) in &placed {
+            self.commit(id, last)?;
+        }
+        self.settled.extend(placed.into_iter().map(|(id, last)| (id, Some(last))));
+        self.settled.extend(std::mem::take(&mut self.open).into_keys().map(|id| (id, None)));
+        Ok(())
+    }
+
+    /// Finds which open commits are in a database that was recovered up to `seq` with `contents`, and goes on from that,
+    /// but remembers what came before: what was recovered is not durable, and another recovery may come to less.
+    ///
+    /// # Errors
+    /// As [`Model::settle`].
+    pub fn cut(&mut self, seq: u64, contents: &Contents) -> Result<(), String> {
+        self.end_open(seq, contents)?;
+        self.known.retain(|last, _| *last <= seq);
+        for versions in self.keyspaces.iter_mut().flat_map(|keyspace| keyspace.values_mut()) {
+            versions.truncate(versions.partition_point(|version| version.seq <= seq));
+        }
+        self.covered = self.covered.min(seq);
+        self.cover();
         self.durable_floor = self.durable_floor.min(seq);
         self.process_floor = self.process_floor.min(seq);
         Ok(())

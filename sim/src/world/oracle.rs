@@ -1,18 +1,20 @@
 //! Judging what was seen against what must be.
 
-use crate::world::client::Violation;
+use crate::world::judge::Violation;
 use crate::world::model::{Model, Pairs};
+use crate::world::orders::Order;
 use crate::world::sight::{Bounds, Observation, Sight};
+use std::cmp::Ordering;
 use std::ops::Bound;
 
-/// Judges an observation; `is_reverse_order` tells which way its keyspace is sorted.
+/// Judges an observation of a keyspace that is sorted in `order`.
 ///
 /// # Errors
 /// The broken law.
-pub fn judge(model: &Model, observation: &Observation, is_reverse_order: bool) -> Result<(), Violation> {
+pub fn judge(model: &Model, observation: &Observation, order: Order) -> Result<(), Violation> {
     let (low, high) = (observation.low, observation.high);
     let stands = model.stands(low, high);
-    if stands.iter().any(|&stand| is_explained(model, observation, is_reverse_order, stand)) {
+    if stands.iter().any(|&stand| is_explained(model, observation, order, stand)) {
         return Ok(());
     }
     let oracle = if low == high { "frozen view" } else { "reads see commits" };
@@ -26,7 +28,7 @@ pub fn judge(model: &Model, observation: &Observation, is_reverse_order: bool) -
 }
 
 /// Tells whether a reader that stands at one number sees this.
-fn is_explained(model: &Model, observation: &Observation, is_reverse_order: bool, stand: u64) -> bool {
+fn is_explained(model: &Model, observation: &Observation, order: Order, stand: u64) -> bool {
     let keyspace = observation.keyspace;
     let is_right = |(key, value): &(Vec<u8>, Option<tinylsm::Slice>)| {
         model.get_at(keyspace, key, stand) == value.as_deref()
@@ -35,11 +37,13 @@ fn is_explained(model: &Model, observation: &Observation, is_reverse_order: bool
         Sight::Values(values) => values.iter().all(is_right),
         Sight::Scan { bounds, front, back, is_complete } => {
             let content = model.content_at(keyspace, stand);
-            let inside = content.filter(|(key, _)| is_inside(key, bounds, is_reverse_order));
-            if is_reverse_order {
-                are_ends(inside.rev(), front, back, *is_complete)
-            } else {
-                are_ends(inside, front, back, *is_complete)
+            let inside = content.filter(|(key, _)| is_inside(key, bounds, order));
+            match order {
+                Order::Bytewise => are_ends(inside, front, back, *is_complete),
+                Order::Reverse => are_ends(inside.rev(), front, back, *is_complete),
+                Order::LengthFirst => {
+                    are_ends(order.sort(inside.collect()).into_iter(), front, back, *is_complete)
+                }
             }
         }
     }
@@ -77,17 +81,17 @@ fn show_expected(model: &Model, observation: &Observation) -> String {
     }
 }
 
-fn is_inside(key: &[u8], bounds: &Bounds, is_reverse_order: bool) -> bool {
-    let less = |a: &[u8], b: &[u8]| if is_reverse_order { a > b } else { a < b };
+/// Tells whether a key lies between bounds.
+pub fn is_inside(key: &[u8], bounds: &Bounds, order: Order) -> bool {
     let is_above = match &bounds.0 {
         Bound::Unbounded => true,
-        Bound::Included(lower) => !less(key, lower),
-        Bound::Excluded(lower) => less(lower, key),
+        Bound::Included(lower) => order.compare(key, lower) != Ordering::Less,
+        Bound::Excluded(lower) => order.compare(key, lower) == Ordering::Greater,
     };
     let is_below = match &bounds.1 {
         Bound::Unbounded => true,
-        Bound::Included(upper) => !less(upper, key),
-        Bound::Excluded(upper) => less(key, upper),
+        Bound::Included(upper) => order.compare(key, upper) != Ordering::Greater,
+        Bound::Excluded(upper) => order.compare(key, upper) == Ordering::Less,
     };
     is_above && is_below
 }

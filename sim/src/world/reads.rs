@@ -2,10 +2,14 @@
 //! iterator that is kept while other things happen.
 
 use crate::world::client::{Client, Stop};
+use crate::world::judge::Context;
+use crate::world::keys::prefix_end;
 use crate::world::model::Pairs;
+use crate::world::orders::Order;
 use crate::world::sight::{Bounds, Observation, Sight};
+use std::cmp::Ordering;
 use std::ops::Bound;
-use tinylsm::{ErrorKind, Iter, Keyspace, Snapshot};
+use tinylsm::{Db, Iter, Keyspace, Snapshot};
 
 const EVERYTHING: Bounds = (Bound::Unbounded, Bound::Unbounded);
 
@@ -13,6 +17,37 @@ const EVERYTHING: Bounds = (Bound::Unbounded, Bound::Unbounded);
 pub(in crate::world) struct HeldSnapshot {
     snapshot: Snapshot,
     seen: Vec<(u32, Pairs)>,
+    // Declared behind the snapshot, which is let go before that is noted.
+    _note: SnapshotNote,
+}
+
+/// Notes a snapshot as held while it lives.
+struct SnapshotNote {
+    context: Context,
+    name: u64,
+}
+
+impl Drop for SnapshotNote {
+    fn drop(&mut self) {
+        self.context.judge.lock().snapshots.let_go(self.name);
+    }
+}
+
+impl HeldSnapshot {
+    pub(in crate::world) fn take(context: &Context, db: &Db) -> HeldSnapshot {
+        context.judge.lock().snapshots.being_taken_count += 1;
+        let snapshot = db.snapshot();
+        let name = {
+            let snapshots = &mut context.judge.lock().snapshots;
+            snapshots.being_taken_count -= 1;
+            snapshots.take(snapshot.seq().get())
+        };
+        HeldSnapshot { snapshot, seen: Vec::new(), _note: SnapshotNote { context: context.clone(), name } }
+    }
+
+    pub(in crate::world) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
 }
 
 /// An iterator in use: where it stands and what it has shown.
@@ -40,7 +75,7 @@ enum Ends {
 impl Client {
     /// Returns the number at which a reader stands, or one that it stands at or above.
     fn stand(&self, past: Option<&Snapshot>) -> u64 {
-        past.map_or_else(|| self.db.last_seq(), Snapshot::seq).get()
+        past.map_or_else(|| self.db().last_seq(), Snapshot::seq).get()
     }
 
     fn observe(&self, past: Option<&Snapshot>, low: u64, keyspace: usize, sight: Sight) {
@@ -49,38 +84,44 @@ impl Client {
     }
 
     fn note(&self, observation: Observation) {
-        self.judge.lock().observations.push(observation);
+        let mut judge = self.judge();
+        if judge.incarnation == self.opened.incarnation {
+            judge.observations.push(observation);
+        } else {
+            // The model knows only what the latest recovery found.
+            judge.reach("read of an old incarnation, not judged");
+        }
     }
 
-    pub(in crate::world) fn get(&self, past: Option<&Snapshot>) -> Result<(), Stop> {
-        let (at, key) = (self.pick_keyspace(), self.swarm.next_key(&self.tape));
+    pub(in crate::world) fn get(&mut self, past: Option<&Snapshot>) -> Result<(), Stop> {
+        let (at, key) = (self.pick_keyspace(), self.next_key());
         let (low, keyspace) = (self.stand(past), &self.keyspaces[at]);
-        let result = match past {
+        let result = self.call("get", || match past {
             Some(snapshot) => snapshot.get(keyspace, &key),
             None => keyspace.get(&key),
-        };
+        });
         if let Some(value) = self.allow(result)? {
             self.observe(past, low, at, Sight::Values(vec![(key, value)]));
         }
         Ok(())
     }
 
-    pub(in crate::world) fn multi_get(&self, past: Option<&Snapshot>) -> Result<(), Stop> {
+    pub(in crate::world) fn multi_get(&mut self, past: Option<&Snapshot>) -> Result<(), Stop> {
         let at = self.pick_keyspace();
-        let keys: Vec<Vec<u8>> = (0..2 + self.below(4)).map(|_| self.swarm.next_key(&self.tape)).collect();
+        let keys: Vec<Vec<u8>> = (0..2 + self.below(4)).map(|_| self.next_key()).collect();
         self.count_operations(keys.len() as u64 - 1);
         let (low, keyspace) = (self.stand(past), &self.keyspaces[at]);
-        let result = match past {
+        let result = self.call("multi_get", || match past {
             Some(snapshot) => snapshot.multi_get(keyspace, &keys),
             None => keyspace.multi_get(&keys),
-        };
+        });
         if let Some(values) = self.allow(result)? {
             self.observe(past, low, at, Sight::Values(keys.into_iter().zip(values).collect()));
         }
         Ok(())
     }
 
-    pub(in crate::world) fn scan(&self, past: Option<&Snapshot>) -> Result<(), Stop> {
+    pub(in crate::world) fn scan(&mut self, past: Option<&Snapshot>) -> Result<(), Stop> {
         let (at, bounds) = (self.pick_keyspace(), self.bounds());
         let Some(mut held) = self.open_range(past, at, bounds)? else { return Ok(()) };
         if self.below(4) == 0 && !self.seek(&mut held)? {
@@ -90,23 +131,17 @@ impl Client {
     }
 
     /// Scans the keys with a common beginning; where they need not lie side by side, that is refused.
-    pub(in crate::world) fn scan_prefix(&self, past: Option<&Snapshot>) -> Result<(), Stop> {
+    pub(in crate::world) fn scan_prefix(&mut self, past: Option<&Snapshot>) -> Result<(), Stop> {
         let at = self.pick_keyspace();
-        let mut prefix = self.swarm.next_key(&self.tape);
+        let mut prefix = self.next_key();
         prefix.truncate(usize::try_from(self.below(prefix.len() as u64 + 1)).expect("short"));
         let (low, keyspace) = (self.stand(past), &self.keyspaces[at]);
-        let result = match past {
+        let result = self.call("prefix", || match past {
             Some(snapshot) => snapshot.prefix(keyspace, &prefix),
             None => keyspace.prefix(&prefix),
-        };
-        if is_reverse_order(keyspace) {
-            return match result {
-                Err(error) if error.kind() == ErrorKind::InvalidArgument => Ok(()),
-                other => {
-                    let message = format!("a prefix scan in reverse order gives {:?}", other.map(drop));
-                    Err(self.violate("error honesty", message))
-                }
-            };
+        });
+        if order_of(keyspace) != Order::Bytewise {
+            return self.expect_refusal("a prefix scan in another order than bytewise", result.map(drop));
         }
         let Some(iter) = self.allow(result)? else { return Ok(()) };
         let mut held = self.hold(past, low, at, (iter, prefix_bounds(prefix)));
@@ -132,9 +167,9 @@ impl Client {
         Ok(())
     }
 
-    pub(in crate::world) fn take_snapshot(&mut self) {
+    pub(in crate::world) fn keep_snapshot(&mut self) {
         if self.snapshots.len() < 3 {
-            self.snapshots.push(HeldSnapshot { snapshot: self.db.snapshot(), seen: Vec::new() });
+            self.snapshots.push(HeldSnapshot::take(&self.context, self.db()));
         }
     }
 
@@ -156,7 +191,9 @@ impl Client {
     /// Reads a whole keyspace through a snapshot and compares it with what the snapshot showed before.
     fn compare_snapshot(&mut self, at: usize, snapshot: &Snapshot) -> Result<(), Stop> {
         let keyspace = self.pick_keyspace();
-        let result = snapshot.iter(&self.keyspaces[keyspace]).and_then(Iterator::collect::<Result<Pairs, _>>);
+        let read =
+            || snapshot.iter(&self.keyspaces[keyspace]).and_then(Iterator::collect::<Result<Pairs, _>>);
+        let result = self.call("scan", read);
         let Some(pairs) = self.allow(result)? else { return Ok(()) };
         let (id, seen) = (id_of(keyspace), &mut self.snapshots[at].seen);
         match seen.iter().find(|(keyspace, _)| *keyspace == id) {
@@ -175,7 +212,7 @@ impl Client {
 
     fn bounds(&self) -> Bounds {
         let bound = || {
-            let key = self.swarm.next_key(&self.tape);
+            let key = self.next_key();
             match self.below(3) {
                 0 => Bound::Unbounded,
                 1 => Bound::Included(key),
@@ -192,10 +229,10 @@ impl Client {
         bounds: Bounds,
     ) -> Result<Option<HeldIter>, Stop> {
         let low = self.stand(past);
-        let result = match past {
+        let result = self.call("range", || match past {
             Some(snapshot) => snapshot.range(&self.keyspaces[keyspace], bounds.clone()),
             None => self.keyspaces[keyspace].range(bounds.clone()),
-        };
+        });
         Ok(self.allow(result)?.map(|iter| self.hold(past, low, keyspace, (iter, bounds))))
     }
 
@@ -214,8 +251,9 @@ impl Client {
     /// Moves the front of an iterator to a key of our own choice: from there on it is a scan with other bounds.
     /// `false` if reading failed.
     fn seek(&self, held: &mut HeldIter) -> Result<bool, Stop> {
-        let key = self.swarm.next_key(&self.tape);
-        if self.allow(held.iter.seek(&key))?.is_none() {
+        let key = self.next_key();
+        let sought = self.call("seek", || held.iter.seek(&key));
+        if self.allow(sought)?.is_none() {
             return Ok(false);
         }
         let is_outside = is_before(&self.keyspaces[held.keyspace], &key, &held.lower);
@@ -266,28 +304,22 @@ fn id_of(keyspace: usize) -> u32 {
     u32::try_from(keyspace).expect("a few")
 }
 
-fn is_reverse_order(keyspace: &Keyspace) -> bool {
-    keyspace.options().comparator != tinylsm::base::comparator::BYTEWISE_NAME
+fn order_of(keyspace: &Keyspace) -> Order {
+    Order::of(keyspace.options())
 }
 
 /// Tells whether a key lies before a lower bound in its keyspace's order.
 fn is_before(keyspace: &Keyspace, key: &[u8], lower: &Bound<Vec<u8>>) -> bool {
-    let is_less = |bound: &[u8]| if is_reverse_order(keyspace) { key > bound } else { key < bound };
+    let compare = |bound: &[u8]| order_of(keyspace).compare(key, bound);
     match lower {
         Bound::Unbounded => false,
-        Bound::Included(bound) => is_less(bound),
-        Bound::Excluded(bound) => is_less(bound) || key == bound.as_slice(),
+        Bound::Included(bound) => compare(bound) == Ordering::Less,
+        Bound::Excluded(bound) => compare(bound) != Ordering::Greater,
     }
 }
 
-/// Returns the bounds of the keys that begin with `prefix`, whose last byte is none of the highest.
+/// Returns the bounds of the keys that begin with `prefix`.
 fn prefix_bounds(prefix: Vec<u8>) -> Bounds {
-    let mut end = prefix.clone();
-    match end.last_mut() {
-        Some(last) => {
-            *last += 1;
-            (Bound::Included(prefix), Bound::Excluded(end))
-        }
-        None => EVERYTHING,
-    }
+    let end = prefix_end(&prefix).map_or(Bound::Unbounded, Bound::Excluded);
+    (Bound::Included(prefix), end)
 }

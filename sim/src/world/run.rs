@@ -4,9 +4,9 @@ use crate::disk::{DiskEvent, Profile, SimDisk};
 use crate::schedule::{self, Options, World};
 use crate::tape::Tape;
 use crate::trace::{Entry, Keep};
-use crate::world::client::Violation;
+use crate::world::judge::Violation;
 use crate::world::scene::{Album, Scene};
-use crate::world::story::{self, Tale};
+use crate::world::story::{self, Settings, Tale};
 use std::sync::Arc;
 
 /// How a world ended.
@@ -34,15 +34,26 @@ pub struct Ended {
 
 /// Runs the world of a seed.
 pub fn run(seed: u64, profile: Profile, keep: Keep) -> Ended {
-    run_tape(seed, Tape::from_seed(seed), profile, keep)
+    run_with(seed, profile, keep, &Settings::default())
+}
+
+/// Runs the world of a seed as `settings` say.
+pub fn run_with(seed: u64, profile: Profile, keep: Keep, settings: &Settings) -> Ended {
+    run_tape_with(seed, Tape::from_seed(seed), (profile, keep), settings)
 }
 
 /// Runs the world of a tape; `seed` only names it.
 pub fn run_tape(seed: u64, tape: Tape, profile: Profile, keep: Keep) -> Ended {
+    run_tape_with(seed, tape, (profile, keep), &Settings::default())
+}
+
+fn run_tape_with(seed: u64, tape: Tape, (profile, keep): (Profile, Keep), settings: &Settings) -> Ended {
+    let settings = settings.clone();
     let options = Options { keep, ..Options::default() };
     let (choices, album) = (tape.clone(), Album::default());
     let pictures = album.clone();
-    let outcome = World::run(tape, options, move || story::tell(&choices, profile, pictures, watch));
+    let outcome =
+        World::run(tape, options, move || story::tell(&choices, profile, pictures, (watch, &settings)));
     let tale = outcome.value.unwrap_or_default();
     let violation = match (&outcome.failure, &tale.violation) {
         (Some(failure), _) => Some(Violation { oracle: oracle_of(failure), message: failure.to_string() }),

@@ -6,6 +6,7 @@
 
 use crate::disk::{SeenFile, SimDisk};
 use crate::schedule;
+use crate::world::incarnation::files_of;
 use parking_lot::Mutex;
 use std::fmt::{self, Write};
 use std::io::IoSlice;
@@ -48,7 +49,7 @@ impl Album {
     fn take(&self, disk: &SimDisk, title: impl FnOnce() -> String, tells_crash: bool) {
         let Some(event) = schedule::events_kept() else { return };
         let crash = disk.crash_story().filter(|_| tells_crash).map(ToString::to_string);
-        self.0.lock().push(Scene { event, title: title(), crash, files: disk.files() });
+        self.0.lock().push(Scene { event, title: title(), crash, files: files_of(disk) });
     }
 
     /// Returns the pictures taken so far.
@@ -110,10 +111,10 @@ fn write_tree(f: &mut fmt::Formatter<'_>, catalog: &Catalog) -> fmt::Result {
 fn write_table(f: &mut fmt::Formatter<'_>, table: &TableMeta) -> fmt::Result {
     writeln!(
         f,
-        "      {}  {} … {}  {} entries, {} of them deletes, numbers {} to {}, {} bytes",
+        "      {}  {:.60} … {:.60}  {} entries, {} of them deletes, numbers {} to {}, {} bytes",
         table.number,
-        table.smallest.escape_ascii(),
-        table.largest.escape_ascii(),
+        table.smallest.escape_ascii().to_string(),
+        table.largest.escape_ascii().to_string(),
         table.entries,
         table.deletes,
         table.smallest_seq,

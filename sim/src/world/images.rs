@@ -1,0 +1,86 @@
+//! Crash images of a running disk, recovered on the side while the original goes on.
+
+use crate::disk::{Profile, SimDisk};
+use crate::tape::Label;
+use crate::world::judge::{Context, Violation, violation};
+use crate::world::model::Contents;
+use crate::world::recovery::{Reading, check_floor};
+use tinylsm::{Background, Db};
+
+/// Takes a crash image and judges what is recovered from it.
+///
+/// # Errors
+/// The broken invariant.
+pub fn recover_on_the_side(context: &Context, disk: &SimDisk) -> Result<(), Violation> {
+    let (image, floor, keyspaces_count, incarnation) = {
+        let mut judge = context.judge.lock();
+        judge.reach("recovery");
+        judge.reach("crash image recovered on the side");
+        let floors = (judge.model.durable_floor, judge.model.process_floor);
+        let owes_all = context.profile == Profile::Kill && disk.failures_count() == 0;
+        let floor = if owes_all { floors.1 } else { floors.0 };
+        (disk.image(), floor, judge.keyspaces.len(), judge.incarnation)
+    };
+    context.album.add_crash(&image, || "a crash image, recovered on the side".to_owned());
+    let side = Side { context, image: &image, keyspaces_count };
+    let read_only = if context.tape.chance(Label::Check, 1, 3) { Some(side.read_only()?) } else { None };
+    let db = side.open("a crash image does not open")?;
+    let (seq, contents) = side.read_all(&db)?;
+    if read_only.is_some_and(|read_only| read_only != (seq, contents.clone())) {
+        let message = format!("reading only shows another content than the one recovered to {seq}");
+        return Err(violation("reading only", message));
+    }
+    check_floor(seq, floor)?;
+    {
+        let judge = context.judge.lock();
+        // A client that has opened the database meanwhile has made the model forget the state of the image.
+        if judge.incarnation == incarnation {
+            let judged = judge.model.check(seq, &contents);
+            judged.map_err(|message| violation("exact prefix", message))?;
+        }
+    }
+    // The same image again: recovery must come to the same end.
+    drop(db);
+    let again = side.open("a recovered image does not open again")?;
+    let (again_seq, again_contents) = side.read_all(&again)?;
+    if (again_seq, &again_contents) != (seq, &contents) {
+        let message = format!("recovered to {seq} first and to {again_seq} again, or to other content");
+        return Err(violation("recovery is idempotent", message));
+    }
+    Ok(())
+}
+
+/// An image, which nobody else has.
+struct Side<'a> {
+    context: &'a Context,
+    image: &'a SimDisk,
+    keyspaces_count: usize,
+}
+
+impl Side<'_> {
+    fn open(&self, failure: &'static str) -> Result<Db, Violation> {
+        let opened = self.context.copy_builder(self.image, Background::Manual).open();
+        opened.map_err(|error| violation("recovery", format!("{failure}: {error:?}")))
+    }
+
+    fn read_all(&self, db: &Db) -> Result<(u64, Contents), Violation> {
+        let reading = Reading { disk: self.image, failures_before: self.image.failures_count() };
+        reading.read_all(db, self.keyspaces_count)
+    }
+
+    /// Reads an image that nobody recovered yet, which changes nothing on the disk.
+    fn read_only(&self) -> Result<(u64, Contents), Violation> {
+        self.context.reach("crash image opened read-only");
+        let (before, changes_before) = (self.image.files(), self.image.changes_count());
+        let opened = self.context.copy_builder(self.image, Background::Manual).open_read_only();
+        let db = opened.map_err(|error| {
+            violation("recovery", format!("a crash image does not open read-only: {error:?}"))
+        })?;
+        let read = self.read_all(&db)?;
+        drop(db);
+        if self.image.files() != before || self.image.changes_count() != changes_before {
+            return Err(violation("reading only", "opening a crash image read-only changed it".to_owned()));
+        }
+        Ok(read)
+    }
+}

@@ -1,0 +1,118 @@
+//! Another database on the same disk, which nothing that happens to the first may touch.
+
+use crate::disk::SimDisk;
+use crate::world::client::{Client, Stop};
+use crate::world::judge::{Context, Violation, violation};
+use crate::world::known_faults::Fault;
+use crate::world::reads::HeldSnapshot;
+use crate::world::tenure::Tenure;
+use tinylsm::{Background, Db, Error, Keyspace, Options, WriteBatch, WriteOptions};
+
+/// Its directory.
+pub const DIRECTORY: &str = "/neighbour";
+
+/// What it holds.
+const CONTENT: [(&str, &str); 3] = [("a", "neighbour's"), ("b", "neighbour's too"), ("k00", "a key of both")];
+
+/// The other database, open.
+#[derive(Clone)]
+pub struct Neighbour {
+    db: Db,
+}
+
+impl Neighbour {
+    /// Opens it, or creates it and writes what it holds; `None` if the disk is in the way.
+    ///
+    /// # Errors
+    /// What was wrong with it.
+    pub fn open(
+        context: &Context,
+        disk: &SimDisk,
+        failures_before: u64,
+    ) -> Result<Option<Neighbour>, Violation> {
+        let may_fail = || disk.is_off() || disk.failures_count() > failures_before;
+        let options = Options { memtable_bytes: 4 << 10, wal_preallocate_bytes: 0, ..Options::default() };
+        let builder = Db::builder(DIRECTORY)
+            .vfs(Tenure::new(disk, context))
+            .options(options)
+            .background(Background::Manual);
+        let opened = builder.open().and_then(|db| {
+            if db.last_seq().get() == 0 {
+                CONTENT.iter().try_for_each(|(key, value)| db.put(key, value).map(drop))?;
+            }
+            Ok(Neighbour { db })
+        });
+        match opened {
+            Ok(neighbour) => {
+                neighbour.check(may_fail)?;
+                Ok(Some(neighbour))
+            }
+            Err(_) if may_fail() => Ok(None),
+            Err(error) => Err(violation("neighbour", format!("it does not open: {error:?}"))),
+        }
+    }
+
+    /// Checks that it holds a beginning of what was written to it, and all of it where nothing went wrong.
+    ///
+    /// # Errors
+    /// What it holds instead.
+    pub fn check(&self, may_fail: impl Fn() -> bool) -> Result<(), Violation> {
+        let content: Result<Vec<_>, Error> = self.db.iter().and_then(Iterator::collect);
+        let content = match content {
+            Ok(content) => content,
+            Err(_) if may_fail() => return Ok(()),
+            Err(error) => return Err(violation("neighbour", format!("it cannot be read: {error:?}"))),
+        };
+        let count = usize::try_from(self.db.last_seq().get()).unwrap_or(usize::MAX);
+        let is_right = CONTENT.get(..count).is_some_and(|expected| {
+            let pairs = content.iter().map(|(key, value)| (&**key, &**value));
+            pairs.eq(expected.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes())))
+        });
+        if is_right { Ok(()) } else { Err(violation("neighbour", format!("it holds {content:?}"))) }
+    }
+
+    fn keyspace(&self) -> &Keyspace {
+        self.db.default_keyspace()
+    }
+}
+
+impl Client {
+    /// Uses a keyspace of the other database with this one, or the other way round: that is refused everywhere.
+    pub(in crate::world) fn use_foreign_handle(&mut self) -> Result<(), Stop> {
+        let Some(neighbour) = self.opened.neighbour.clone() else { return Ok(()) };
+        let foreign = neighbour.keyspace();
+        let db = self.db();
+        let key = self.next_key();
+        let held = HeldSnapshot::take(&self.context, db);
+        let refused = |what, result: Result<(), Error>| match result {
+            Err(error) if self.is_excused(&error) => Ok(()),
+            result => self.expect_refusal(what, result),
+        };
+        match self.below(5) {
+            0 => {
+                let mut batch = WriteBatch::new();
+                batch.put(&self.keyspaces[0], &key, "never written");
+                batch.put(foreign, &key, "never written");
+                let written = self.call("write", || db.write(&batch, &WriteOptions::default()));
+                refused("a batch with a foreign keyspace", written.map(drop))
+            }
+            1 => {
+                let compacted = self.call("compact_range", || db.compact_range(foreign, ..));
+                refused("compact_range of a foreign keyspace", compacted)
+            }
+            _ if self.context.is_known(Fault::ForeignKeyspaceRead) => Ok(()),
+            2 => {
+                let got = self.call("get", || held.snapshot().get(foreign, &key));
+                refused("a foreign snapshot's get", got.map(drop))
+            }
+            3 => {
+                let got = self.call("multi_get", || held.snapshot().multi_get(foreign, &[&key]));
+                refused("a foreign snapshot's multi_get", got.map(drop))
+            }
+            _ => {
+                let read = self.call("range", || held.snapshot().iter(foreign));
+                refused("a foreign snapshot's scan", read.map(drop))
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Moments of quiet: nothing has failed, no client does anything, nothing is due. Then figures, files and tree agree,
+//! and stay as they are.
+
+use crate::disk::SimDisk;
+use crate::world::incarnation::directory_len;
+use crate::world::incarnation::files_of;
+use crate::world::judge::{Violation, violation};
+use crate::world::known_faults::Fault;
+use crate::world::on_disk::OnDisk;
+use crate::world::story::Story;
+use crate::world::swarm::Habit;
+use std::time::Duration;
+use tinylsm::compaction::picker::{LevelLimits, target_bytes};
+use tinylsm::version::edit::TableMeta;
+use tinylsm::vfs::Vfs;
+use tinylsm::{Db, KeyspaceOptions, Stats};
+
+/// How long a database is left alone, to see whether it stays as it is: longer than any pause of its jobs.
+const QUIET: Duration = Duration::from_secs(45);
+
+/// Bytes that a database may have beside its tables, log and manifest when it is at rest: names, locks, small change.
+const SMALL_CHANGE_BYTES: u64 = 8 << 10;
+
+impl Story {
+    /// Lets an open database come to quiet, and checks what holds then. A loss of power ends the check.
+    pub(in crate::world) fn come_to_quiet(&mut self, db: &Db) -> Result<(), Violation> {
+        match self.check_quiet(db) {
+            Err(_) if self.disk.is_off() => Ok(()),
+            checked => checked,
+        }
+    }
+
+    fn check_quiet(&mut self, db: &Db) -> Result<(), Violation> {
+        self.disk.heal();
+        db.wait_idle().map_err(|error| violation("wait_idle", format!("{error:?}")))?;
+        let stats = db.stats();
+        self.check_files(&stats)?;
+        self.check_figures(db, &stats)?;
+        check_shape(db, &stats)?;
+        if let Some(error) = db.background_error() {
+            return Err(violation("background_error", format!("nothing has failed, but it says {error:?}")));
+        }
+        // What is due only after a while comes now, and then nothing more.
+        let later = self.leave_alone(db)?;
+        let latest = self.leave_alone(db)?;
+        let work = |stats: &Stats| {
+            (
+                stats.flushes,
+                stats.compactions,
+                stats.trivial_moves,
+                stats.manifests_rolled,
+                stats.live_files.clone(),
+            )
+        };
+        if work(&latest) != work(&later) {
+            let message = format!("it was idle with {:?}, and then {:?}", work(&later), work(&latest));
+            return Err(violation("wait_idle", message));
+        }
+        self.check_files(&latest)?;
+        self.check_space_by_itself(db)?;
+        self.reach("judged: quiet");
+        Ok(())
+    }
+
+    fn leave_alone(&self, db: &Db) -> Result<Stats, Violation> {
+        self.disk.sleep(QUIET);
+        db.wait_idle().map_err(|error| violation("wait_idle", format!("{error:?}")))?;
+        Ok(db.stats())
+    }
+
+    /// Compares the directory with what the database says of it.
+    pub(in crate::world) fn check_files(&self, stats: &Stats) -> Result<(), Violation> {
+        let mut files: Vec<String> = names_of(&self.disk);
+        if self.context.swarm.has_foreign_names {
+            let before = files.len();
+            files.retain(|name| name != "notes.txt");
+            if files.len() == before {
+                return Err(violation("hands off what is not ours", "a foreign file is gone".to_owned()));
+            }
+        }
+        if files != stats.live_files {
+            let message =
+                format!("at rest the directory has {files:?}, the database says {:?}", stats.live_files);
+            return Err(violation("directory is the live set", message));
+        }
+        Ok(())
+    }
+
+    /// Compares the figures with the manifest.
+    fn check_figures(&self, db: &Db, stats: &Stats) -> Result<(), Violation> {
+        let on_disk = OnDisk::look(&self.disk)
+            .map_err(|error| violation("stats", format!("the manifest is unreadable: {error:?}")))?;
+        let Some(on_disk) = on_disk else {
+            return Err(violation("stats", "an open database has no manifest".to_owned()));
+        };
+        for figures in &stats.keyspaces {
+            for (level, told) in figures.levels.iter().enumerate() {
+                let tables = on_disk.tables(figures.id).filter(|(at, _)| *at == level);
+                let found = tables.fold((0, 0, 0), |(files, bytes, entries), (_, meta)| {
+                    (files + 1, bytes + meta.len_bytes, entries + meta.entries)
+                });
+                if found != (told.files, told.bytes, told.entries) {
+                    let message =
+                        format!("level {level} of {:?}: told {told:?}, found {found:?}", figures.name);
+                    return Err(violation("stats", message));
+                }
+            }
+        }
+        if stats.sealed_memtables > 0 || stats.last_seq != db.last_seq() {
+            return Err(violation("stats", format!("idle, and still {stats:?}")));
+        }
+        Ok(())
+    }
+
+    /// Compares what lies on the disk after a time of quiet with what a merge of everything leaves: a database gives
+    /// back by itself what deletes and newer versions have hidden.
+    fn check_space_by_itself(&mut self, db: &Db) -> Result<(), Violation> {
+        if self.context.is_known(Fault::DeletedSpaceStays) {
+            return Ok(());
+        }
+        let before = directory_len(&self.disk);
+        self.compact_everything(db)?;
+        let after = directory_len(&self.disk);
+        let options = &self.context.swarm.options;
+        let fixed = options.memtable_bytes as u64
+            + 2 * options.manifest_roll_bytes
+            + options.wal_preallocate_bytes
+            + SMALL_CHANGE_BYTES
+            // What a delete hides is known on the average only: one big value among small ones may stay.
+            + 2 * self.context.swarm.longest_value_len();
+        if before > after * 115 / 100 + fixed {
+            let message = format!("{before} bytes lay on the quiet disk, a merge of everything left {after}");
+            return Err(violation("space comes back by itself", message));
+        }
+        self.reach("judged: space by itself");
+        Ok(())
+    }
+
+    pub(in crate::world) fn compact_everything(&self, db: &Db) -> Result<(), Violation> {
+        let failed = |error: tinylsm::Error| violation("compact_range", format!("{error:?}"));
+        for name in db.keyspaces() {
+            let keyspace = db.keyspace(&name).map_err(failed)?;
+            db.compact_range(&keyspace, ..).map_err(failed)?;
+        }
+        db.wait_idle().map_err(|error| violation("wait_idle", format!("{error:?}")))
+    }
+
+    /// Checks what a database that was merged in full has on the disk.
+    pub(in crate::world) fn check_merged_space(&self) -> Result<(), Violation> {
+        let bytes = directory_len(&self.disk);
+        let (live, tables_count) = self.live_bytes()?;
+        let options = &self.context.swarm.options;
+        // A table of a run is tiny, so what each has beside its entries counts.
+        let fixed = 2 * options.manifest_roll_bytes + options.wal_preallocate_bytes + 2 * SMALL_CHANGE_BYTES;
+        let allowed = live * 12 / 10 + tables_count * 1_500 + fixed;
+        if bytes > allowed {
+            let message =
+                format!("{bytes} bytes for {live} of live data in {tables_count} tables; {allowed} allowed");
+            return Err(violation("space at rest", message));
+        }
+        self.reach("judged: space at rest");
+        Ok(())
+    }
+
+    /// Returns how many bytes the live entries would take as the blocks of a table, and how many there may be beside
+    /// entries in the tables that there are: a table of a run is tiny, so these count.
+    fn live_bytes(&self) -> Result<(u64, u64), Violation> {
+        let judge = self.context.judge.lock();
+        let last = judge.model.last_known();
+        let mut live = 0;
+        for (id, _) in (0..).zip(&judge.keyspaces) {
+            for (key, value) in judge.model.content_at(id, last) {
+                // At worst an entry has a block of its own, whose place in the index has a key as well.
+                live += (2 * key.len() + value.len()) as u64 + 72;
+            }
+        }
+        drop(judge);
+        let on_disk = OnDisk::look(&self.disk).ok().flatten();
+        // Its bounds are in its properties and in its index, and in the manifest, perhaps twice.
+        let overhead_of = |meta: &TableMeta| 1_500 + 5 * (meta.smallest.len() + meta.largest.len()) as u64;
+        let overhead =
+            on_disk.map_or(0, |on_disk| on_disk.catalog.tables().map(|(_, _, meta)| overhead_of(meta)).sum());
+        Ok((live, overhead))
+    }
+
+    /// Checks what a database leaves on the disk that was closed in good order.
+    pub(in crate::world) fn check_closed_space(&self) -> Result<(), Violation> {
+        if self.context.is_known(Fault::SpaceOfShortLives) {
+            return Ok(());
+        }
+        let options = &self.context.swarm.options;
+        let names = names_of(&self.disk);
+        let segments_count = names.iter().filter(|name| name.ends_with(".wal")).count();
+        // One for each generation that may wait for its flush, the open one, and one that is about to go.
+        let segments_max = options.sealed_memtables_max + 3;
+        if segments_count > segments_max {
+            let message =
+                format!("closed with {segments_count} log segments, {segments_max} allowed: {names:?}");
+            return Err(violation("space of a closed database", message));
+        }
+        if self.context.swarm.habit == Habit::ShortLives && !self.context.swarm.has_big_values {
+            let (bytes, (live, overhead)) = (directory_len(&self.disk), self.live_bytes()?);
+            let unmerged = 12 * options.memtable_bytes as u64;
+            let allowed = 2 * live + overhead + unmerged + SMALL_CHANGE_BYTES;
+            if bytes > allowed {
+                let message = format!("closed with {bytes} bytes for {live} of live data, {allowed} allowed");
+                return Err(violation("space of a closed database", message));
+            }
+        }
+        self.reach("judged: space of a closed database");
+        Ok(())
+    }
+}
+
+/// Checks that no level is over its target where nothing is due.
+fn check_shape(db: &Db, stats: &Stats) -> Result<(), Violation> {
+    for figures in &stats.keyspaces {
+        let keyspace = db
+            .keyspace(&figures.name)
+            .map_err(|error| violation("stats", format!("{:?} is not there: {error:?}", figures.name)))?;
+        let options = keyspace.options();
+        let is_over = |level: usize| match level {
+            0 => figures.levels[0].files >= options.level0_compaction_trigger,
+            // By one table and a hundredth: a level's score is a whole number, and tables move as they are.
+            _ => {
+                let target = target_bytes(level, limits_of(options));
+                figures.levels[level].bytes > target + target / 100 + options.table_bytes
+            }
+        };
+        if let Some(level) = (0..figures.levels.len() - 1).find(|&level| is_over(level)) {
+            let message = format!("idle, and level {level} is over its target: {figures:?}, {options:?}");
+            return Err(violation("shape of the tree", message));
+        }
+    }
+    Ok(())
+}
+
+fn limits_of(options: &KeyspaceOptions) -> LevelLimits {
+    LevelLimits {
+        level0_trigger: options.level0_compaction_trigger,
+        level_base_bytes: options.level_base_bytes,
+        level_multiplier: options.level_multiplier,
+    }
+}
+
+fn names_of(disk: &SimDisk) -> Vec<String> {
+    files_of(disk).into_iter().map(|file| file.name).collect()
+}

@@ -1,0 +1,104 @@
+//! The end of a run: all faults are over, and the database opens, writes, comes to rest and leaves no file behind.
+
+use crate::tape::Label;
+use crate::world::judge::{Violation, violation};
+use crate::world::neighbour::Neighbour;
+use crate::world::story::Story;
+use std::time::Duration;
+use tinylsm::vfs::Vfs;
+use tinylsm::{Background, Db, Error, Stats};
+
+impl Story {
+    pub(in crate::world) fn come_to_rest(&mut self) -> Result<(), Violation> {
+        self.heal_disk();
+        self.disk.power_off_after(u64::MAX);
+        if self.disk.is_off() {
+            self.lose_power("power lost before rest");
+            self.heal_disk();
+        }
+        let sound = |what: &'static str, error: Error| violation("liveness", format!("{what}: {error:?}"));
+        self.context.judge.lock().model.forget_writers();
+        let opened = self.context.builder(&self.disk, self.context.swarm.background.clone()).open();
+        let db = opened.map_err(|e| sound("open", e))?;
+        if !self.is_first {
+            self.reach("recovery");
+        }
+        self.context.judge_recovery(&db, self.reading())?;
+        self.context.put(&db, "rest", "at last")?.map_err(|e| sound("put", e))?;
+        db.flush().map_err(|e| sound("flush", e))?;
+        db.wait_idle().map_err(|e| sound("wait_idle", e))?;
+        self.wear_level0(&db)?;
+        self.come_to_quiet(&db)?;
+        let is_merged = self.context.tape.chance(Label::Check, 1, 2);
+        if is_merged {
+            self.compact_everything(&db)?;
+        } else {
+            db.compact_range(db.default_keyspace(), ..).map_err(|e| sound("compact_range", e))?;
+            db.wait_idle().map_err(|e| sound("wait_idle", e))?;
+        }
+        self.context.judge_recovery(&db, self.reading())?;
+        db.verify().map_err(|e| sound("verify", e))?;
+        // Reading may have made a merge due.
+        db.wait_idle().map_err(|e| sound("wait_idle", e))?;
+        let stats = db.stats();
+        self.note_stats(&stats);
+        self.check_files(&stats)?;
+        if is_merged {
+            self.check_merged_space()?;
+        }
+        db.close().map_err(|e| sound("close", e))?;
+        let reader = self.context.builder(&self.disk, self.context.swarm.background.clone()).open_read_only();
+        let reader = reader.map_err(|e| sound("reopen", e))?;
+        self.context.judge_recovery(&reader, self.reading())?;
+        if self.context.swarm.has_neighbour {
+            // On a healthy disk it opens, or that is a violation.
+            Neighbour::open(&self.context, &self.disk, self.failures_before)?;
+            self.reach("judged: neighbour");
+        }
+        Ok(())
+    }
+
+    /// Reads the first level 0 that has tables until that has cost what its merge would, and expects the merge without
+    /// asking for it.
+    fn wear_level0(&mut self, db: &Db) -> Result<(), Violation> {
+        let fault = |error: Error| violation("level 0 worn by reading", format!("{error:?}"));
+        let worn = db.stats().keyspaces.into_iter().find(|figures| figures.levels[0].files > 0);
+        let Some(figures) = worn else { return Ok(()) };
+        self.reach("level 0 worn by reading");
+        let keyspace = db.keyspace(&figures.name).map_err(fault)?;
+        // Each iterator wastes a block at least, and a merge rewrites no more than all of the first two levels.
+        let price = figures.levels[0].bytes + figures.levels[1].bytes;
+        for _ in 0..=price / keyspace.options().block_bytes as u64 {
+            drop(keyspace.iter().map_err(fault)?);
+        }
+        if self.context.swarm.background == Background::Manual {
+            db.wait_idle().map_err(fault)?;
+        } else {
+            self.disk.sleep(Duration::from_secs(60));
+        }
+        let worn = &db.stats().keyspaces[figures.id as usize];
+        if worn.levels[0].files > 0 {
+            return Err(violation("level 0 worn by reading", format!("not merged: {worn:?}")));
+        }
+        Ok(())
+    }
+
+    pub(in crate::world) fn note_stats(&self, stats: &Stats) {
+        let levels = stats.keyspaces.iter().flat_map(|keyspace| keyspace.levels.iter().enumerate());
+        let deepest = levels.filter(|(_, level)| level.files > 0).map(|(depth, _)| depth).max().unwrap_or(0);
+        let noted = [
+            ("flushed", stats.flushes),
+            ("compacted", stats.compactions),
+            ("moved a table down", stats.trivial_moves),
+            ("rolled the manifest", stats.manifests_rolled),
+            ("cut a torn tail", stats.torn_tails_cut),
+            ("writers stalled", stats.stalls),
+            ("reader held an obsolete table", stats.obsolete_tables as u64),
+            ("tables on level 2 or deeper", u64::from(deepest >= 2)),
+        ];
+        let mut judge = self.context.judge.lock();
+        for (name, count) in noted {
+            judge.reach_often(name, count);
+        }
+    }
+}

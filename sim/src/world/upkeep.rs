@@ -1,0 +1,248 @@
+//! What clients ask of a database besides writing and reading, and what each such call promises.
+
+use crate::tape::Label;
+use crate::world::client::{Client, Stop, is_full_log};
+use crate::world::images;
+use crate::world::judge::{KnownKeyspace, Violation};
+use crate::world::known_faults::Fault;
+use crate::world::orders::Order;
+use crate::world::promises::{Compacted, Flushed};
+use crate::world::reads::HeldSnapshot;
+use crate::world::sight::Bounds;
+use crate::world::swarm::draw_keyspace;
+use std::ops::Bound;
+use tinylsm::{Background, ErrorKind, KeyspaceOptions};
+
+/// A crash image is recovered behind one in so many syncs.
+const IMAGE_BEHIND_SYNC_ONE_IN: u64 = 30;
+
+impl Client {
+    /// Goes home with a violation that somebody else's check found; a check that the power cut short found nothing.
+    pub(in crate::world) fn pass(&self, checked: Result<(), Violation>) -> Result<(), Stop> {
+        match checked {
+            Ok(()) => Ok(()),
+            Err(_) if self.opened.disk.is_off() => Err(Stop),
+            Err(violation) => Err(self.violate(violation.oracle, violation.message)),
+        }
+    }
+
+    pub(in crate::world) fn sync(&mut self) -> Result<(), Stop> {
+        let before = self.db().last_seq().get();
+        let result = self.call("sync", || self.db().sync());
+        if self.note_durable(result, before)?
+            && self.context.tape.chance(Label::Check, 1, IMAGE_BEHIND_SYNC_ONE_IN)
+        {
+            self.context.reach("judged: sync");
+            self.pass(images::recover_on_the_side(&self.context, &self.opened.disk))?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::world) fn flush(&mut self) -> Result<(), Stop> {
+        let before = self.db().last_seq().get();
+        let committed_time = self.judge().committed_time;
+        let result = self.call("flush", || self.db().flush());
+        if self.note_durable(result, before)? {
+            let flushed = Flushed { before, committed_time, incarnation: self.opened.incarnation };
+            self.pass(flushed.check(&self.context, &self.opened.disk))?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::world) fn compact(&mut self) -> Result<(), Stop> {
+        let at = self.pick_keyspace();
+        let keyspace = &self.keyspaces[at];
+        let bounds: Bounds = if self.below(2) == 0 {
+            (Bound::Unbounded, Bound::Unbounded)
+        } else {
+            (Bound::Included(self.next_key()), Bound::Excluded(self.next_key()))
+        };
+        let before = self.db().last_seq().get();
+        let watch = self.judge().snapshots.watch();
+        let result = self.call("compact_range", || self.db().compact_range(keyspace, bounds.clone()));
+        let snapshots = self.judge().snapshots.end_watch(watch);
+        if self.allow(result)?.is_none() {
+            return Ok(());
+        }
+        // A snapshot that is just being taken may stand anywhere.
+        let Some(snapshots) = snapshots else { return Ok(()) };
+        let (id, order) = (u32::try_from(at).expect("a few"), Order::of(keyspace.options()));
+        let compacted = Compacted { keyspace: id, order, bounds, before, snapshots };
+        self.pass(compacted.check(&self.context, &self.opened.disk))
+    }
+
+    /// Deletes and overwrites under a snapshot, lets that go while merges may still respect it, and merges.
+    pub(in crate::world) fn shrink(&mut self) -> Result<(), Stop> {
+        let held = HeldSnapshot::take(&self.context, self.db());
+        for _ in 0..1 + self.below(12) {
+            let deletes = self.below(3) > 0;
+            self.write(1, deletes)?;
+        }
+        if self.below(2) == 0 {
+            self.flush()?;
+        }
+        drop(held);
+        self.compact()
+    }
+
+    /// Checks every table: nothing is damaged where runs have their database.
+    pub(in crate::world) fn verify(&mut self) -> Result<(), Stop> {
+        let result = self.call("verify", || self.db().verify());
+        self.allow(result).map(drop)
+    }
+
+    pub(in crate::world) fn wait_idle(&mut self) -> Result<(), Stop> {
+        let result = self.call("wait_idle", || self.db().wait_idle());
+        let is_idle = self.allow(result)?.is_some();
+        let is_alone = self.context.swarm.clients_count == 1 && !self.judge().closing.has_begun;
+        if !is_idle || !is_alone || self.context.swarm.background != Background::Manual {
+            return Ok(());
+        }
+        self.context.reach("judged: wait_idle");
+        match self.allow(self.db().background_step())? {
+            Some(true) => Err(self.violate("wait_idle", "a job was due right behind it".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for figures and errors: nothing fails where nothing has failed.
+    pub(in crate::world) fn look(&mut self) -> Result<(), Stop> {
+        let before = self.db().last_seq();
+        let stats = self.db().stats();
+        if stats.last_seq < before || stats.last_seq > self.db().last_seq() {
+            let message = format!("between {before} and {}: {}", self.db().last_seq(), stats.last_seq);
+            return Err(self.violate("stats", message));
+        }
+        let error = self.db().background_error();
+        let may_fail = self.has_disk_failed() || self.has_panicked() || self.judge().closing.has_begun;
+        match error {
+            Some(error) if !may_fail && !self.opened.disk.is_off() => {
+                Err(self.violate("background_error", format!("nothing has failed, but it says {error:?}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(in crate::world) fn step(&mut self) -> Result<(), Stop> {
+        let result = self.call("background_step", || self.db().background_step());
+        self.allow(result).map(drop)
+    }
+
+    /// Makes some room on the disk, and takes up writing again.
+    pub(in crate::world) fn resume(&mut self) -> Result<(), Stop> {
+        self.opened.disk.add_space(self.context.tape.magnitude(Label::Workload, 17));
+        let was_full = self.db().background_error().is_some_and(|error| is_full_log(&error));
+        let result = self.call("resume", || self.db().resume());
+        if self.allow(result)?.is_some() && was_full {
+            self.context.reach("writing resumed after a full disk");
+        }
+        Ok(())
+    }
+
+    /// Takes hundreds of snapshots, and keeps only a few of them for a while.
+    pub(in crate::world) fn take_many_snapshots(&mut self) -> Result<(), Stop> {
+        let mut kept = Vec::new();
+        // Often a few, now and then hundreds.
+        for number in 0..self.context.tape.magnitude(Label::Workload, 8) {
+            let held = HeldSnapshot::take(&self.context, self.db());
+            if number % 50 == 0 {
+                kept.push(held);
+            }
+        }
+        Ok(())
+    }
+
+    pub(in crate::world) fn create_keyspace(&mut self) -> Result<(), Stop> {
+        let number = {
+            let mut judge = self.judge();
+            if judge.keyspaces.len() >= self.context.swarm.keyspaces_max {
+                return Ok(());
+            }
+            judge.keyspaces_asked_count += 1;
+            judge.keyspaces_asked_count
+        };
+        let name = format!("made-{number}");
+        let mut options = draw_keyspace(&self.context.tape);
+        let is_odd = self.below(6) == 0 && !self.context.is_known(Fault::LimitsDoNotCompose);
+        if is_odd {
+            // More than there may ever be: if this is taken, it has to work.
+            options.level0_compaction_trigger = self.context.swarm.options.level0_stop + 1;
+        }
+        let asked = KnownKeyspace { name: name.clone(), options: options.clone() };
+        let result = self.call("create_keyspace", || self.db().create_keyspace(&name, options));
+        match &result {
+            Err(error) if is_odd && error.kind() == ErrorKind::InvalidArgument => return Ok(()),
+            Ok(created) if *created.options() != asked.options => {
+                return Err(self.violate("options", format!("asked for {asked:?}, got {created:?}")));
+            }
+            _ => {}
+        }
+        if self.allow(result)?.is_some() {
+            self.note_keyspaces(asked);
+        }
+        Ok(())
+    }
+
+    /// Notes the keyspaces that are there now, one of which was just created.
+    fn note_keyspaces(&self, created: KnownKeyspace) {
+        let mut judge = self.judge();
+        if judge.incarnation != self.opened.incarnation {
+            return;
+        }
+        let names = self.db().keyspaces();
+        judge.keyspaces_asked.insert(created.name, created.options);
+        for name in names.into_iter().skip(judge.keyspaces.len()) {
+            // What another client is just creating is noted by that client, and all behind it.
+            let Some(options) = judge.keyspaces_asked.get(&name).cloned() else { return };
+            judge.keyspaces.push(KnownKeyspace { name, options });
+        }
+    }
+
+    /// Asks for keyspaces that cannot be: each has one right error, and leaves nothing.
+    pub(in crate::world) fn ask_for_refused_keyspace(&mut self) -> Result<(), Stop> {
+        let fine = KeyspaceOptions::default;
+        let (name, options, expected) = match self.below(8) {
+            0 => ("x", KeyspaceOptions { block_bytes: 1, ..fine() }, ErrorKind::InvalidArgument),
+            1 => ("x", KeyspaceOptions { filter_bits_per_key: 25, ..fine() }, ErrorKind::InvalidArgument),
+            2 => {
+                ("x", KeyspaceOptions { level0_compaction_trigger: 0, ..fine() }, ErrorKind::InvalidArgument)
+            }
+            3 => ("x", KeyspaceOptions { level_multiplier: 1, ..fine() }, ErrorKind::InvalidArgument),
+            4 => ("", fine(), ErrorKind::InvalidArgument),
+            5 => ("x", KeyspaceOptions { comparator: String::new(), ..fine() }, ErrorKind::InvalidArgument),
+            6 => {
+                let comparator = "nobody knows".to_owned();
+                ("x", KeyspaceOptions { comparator, ..fine() }, ErrorKind::Incompatible)
+            }
+            _ => ("default", fine(), ErrorKind::AlreadyExists),
+        };
+        let result = self.call("create_keyspace", || self.db().create_keyspace(name, options));
+        match result {
+            Err(error) if error.kind() == expected => Ok(()),
+            Err(error) if self.is_excused(&error) || self.opened.disk.is_off() => Ok(()),
+            other => Err(self.violate("error honesty", format!("a keyspace to be refused gives {other:?}"))),
+        }
+    }
+
+    /// Opens the database once more while it is open, to write or to read: it is locked, and nothing happens to it.
+    pub(in crate::world) fn open_again(&mut self) -> Result<(), Stop> {
+        let is_open = {
+            let judge = self.judge();
+            !judge.closing.has_begun && judge.incarnation == self.opened.incarnation
+        };
+        if !is_open {
+            return Ok(());
+        }
+        let builder = self.context.builder(&self.opened.disk, self.context.swarm.background.clone());
+        let is_reader = self.below(2) == 0;
+        let opened = self.call("open", || if is_reader { builder.open_read_only() } else { builder.open() });
+        match opened {
+            Err(error) if error.kind() == ErrorKind::Locked => {
+                self.context.reach(if is_reader { "second reader refused" } else { "second writer refused" });
+                Ok(())
+            }
+            Err(error) => self.allow::<()>(Err(error)).map(drop),
+            Ok(_) => Err(self.violate("one at a time", "an open database was opened once more".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! How a database ends: closed in good order by one caller, or left by its last handle.
+
+use crate::base::contain::contain;
+use crate::base::error::{ErrorKind, Result};
+use crate::base::limits;
+use crate::db::ends::writing_is_off;
+use crate::db::state::{Core, Host, Leader};
+use crate::version::edit::Change;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+impl Core {
+    /// Closes the database. Whoever else closes it waits for that.
+    ///
+    /// Nothing on any thread can touch the directory any more when its lock is freed: jobs are told to stop and waited
+    /// for, whoever runs them; then the leader and the manifest's lock are passed, behind which every later caller finds
+    /// the database closed; then the directory itself lets nobody in.
+    ///
+    /// # Errors
+    /// As `Db::close`; `Closed` if somebody else closed it.
+    pub(crate) fn close(&self, stop_threads: impl FnOnce()) -> Result<()> {
+        self.ends.begin_close()?;
+        self.stop_jobs();
+        stop_threads();
+        let finished = contain("closing", || self.finish());
+        let let_go = self.directory.let_go();
+        self.ends.close();
+        drop(self.book.lock());
+        self.changed.notify_all();
+        finished.and(let_go)
+    }
+
+    /// Leaves the database as a dead process would, when the last handle is gone: nothing is written any more.
+    pub(crate) fn leave(&self) {
+        self.ends.cancel();
+        self.stop_jobs();
+        // The lock ends with the process at the latest, and nobody is left to be told.
+        drop(self.directory.let_go());
+    }
+
+    /// Waits until no job runs; none begins any more.
+    fn stop_jobs(&self) {
+        let mut book = self.book.lock();
+        self.changed.notify_all();
+        while book.board.is_working() {
+            self.changed.wait(&mut book);
+        }
+    }
+
+    /// Writes what makes the next opening cheap, and marks a good end in log and manifest.
+    fn finish(&self) -> Result<()> {
+        if matches!(self.host, Host::Nobody) {
+            return Ok(());
+        }
+        if let Some(cause) = self.ends.failure() {
+            let error = writing_is_off(&cause);
+            return Err(
+                error.wrap(ErrorKind::ReadOnly, format!("writing was off when it was closed: {cause}"))
+            );
+        }
+        let mut leader = self.writing.leader.lock();
+        // If this fails, the log still holds everything, and the next opening flushes it.
+        drop(self.flush_at_the_end(&mut leader));
+        let wal = leader.wal.as_mut().expect("a writable database has an open segment");
+        wal.finish()?;
+        let closed = Change::Closed { wal: wal.number(), good_len: wal.good_len() };
+        {
+            let mut manifest = self.manifest.lock();
+            let time = Change::TimeHighWater(self.expiry_time());
+            self.install_in_any_phase(&mut manifest, vec![time, closed])?;
+            let manifest = manifest.as_mut().expect("a writable database has a manifest");
+            manifest.finish(self.directory.as_ref(), self.take_file_number())?;
+        }
+        // Everything is durable, and the rest is tidying up: what cannot be removed is an orphan for the next opening.
+        drop(leader);
+        let names = self.book.lock().files.take_removable();
+        drop(self.run_purge(&names));
+        Ok(())
+    }
+
+    /// Writes memtables out if the log is so long that the next opening would have to.
+    fn flush_at_the_end(&self, leader: &mut Leader) -> Result<()> {
+        let is_small = self.writing.wal_bytes.load(Ordering::Relaxed) <= self.carried_len_max();
+        if is_small && self.book.lock().sealed.is_empty() {
+            return Ok(());
+        }
+        self.rotate(leader)?;
+        loop {
+            let Some((_, generation)) = self.book.lock().sealed.front().cloned() else { return Ok(()) };
+            // Jobs were told to stop; this one is the end itself.
+            self.run_flush(&generation, &AtomicBool::new(false))?;
+        }
+    }
+
+    /// Returns how much log an opening writes again instead of making tables of it.
+    pub(crate) fn carried_len_max(&self) -> u64 {
+        limits::carried_log_len_max(self.options.memtable_bytes)
+    }
+}

@@ -1,0 +1,244 @@
+//! Threads that run the background jobs of one or of many databases.
+//!
+//! A database that has something to do is put into a queue; each thread takes one from it, runs one job, and puts the
+//! database back if there may be more. What has to happen later (a pause that ends, a reader that may be gone) waits in
+//! a list with its time. A database of its own threads has a runtime of its own; one runtime can serve thousands of
+//! databases that are mostly idle ([`crate::db::options::Background::Shared`]).
+
+use crate::base::error::{Error, Result};
+use crate::db::jobs::Look;
+use crate::db::state::Core;
+use crate::sync::{Condvar, JoinHandle, Mutex, process_id, spawn};
+use crate::vfs::Vfs;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// Threads for the background jobs of databases; clones share them. They end with the last clone, and with the last
+/// database that was given one.
+///
+/// ```
+/// # fn main() -> tinylsm::Result<()> {
+/// use tinylsm::{Background, Db, Runtime, vfs::mem::MemVfs};
+/// let runtime = Runtime::new(2)?;
+/// let open = || {
+///     let builder = Db::builder("/memory").vfs(std::sync::Arc::new(MemVfs::new()));
+///     builder.background(Background::Shared(runtime.clone())).open()
+/// };
+/// let (one, other) = (open()?, open()?);
+/// one.put("k", "v")?;
+/// other.put("k", "w")?;
+/// one.close()?;
+/// other.close()
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Runtime {
+    threads: Arc<Threads>,
+}
+
+struct Threads {
+    shared: Arc<Shared>,
+    handles: Mutex<Vec<JoinHandle>>,
+    process: u32,
+}
+
+/// What threads and databases share.
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    threads_count: usize,
+    /// Merges that run now, of all databases: one thread is left for flushes.
+    merges_count: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Queue {
+    ready: VecDeque<Weak<Core>>,
+    later: Vec<Later>,
+    is_stopping: bool,
+}
+
+/// A database to look at when its clock says so.
+struct Later {
+    core: Weak<Core>,
+    at: u64,
+}
+
+impl Runtime {
+    /// Starts so many threads, 1 to 64. With two or more, one is always left for flushes.
+    ///
+    /// # Errors
+    /// `InvalidArgument`; `Exhausted` or `Io` if the system has no thread to give.
+    pub fn new(threads_count: usize) -> Result<Runtime> {
+        if !(1..=64).contains(&threads_count) {
+            return Err(Error::invalid("background work takes 1 to 64 threads"));
+        }
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            threads_count,
+            merges_count: AtomicUsize::new(0),
+        });
+        let threads = Threads { shared, handles: Mutex::new(Vec::new()), process: process_id() };
+        let runtime = Runtime { threads: Arc::new(threads) };
+        for number in 0..threads_count {
+            let shared = Arc::clone(&runtime.threads.shared);
+            let handle = spawn(&format!("tinylsm-{number}"), move || shared.work())
+                .map_err(|error| Error::from_io("spawn", Path::new("a background thread"), error))?;
+            runtime.threads.handles.lock().push(handle);
+        }
+        Ok(runtime)
+    }
+
+    /// Returns how many threads there are.
+    pub fn threads_count(&self) -> usize {
+        self.threads.shared.threads_count
+    }
+
+    /// Returns what a database calls the threads with. It does not keep them running, so that the last one to drop a
+    /// runtime is never one of its threads.
+    pub(crate) fn waker(&self) -> Waker {
+        Waker { shared: Arc::clone(&self.threads.shared) }
+    }
+}
+
+/// Calls the threads of a runtime.
+pub(crate) struct Waker {
+    shared: Arc<Shared>,
+}
+
+impl Waker {
+    /// Lets a thread look at a database, unless one is going to anyway.
+    pub(crate) fn wake(&self, core: &Core) {
+        if core.begin_wake() {
+            self.shared.queue.lock().ready.push_back(core.weak());
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Takes the right to run a merge, if enough threads are left for other work.
+    pub(crate) fn begin_merge(&self) -> bool {
+        let max = self.shared.threads_count.saturating_sub(1).max(1);
+        let more = |count: usize| (count < max).then_some(count + 1);
+        self.shared.merges_count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Gives that right back; whoever was refused it looks again.
+    pub(crate) fn end_merge(&self) {
+        let before = self.shared.merges_count.fetch_sub(1, Ordering::Relaxed);
+        assert!(before > 0, "a merge that ends has begun");
+    }
+}
+
+/// Clones are equal, and nothing else is.
+impl PartialEq for Runtime {
+    fn eq(&self, other: &Runtime) -> bool {
+        Arc::ptr_eq(&self.threads, &other.threads)
+    }
+}
+
+impl Eq for Runtime {}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Runtime({} threads)", self.threads_count())
+    }
+}
+
+impl Drop for Threads {
+    /// Waits for the threads, which do nothing once all databases have left. In a forked process there are none.
+    fn drop(&mut self) {
+        let process = self.process;
+        if process != process_id() {
+            std::mem::forget(std::mem::take(&mut self.handles));
+            return;
+        }
+        self.shared.queue.lock().is_stopping = true;
+        self.shared.changed.notify_all();
+        let handles = std::mem::take(&mut *self.handles.lock());
+        for handle in handles {
+            handle.join();
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        while let Some(core) = self.next() {
+            let Some(core) = core.upgrade() else { continue };
+            let look = core.work_once();
+            self.look_again(&core, look);
+        }
+    }
+
+    /// Waits for a database to look at; `None` once the threads are to end.
+    fn next(&self) -> Option<Weak<Core>> {
+        let mut queue = self.queue.lock();
+        loop {
+            if queue.is_stopping {
+                return None;
+            }
+            let wait = queue.ripen();
+            if let Some(core) = queue.ready.pop_front() {
+                return Some(core);
+            }
+            match wait {
+                Some(wait) => drop(self.changed.wait_for(&mut queue, wait)),
+                None => self.changed.wait(&mut queue),
+            }
+        }
+    }
+
+    /// Puts a database back where it belongs after a look at it.
+    fn look_again(&self, core: &Arc<Core>, look: Look) {
+        let at = match look {
+            Look::WhenCalled => return,
+            Look::At(at) => at,
+            Look::Now => {
+                if core.begin_wake() {
+                    self.queue.lock().ready.push_back(Arc::downgrade(core));
+                    self.changed.notify_one();
+                }
+                return;
+            }
+        };
+        let mut queue = self.queue.lock();
+        let same = queue.later.iter().position(|later| Weak::as_ptr(&later.core) == Arc::as_ptr(core));
+        match same {
+            Some(index) => queue.later[index].at = queue.later[index].at.min(at),
+            None => queue.later.push(Later { core: Arc::downgrade(core), at }),
+        }
+        drop(queue);
+        // Whoever waits without an end, or for longer, has to hear of the new time.
+        self.changed.notify_one();
+    }
+}
+
+impl Queue {
+    /// Moves databases whose time has come to the ready ones; returns how long to wait for the next.
+    fn ripen(&mut self) -> Option<Duration> {
+        let mut soonest: Option<u64> = None;
+        let mut index = 0;
+        while index < self.later.len() {
+            let left = self.later[index].core.upgrade().map(|core| {
+                let left = self.later[index].at.saturating_sub(core.directory.now());
+                (left, left == 0 && core.begin_wake())
+            });
+            match left {
+                Some((left, _)) if left > 0 => {
+                    soonest = Some(soonest.map_or(left, |soonest| soonest.min(left)));
+                    index += 1;
+                }
+                Some((_, true)) => {
+                    let ripe = self.later.swap_remove(index);
+                    self.ready.push_back(ripe.core);
+                }
+                Some((_, false)) | None => drop(self.later.swap_remove(index)),
+            }
+        }
+        soonest.map(Duration::from_nanos)
+    }
+}

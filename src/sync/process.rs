@@ -1,0 +1,48 @@
+//! Which process this is, cheaply enough to ask at every write.
+//!
+//! A child that a process forks has copies of all its handles, memory and locks, but none of its threads. Whoever
+//! owns something that only one process may use remembers [`process_id`] and compares.
+//!
+//! How: asking the system takes a call of about 180 ns. Here the C library counts forks in the child instead
+//! (`pthread_atfork`), and the id is asked for again only where one was counted, which takes about one nanosecond. A
+//! process made by a bare `clone` system call, past the C library, is not noticed.
+
+#[cfg(feature = "sim")]
+use crate::sync::host;
+use forkguard::atfork::Guard;
+use std::sync::LazyLock;
+
+/// The process that asked first.
+struct First {
+    id: u32,
+    /// Its count of forks; `None` where the C library refused to count.
+    guard: Option<Guard>,
+}
+
+static FIRST: LazyLock<First> =
+    LazyLock::new(|| First { id: std::process::id(), guard: Guard::try_new().ok() });
+
+/// Returns the number of this process; another one in a forked child. In a simulation, what its host says.
+#[inline]
+pub fn process_id() -> u32 {
+    #[cfg(feature = "sim")]
+    if let Some(host) = host::current() {
+        return host.process_id();
+    }
+    match &FIRST.guard {
+        // A copy answers whether there was a fork since the original was made.
+        Some(guard) if !guard.clone().detected_fork() => FIRST.id,
+        _ => std::process::id(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_is_the_systems() {
+        assert_eq!(process_id(), std::process::id());
+        assert_eq!(process_id(), std::process::id());
+    }
+}

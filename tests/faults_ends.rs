@@ -1,0 +1,472 @@
+//! How a database ends: closing, by whom and how often ever, and waits that nobody would end.
+
+mod common;
+#[path = "common/hooked.rs"]
+mod hooked;
+#[path = "common/watchdog.rs"]
+mod watchdog;
+
+use common::{contents, keyspace_of, tiny, tiny_keyspace};
+use hooked::{HookedVfs, Op};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering as Atomic};
+use tinylsm::vfs::Vfs;
+use tinylsm::vfs::mem::MemVfs;
+use tinylsm::{Background, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Options, Result};
+use watchdog::{CALL_MAX, CHANCE, Gate, ends, start, within};
+
+fn builder(disk: &(impl Vfs + Clone)) -> DbBuilder {
+    Db::builder("/db").vfs(Arc::new(disk.clone())).options(tiny())
+}
+
+fn open(disk: &(impl Vfs + Clone)) -> Db {
+    builder(disk).open().expect("opens")
+}
+
+fn value_of(db: &Db, key: &str) -> Option<String> {
+    let value = db.get(key).expect("reads")?;
+    Some(String::from_utf8(value.to_vec()).expect("text"))
+}
+
+// ---- Closing ----
+
+/// Closing happens once: of two that close at once one ends the database and the other is told `Closed` or waits;
+/// nothing is written behind the freed lock, and what the next opener was told is durable stays.
+#[test]
+fn of_two_that_close_at_once_one_ends_the_database_and_the_next_opener_loses_nothing() {
+    const ROUNDS: u32 = 400;
+    within(|| {
+        let disk = MemVfs::new();
+        for round in 0..ROUNDS {
+            let watched = HookedVfs::over(disk.clone());
+            let db = builder(&watched).background(Background::Threads(1)).open().expect("opens");
+            if round > 0 {
+                assert_eq!(value_of(&db, "next"), Some((round - 1).to_string()), "acknowledged and lost");
+            }
+            db.put("k", "v").expect("puts");
+            // Both come out of this within nanoseconds of each other.
+            let ready_count = Arc::new(AtomicI64::new(0));
+            let meet = move || {
+                ready_count.fetch_add(1, Atomic::SeqCst);
+                while ready_count.load(Atomic::SeqCst) < 2 {
+                    std::hint::spin_loop();
+                }
+            };
+            let other = start("closing", {
+                let (db, meet) = (db.clone(), meet.clone());
+                move || {
+                    meet();
+                    db.close()
+                }
+            });
+            meet();
+            let outcome = db.close();
+            // Whichever of the two ended it: the directory is free for the next.
+            let next = loop {
+                match builder(&disk).background(Background::Manual).open() {
+                    Ok(next) => break next,
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Locked, "round {round}: {error}"),
+                }
+            };
+            next.put("next", round.to_string()).expect("puts");
+            let outcomes = [outcome, other.join()];
+            assert_eq!(watched.late_calls(), [""; 0], "round {round}");
+            let kinds = outcomes.map(|outcome| outcome.err().map(|error| error.kind()));
+            let is_right = |kinds| kinds == [None, Some(ErrorKind::Closed)];
+            assert!(
+                is_right(kinds) || is_right([kinds[1], kinds[0]]),
+                "one of them ends the database, once: {kinds:?} in round {round}"
+            );
+            next.close().expect("closes");
+        }
+    });
+}
+
+/// Work that a caller's own thread does in the directory.
+#[derive(Clone, Debug)]
+enum CallersWork {
+    Compact(Background),
+    Flush,
+    Step,
+}
+
+impl CallersWork {
+    fn background(&self) -> Background {
+        match self {
+            CallersWork::Compact(background) => background.clone(),
+            CallersWork::Flush | CallersWork::Step => Background::Manual,
+        }
+    }
+
+    fn run(&self, db: &Db) -> Result<()> {
+        match self {
+            CallersWork::Compact(_) => db.compact_range(db.default_keyspace(), ..),
+            CallersWork::Flush => db.flush(),
+            CallersWork::Step => db.background_step().map(drop),
+        }
+    }
+}
+
+/// The lock is freed only when nothing on any thread, a caller's included, can touch the directory any more.
+#[test]
+fn the_lock_stays_taken_while_a_callers_own_work_is_in_the_directory() {
+    let works = [
+        CallersWork::Compact(Background::Threads(2)),
+        CallersWork::Compact(Background::Manual),
+        CallersWork::Flush,
+        CallersWork::Step,
+    ];
+    for work in works {
+        within(move || {
+            let disk = MemVfs::new();
+            let watched = HookedVfs::over(disk.clone());
+            let mut options = tiny();
+            keyspace_of(&mut options).level0_compaction_trigger =
+                if matches!(work, CallersWork::Step) { 2 } else { 10 };
+            let db = builder(&watched).options(options).background(work.background()).open().expect("opens");
+            for round in 0..2 {
+                for i in 0..10 {
+                    db.put(format!("key{i}"), format!("{round}")).expect("puts");
+                }
+                if round == 0 || !matches!(work, CallersWork::Flush) {
+                    db.flush().expect("flushes");
+                }
+            }
+            let expected = contents(db.default_keyspace());
+            let gate = Gate::default();
+            let _opens = gate.opens_at_the_end();
+            gate.close();
+            let door = gate.clone();
+            watched.set_hook(move |call| {
+                if call.is(Op::Append, ".sst") {
+                    door.pass();
+                }
+                Ok(())
+            });
+            let (callers, callers_work) = (db.clone(), work.clone());
+            let working = start("the caller's work", move || callers_work.run(&callers));
+            gate.await_parked();
+            let closing = start("closing", move || db.close());
+            closing.ends_within(CHANCE);
+            assert!(!watched.is_released(), "{work:?}: the lock is free while the work appends to a table");
+            gate.open();
+            if let Err(error) = working.join() {
+                assert_eq!(error.kind(), ErrorKind::Closed, "{work:?}: {error}");
+            }
+            closing.join().expect("closes");
+            assert_eq!(watched.late_calls(), [""; 0], "{work:?}");
+            let db = open(&disk);
+            assert_eq!(contents(db.default_keyspace()), expected);
+            db.verify().expect("sound");
+        });
+    }
+}
+
+/// Whoever waits for work of a database that another thread closes is told `Closed`, and does not wait for ever.
+#[test]
+fn whoever_waits_while_the_database_is_closed_is_told() {
+    within(|| {
+        let disk = HookedVfs::over(MemVfs::new());
+        let db = open(&disk);
+        db.put("k", "v").expect("puts");
+        let gate = Gate::default();
+        let _opens = gate.opens_at_the_end();
+        gate.close();
+        let door = gate.clone();
+        disk.set_hook(move |call| {
+            if call.is(Op::Append, ".sst") {
+                door.pass();
+            }
+            Ok(())
+        });
+        let waits: [Wait; 3] =
+            [Db::flush, Db::wait_idle, |db: &Db| db.compact_range(db.default_keyspace(), ..)];
+        let waiters = waits.map(|wait| {
+            let db = db.clone();
+            start("waiting", move || wait(&db))
+        });
+        gate.await_parked();
+        let closing = start("closing", move || db.close());
+        closing.ends_within(CHANCE);
+        gate.open();
+        closing.join().expect("closes");
+        for waiter in waiters {
+            if let Err(error) = waiter.join() {
+                assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+            }
+        }
+    });
+}
+
+/// After closing, every other handle gives `Closed` and changes nothing, though the directory is open again.
+#[test]
+fn old_handles_give_closed_and_change_nothing_when_the_database_is_open_again() {
+    within(|| {
+        let disk = MemVfs::new();
+        let watched = HookedVfs::over(disk.clone());
+        let db = open(&watched);
+        let other = db.create_keyspace("other", tiny_keyspace()).expect("creates");
+        db.put("k", "old").expect("puts");
+        let snapshot = db.snapshot();
+        let old = db.clone();
+        db.close().expect("closes");
+        let next = open(&disk);
+        next.put("k", "new").expect("puts");
+        type Use = Box<dyn Fn() -> Result<()>>;
+        let uses: Vec<(&str, Use)> = vec![
+            (
+                "put",
+                Box::new({
+                    let other = other.clone();
+                    move || other.put("k", "x").map(drop)
+                }),
+            ),
+            (
+                "delete",
+                Box::new({
+                    let old = old.clone();
+                    move || old.delete("k").map(drop)
+                }),
+            ),
+            (
+                "get",
+                Box::new({
+                    let old = old.clone();
+                    move || old.get("k").map(drop)
+                }),
+            ),
+            (
+                "range",
+                Box::new({
+                    let other = other.clone();
+                    move || other.range(..).map(drop)
+                }),
+            ),
+            (
+                "snapshot",
+                Box::new({
+                    let other = other.clone();
+                    move || snapshot.get(&other, "k").map(drop)
+                }),
+            ),
+            (
+                "sync",
+                Box::new({
+                    let old = old.clone();
+                    move || old.sync()
+                }),
+            ),
+            (
+                "flush",
+                Box::new({
+                    let old = old.clone();
+                    move || old.flush()
+                }),
+            ),
+            (
+                "compact",
+                Box::new({
+                    let old = old.clone();
+                    move || old.compact_range(&other, ..)
+                }),
+            ),
+            (
+                "wait",
+                Box::new({
+                    let old = old.clone();
+                    move || old.wait_idle()
+                }),
+            ),
+            (
+                "step",
+                Box::new({
+                    let old = old.clone();
+                    move || old.background_step().map(drop)
+                }),
+            ),
+            (
+                "resume",
+                Box::new({
+                    let old = old.clone();
+                    move || old.resume()
+                }),
+            ),
+            (
+                "verify",
+                Box::new({
+                    let old = old.clone();
+                    move || old.verify().map(drop)
+                }),
+            ),
+            (
+                "keyspace",
+                Box::new({
+                    let old = old.clone();
+                    move || old.keyspace("other").map(drop)
+                }),
+            ),
+            (
+                "create",
+                Box::new({
+                    let old = old.clone();
+                    move || old.create_keyspace("third", KeyspaceOptions::default()).map(drop)
+                }),
+            ),
+            ("close", Box::new(move || old.clone().close())),
+        ];
+        for (what, go) in uses {
+            let error = go().expect_err(what);
+            assert_eq!(error.kind(), ErrorKind::Closed, "{what}: {error}");
+        }
+        assert_eq!(watched.late_calls(), [""; 0]);
+        assert_eq!(value_of(&next, "k").as_deref(), Some("new"));
+        next.close().expect("closes");
+        assert_eq!(value_of(&open(&disk), "k").as_deref(), Some("new"));
+    });
+}
+
+// ---- Waits ----
+
+/// A call that may wait for work of the background.
+type Wait = fn(&Db) -> Result<()>;
+
+/// Checks that every blocking call on a database that takes no writes ends, and says why it did nothing.
+fn check_waits_end(db: &Db, kind: ErrorKind) {
+    let calls: [(&str, Wait); 4] = [
+        ("flush", Db::flush),
+        ("compact_range", |db| db.compact_range(db.default_keyspace(), ..)),
+        ("sync", Db::sync),
+        ("put", |db| db.put("k", "v").map(drop)),
+    ];
+    for (what, call) in calls {
+        let db = db.clone();
+        let error = ends(what, move || call(&db)).expect_err(what);
+        assert_eq!(error.kind(), kind, "{what}: {error}");
+    }
+    let waiting = db.clone();
+    if let Err(error) = ends("wait_idle", move || waiting.wait_idle()) {
+        assert_eq!(error.kind(), kind, "wait_idle: {error}");
+    }
+}
+
+/// Every wait ends on a database that was opened read-only, whatever is due in it.
+#[test]
+fn no_call_waits_for_ever_on_a_read_only_database() {
+    within(|| {
+        for is_flushed in [false, true] {
+            let disk = MemVfs::new();
+            let mut options = tiny();
+            keyspace_of(&mut options).level0_compaction_trigger = 1;
+            let db = builder(&disk).options(options).background(Background::Manual).open().expect("opens");
+            db.put("k", "v").expect("puts");
+            if is_flushed {
+                db.background_step().map(drop).expect("works");
+                db.flush().expect("flushes");
+                db.put("k", "w").expect("puts");
+                db.flush().expect("flushes");
+            }
+            drop(db);
+            for background in [Background::Threads(2), Background::Manual] {
+                let db = builder(&disk).background(background).open_read_only().expect("opens");
+                check_waits_end(&db, ErrorKind::ReadOnly);
+            }
+        }
+    });
+}
+
+/// Every wait ends on a database whose writing was turned off by a failure.
+#[test]
+fn no_call_waits_for_ever_on_a_failed_database() {
+    within(|| {
+        for background in [Background::Threads(2), Background::Manual] {
+            let disk = HookedVfs::over(MemVfs::new());
+            let db = builder(&disk).background(background).open().expect("opens");
+            db.put("k", "v").expect("puts");
+            disk.set_hook(|call| {
+                if call.is(Op::Sync, ".wal") {
+                    return Err(Error::new(ErrorKind::Io, "the test's disk cannot sync"));
+                }
+                Ok(())
+            });
+            db.put("k", "w").expect_err("the sync fails");
+            check_waits_end(&db, ErrorKind::ReadOnly);
+        }
+    });
+}
+
+/// A flush waits for what was in memory when it was called, not for what others write meanwhile.
+#[test]
+fn a_flush_waits_for_its_own_work_only() {
+    let waits: [(&str, Wait); 2] =
+        [("flush", Db::flush), ("compact_range", |db| db.compact_range(db.default_keyspace(), ..))];
+    for (what, wait) in waits {
+        within(move || {
+            let disk = HookedVfs::over(MemVfs::new());
+            let options = Options { memtable_bytes: 2 << 10, sealed_memtables_max: 8, ..tiny() };
+            let db = builder(&disk).options(options).open().expect("opens");
+            let (first, second) = (Gate::default(), Gate::default());
+            let _opens = [first.opens_at_the_end(), second.opens_at_the_end()];
+            first.close();
+            second.close();
+            let (doors, tables_count) = ([first.clone(), second.clone()], AtomicI64::new(0));
+            disk.set_hook(move |call| {
+                if call.is(Op::Create, ".sst") {
+                    let is_first = tables_count.fetch_add(1, Atomic::SeqCst) == 0;
+                    doors[usize::from(!is_first)].pass();
+                }
+                Ok(())
+            });
+            db.put("mine", "1").expect("puts");
+            let waiter = db.clone();
+            let waiting = start(what, move || wait(&waiter));
+            first.await_parked();
+            while db.stats().sealed_memtables < 2 {
+                db.put("others", vec![b'x'; 500]).expect("puts");
+            }
+            first.open();
+            second.await_parked();
+            let has_ended = waiting.ends_within(CALL_MAX);
+            second.open();
+            assert!(has_ended, "{what} waits for what was written after it began");
+            waiting.join().expect("done");
+        });
+    }
+}
+
+/// In a manual database too every wait ends, with the error of the work that it ran.
+#[test]
+fn a_wait_in_a_manual_database_ends_with_the_error_of_its_work() {
+    within(|| {
+        let disk = HookedVfs::over(MemVfs::new());
+        let db = builder(&disk).background(Background::Manual).open().expect("opens");
+        db.put("k", "v").expect("puts");
+        disk.set_hook(|call| {
+            if call.is(Op::Create, ".sst") {
+                return Err(Error::new(ErrorKind::Io, "the test's disk makes no table"));
+            }
+            Ok(())
+        });
+        let calls: [(&str, Wait); 3] = [
+            ("flush", Db::flush),
+            ("wait_idle", Db::wait_idle),
+            ("compact_range", |db| db.compact_range(db.default_keyspace(), ..)),
+        ];
+        for (what, call) in calls {
+            let waiter = db.clone();
+            let error = ends(what, move || call(&waiter)).expect_err(what);
+            assert!(format!("{error:?}").contains("makes no table"), "{what}: {error:?}");
+        }
+        disk.clear_hook();
+        ends("wait_idle", {
+            let db = db.clone();
+            move || db.wait_idle()
+        })
+        .expect("idle");
+        ends("flush", {
+            let db = db.clone();
+            move || db.flush()
+        })
+        .expect("flushes");
+        db.close().expect("closes");
+    });
+}

@@ -1,0 +1,287 @@
+//! A panic, in the engine's code or the caller's, is contained where it happened and told to whoever waits.
+#![allow(clippy::disallowed_methods, reason = "the comparator asks which thread it runs on")]
+
+mod common;
+#[path = "common/hooked.rs"]
+mod hooked;
+#[path = "common/watchdog.rs"]
+mod watchdog;
+
+use common::{contents, tiny, tiny_keyspace};
+use hooked::{HookedVfs, Op};
+use std::cmp::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering as Atomic};
+use std::time::Duration;
+use tinylsm::vfs::Vfs;
+use tinylsm::vfs::mem::MemVfs;
+use tinylsm::{Background, Comparator, Db, DbBuilder, Error, Keyspace, KeyspaceOptions, Options, Result};
+use watchdog::{Task, ends, ends_somehow, start, within};
+
+fn builder(disk: &(impl Vfs + Clone)) -> DbBuilder {
+    Db::builder("/db").vfs(Arc::new(disk.clone())).options(tiny())
+}
+
+fn value_of(db: &Db, key: &str) -> Option<String> {
+    let value = db.get(key).expect("reads")?;
+    Some(String::from_utf8(value.to_vec()).expect("text"))
+}
+
+/// Orders like bytes, until it is told to panic.
+#[derive(Default)]
+struct Fragile {
+    /// How many more comparisons go well; negative for ever.
+    left: AtomicI64,
+    /// Panics only on the engine's own threads.
+    is_for_background: AtomicBool,
+}
+
+const PANIC: &str = "the comparator panics on purpose";
+
+impl Fragile {
+    fn sound() -> Arc<Fragile> {
+        Arc::new(Fragile { left: AtomicI64::new(-1), is_for_background: AtomicBool::new(false) })
+    }
+
+    /// Lets every comparison after the next `count` panic.
+    fn break_after(&self, count: i64) {
+        self.left.store(count, Atomic::SeqCst);
+    }
+
+    fn mend(&self) {
+        self.left.store(-1, Atomic::SeqCst);
+    }
+}
+
+impl Comparator for Fragile {
+    fn name(&self) -> &str {
+        "test.fragile"
+    }
+
+    fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {
+        let is_background = || std::thread::current().name().is_some_and(|name| name.starts_with("tinylsm"));
+        if self.left.load(Atomic::SeqCst) >= 0
+            && (!self.is_for_background.load(Atomic::SeqCst) || is_background())
+            && self.left.fetch_sub(1, Atomic::SeqCst) <= 0
+        {
+            self.left.store(0, Atomic::SeqCst);
+            panic!("{PANIC}");
+        }
+        a.cmp(b)
+    }
+}
+
+/// A database with a sound keyspace, the default one, and one whose order is fragile.
+fn fragile(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Background) -> (Db, Keyspace) {
+    let db = fragile_builder(disk, order, background).open().expect("opens");
+    let options = KeyspaceOptions {
+        comparator: order.name().to_owned(),
+        level0_compaction_trigger: 10,
+        ..tiny_keyspace()
+    };
+    let keyspace = db.create_keyspace("fragile", options).expect("creates");
+    for i in 0..20 {
+        keyspace.put(format!("key{i:02}"), "v").expect("puts");
+        db.put(format!("key{i:02}"), "v").expect("puts");
+    }
+    (db, keyspace)
+}
+
+fn fragile_builder(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Background) -> DbBuilder {
+    let options = Options { memtable_bytes: 64 << 10, stall_timeout: Duration::from_secs(3), ..tiny() };
+    builder(disk).options(options).comparator(Arc::clone(order) as Arc<dyn Comparator>).background(background)
+}
+
+/// Checks that a call met the comparator's panic and returned it as an error that says so.
+#[track_caller]
+fn check_contained<T>(what: &str, outcome: watchdog::Outcome<Result<T>>) {
+    match outcome {
+        Ok(Ok(_)) => panic!("{what} is done, though the comparator panicked"),
+        Ok(Err(error)) => check_names_the_panic(what, &error),
+        Err(text) => panic!("the panic got out of {what}: {text}"),
+    }
+}
+
+#[track_caller]
+fn check_names_the_panic(what: &str, error: &Error) {
+    assert!(format!("{error:?}").contains(PANIC), "{what} does not say what panicked: {error:?}");
+}
+
+/// A panic in a comparator during a put is that put's error; every other writer, to any keyspace, is told something, and
+/// reads go on.
+#[test]
+fn a_panic_in_a_put_is_its_error_and_nobody_waits_for_ever() {
+    let disk = MemVfs::new();
+    let order = Fragile::sound();
+    let (db, keyspace) = fragile(&disk, &order, Background::Threads(2));
+    order.break_after(0);
+    let outcome = ends_somehow("the put", {
+        let keyspace = keyspace.clone();
+        move || keyspace.put("key05x", "new")
+    });
+    let later = [db.default_keyspace().clone(), keyspace.clone()]
+        .map(|keyspace| start("a later put", move || keyspace.put("later", "1")));
+    let later = later.map(Task::outcome);
+    check_contained("the put", outcome);
+    for outcome in later {
+        // Whether writing goes on or is off until a reopen is the engine's to say; that it says so is not.
+        assert!(outcome.is_ok(), "the panic got out of a later put: {outcome:?}");
+    }
+    check_names_the_panic("background_error", &db.background_error().expect("the panic is latched"));
+    assert_eq!(value_of(&db, "key07").as_deref(), Some("v"));
+    order.mend();
+    ends("closing", move || db.close()).map_or_else(drop, drop);
+    drop(keyspace);
+    let db = fragile_builder(&disk, &order, Background::Threads(2)).open().expect("opens");
+    assert_eq!(contents(&db.keyspace("fragile").expect("there")).get(&b"key05"[..]), Some(&b"v".to_vec()));
+    db.put("more", "1").expect("a reopened database takes writes");
+}
+
+/// Writers that queue up behind one whose comparator panics are all answered.
+#[test]
+fn writers_behind_a_panic_are_all_answered() {
+    within(|| {
+        let order = Fragile::sound();
+        let (db, keyspace) = fragile(&MemVfs::new(), &order, Background::Threads(2));
+        order.break_after(30);
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let keyspaces = [db.default_keyspace().clone(), keyspace.clone()];
+                start("a writer", move || {
+                    for i in 0..10 {
+                        drop(keyspaces[writer % 2].put(format!("w{writer}{i}"), "1"));
+                    }
+                })
+            })
+            .collect();
+        let outcomes: Vec<_> = writers.into_iter().map(Task::outcome).collect();
+        order.mend();
+        for outcome in outcomes {
+            outcome.expect("no panic gets out of a put");
+        }
+        assert_eq!(value_of(&db, "key07").as_deref(), Some("v"));
+        ends("closing", move || db.close()).map_or_else(drop, drop);
+    });
+}
+
+/// A panic on one of the engine's threads is an error that says what panicked, for whoever waits and for those who
+/// look later; the rest goes on, and once the cause is gone so is the failure.
+#[test]
+fn a_panic_in_the_background_is_told_to_those_who_wait() {
+    let order = Fragile::sound();
+    let (db, keyspace) = fragile(&MemVfs::new(), &order, Background::Threads(2));
+    order.is_for_background.store(true, Atomic::SeqCst);
+    order.break_after(0);
+    let outcome = ends_somehow("the flush", {
+        let db = db.clone();
+        move || db.flush()
+    });
+    check_contained("the flush", outcome);
+    check_names_the_panic("background_error", &db.background_error().expect("the panic is latched"));
+    assert_eq!(contents(&keyspace).len(), 20, "reads go on");
+    ends("a put", {
+        let db = db.clone();
+        move || db.put("more", "1")
+    })
+    .expect("puts");
+    order.mend();
+    ends("resuming", {
+        let db = db.clone();
+        move || db.resume()
+    })
+    .expect("resumes");
+    ends("a flush", {
+        let db = db.clone();
+        move || db.flush()
+    })
+    .expect("the cause is gone");
+    drop(keyspace);
+    ends("closing", move || db.close()).expect("closes");
+}
+
+/// A panic in a merge that a caller runs is that call's error, and leaves no claim behind that later merges or closing
+/// would wait for.
+#[test]
+fn a_panic_in_a_callers_merge_leaves_no_claim_behind() {
+    for background in [Background::Threads(2), Background::Manual] {
+        within(move || {
+            let disk = HookedVfs::over(MemVfs::new());
+            let order = Fragile::sound();
+            let (db, keyspace) = fragile(&disk, &order, background);
+            for round in 0..2 {
+                for i in 0..20 {
+                    keyspace.put(format!("key{i:02}"), format!("{round}")).expect("puts");
+                }
+                db.flush().expect("flushes");
+            }
+            let expected = contents(&keyspace);
+            // The merge has its claim and its inputs by the time it makes its first table.
+            let breaking = Arc::clone(&order);
+            disk.set_hook(move |call| {
+                if call.is(Op::Create, ".sst") {
+                    breaking.break_after(0);
+                }
+                Ok(())
+            });
+            let merge = {
+                let (db, keyspace) = (db.clone(), keyspace.clone());
+                move || db.compact_range(&keyspace, ..)
+            };
+            let outcome = ends_somehow("the merge", merge.clone());
+            disk.clear_hook();
+            order.mend();
+            ends("the merge again", merge).expect("the comparator is sound again");
+            check_contained("the merge", outcome);
+            assert_eq!(contents(&keyspace), expected);
+            drop(keyspace);
+            ends("closing", move || db.close()).expect("closes");
+        });
+    }
+}
+
+/// A panic in a comparator during a read is that read's error; the next read goes on.
+#[test]
+fn a_panic_in_a_read_is_its_error() {
+    let order = Fragile::sound();
+    let (db, keyspace) = fragile(&MemVfs::new(), &order, Background::Manual);
+    for is_flushed in [false, true] {
+        if is_flushed {
+            db.flush().expect("flushes");
+        }
+        let get = {
+            let keyspace = keyspace.clone();
+            move || keyspace.get("key11")
+        };
+        let scan = {
+            let keyspace = keyspace.clone();
+            move || keyspace.range("key03".."key09")?.collect::<Result<Vec<_>>>()
+        };
+        order.break_after(0);
+        let outcomes = (ends_somehow("a get", get.clone()), ends_somehow("a scan", scan.clone()));
+        order.mend();
+        assert_eq!(get().expect("reads").as_deref(), Some(&b"v"[..]));
+        assert_eq!(scan().expect("reads").len(), 6);
+        check_contained("a get", outcomes.0);
+        check_contained("a scan", outcomes.1);
+    }
+}
+
+/// A panic while a database is opened is an error of opening; the directory is not left locked.
+#[test]
+fn a_panic_while_opening_is_an_error_and_leaves_no_lock() {
+    let disk = MemVfs::new();
+    let order = Fragile::sound();
+    drop(fragile(&disk, &order, Background::Manual));
+    for is_read_only in [false, true] {
+        order.break_after(5);
+        let opener = fragile_builder(&disk, &order, Background::Manual);
+        let outcome = ends_somehow("opening", move || {
+            if is_read_only { opener.open_read_only().map(drop) } else { opener.open().map(drop) }
+        });
+        order.mend();
+        let db = fragile_builder(&disk, &order, Background::Manual).open().expect("opens");
+        assert_eq!(contents(&db.keyspace("fragile").expect("there")).len(), 20);
+        drop(db);
+        check_contained("opening", outcome);
+    }
+}
