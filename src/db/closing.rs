@@ -51,6 +51,10 @@ impl Core {
         if matches!(self.host, Host::Nobody) {
             return Ok(());
         }
+        if self.writing.leader.lock().unestablished.is_some() {
+            // It was opened on a full disk and nothing was written: what lies there is as good as before.
+            return Ok(());
+        }
         if let Some(cause) = self.ends.failure() {
             let error = writing_is_off(&cause);
             return Err(

@@ -406,13 +406,8 @@ impl Core {
     }
 
     fn end_claim(&self, kind: JobKind, result: &Result<()>) {
-        let may_spend = kind != JobKind::Reserve;
-        let has_room = may_spend && result.as_ref().is_err_and(|error| self.spend_reserve(error));
         let mut book = self.book.lock();
         book.board.finish(kind, result, self.directory.now());
-        if has_room {
-            book.board.retry_now(|other| other == kind);
-        }
         if kind == JobKind::Seal && result.is_err() {
             book.is_seal_wanted = true;
         }

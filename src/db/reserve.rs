@@ -1,9 +1,10 @@
 //! Space set aside for a full disk.
 //!
 //! A database on a full disk must be able to shrink: a delete needs a little log, a flush or a merge writes its new tables
-//! before the old ones go. So a file `RESERVE` of allocated zeros lies in the directory while there is room, and is
-//! removed when something meets a full disk. From then on puts are refused with `NoSpace`, deletes are taken, jobs go on,
-//! and the reserve is set aside again once there is room for it and as much again.
+//! before the old ones go. So a file `RESERVE` of allocated zeros lies in the directory while there is room. Puts, jobs
+//! and openings that meet a full disk leave it alone. It is removed when somebody deletes, flushes or merges on a full
+//! disk. From then on puts are refused with `NoSpace`, deletes are taken, jobs go on, and the reserve is set aside again
+//! once there is room for it and as much again.
 //!
 //! It grows with the database: a part of what the tables take, within bounds. Where the disk cannot allocate, there is
 //! none.
@@ -41,11 +42,6 @@ impl Reserve {
     pub(crate) fn is_spent(&self) -> bool {
         self.is_spent.load(Ordering::Relaxed)
     }
-}
-
-/// Tells whether an error says that the disk is full.
-pub(crate) fn is_full(error: &Error) -> bool {
-    error.kind() == ErrorKind::NoSpace
 }
 
 impl Core {
@@ -141,20 +137,11 @@ impl Core {
         self.directory.available_space(self.directory.path()).ok()
     }
 
-    /// Gives the reserve up if `error` says that the disk is full; tells whether that made room.
-    pub(crate) fn spend_reserve(&self, error: &Error) -> bool {
-        if !is_full(error) {
+    /// Gives the reserve up; tells whether that made room.
+    pub(crate) fn spend_reserve(&self) -> bool {
+        if self.reserve.held_bytes.swap(0, Ordering::Relaxed) == 0 {
             return false;
         }
-        let is_held = self.reserve.held_bytes.swap(0, Ordering::Relaxed) > 0;
-        if is_held {
-            self.reserve.is_spent.store(true, Ordering::Relaxed);
-        }
-        is_held && self.directory.remove_file(&self.reserve_path()).is_ok()
-    }
-
-    /// Gives up a reserve that an earlier life left; tells whether that made room.
-    pub(crate) fn spend_listed_reserve(&self) -> bool {
         self.reserve.is_spent.store(true, Ordering::Relaxed);
         self.directory.remove_file(&self.reserve_path()).is_ok()
     }

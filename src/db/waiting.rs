@@ -79,6 +79,9 @@ impl Core {
     /// # Errors
     /// As `check_writable`; what beginning a segment meets.
     pub(crate) fn seal_now(&self) -> Result<SeqNum> {
+        if self.ends.phase() == Phase::Failed && self.reserve.held_bytes() > 0 {
+            self.use_reserve()?;
+        }
         self.ends.check_writable()?;
         let mut leader = self.writing.leader.lock();
         self.ends.check_writable()?;
@@ -202,8 +205,17 @@ impl Core {
                 }
             };
             let order = keyspace.tree.order.clone();
-            self.run_claimed(Job::Compact(keyspace, plan.clone()))?;
+            let merged = self.run_claimed(Job::Compact(keyspace, plan.clone()));
             self.wake_background();
+            if let Err(error) = merged {
+                if error.kind() == ErrorKind::NoSpace && self.reserve.held_bytes() > 0 {
+                    // Tried again in the room that this makes.
+                    self.use_reserve()?;
+                    is_helping = false;
+                    continue;
+                }
+                return Err(error);
+            }
             if !is_helping {
                 walk.installed(&plan, &order);
             }
