@@ -100,8 +100,12 @@ impl Story {
     }
 
     pub(in crate::world) fn may_fail(&self, error: &Error) -> bool {
-        let has_panicked = self.context.fuse.panics_count() > 0;
-        (self.has_cause() && DISK_KINDS.contains(&error.kind())) || has_panicked
+        (self.has_cause() && DISK_KINDS.contains(&error.kind())) || self.has_panicked()
+    }
+
+    /// Tells whether a comparator has panicked in this incarnation.
+    pub(in crate::world) fn has_panicked(&self) -> bool {
+        self.context.fuse.panics_count() > self.panics_before
     }
 
     /// Closes the database from several threads, while others use their handles, and opens it again at once.
@@ -116,7 +120,7 @@ impl Story {
             db: db.clone(),
             disk: self.disk.clone(),
             failures_before: self.failures_before,
-            panics_before: self.context.fuse.panics_count(),
+            panics_before: self.panics_before,
             incarnation: self.context.judge.lock().incarnation,
             neighbour: None,
         };

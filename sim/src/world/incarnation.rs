@@ -38,13 +38,14 @@ impl Story {
         if ending == Ending::PowerLoss {
             self.aim_power_loss();
         }
+        self.panics_before = self.context.fuse.panics_count();
         let opened = self.opened(&db)?;
         if self.context.swarm.has_panics && self.context.tape.chance(Label::Fault, 1, 2) {
             self.context.fuse.light(self.context.tape.magnitude(Label::Fault, 12));
         }
         self.let_clients_loose(&opened, &keyspaces)?;
         self.context.fuse.put_out();
-        let has_panicked = self.context.fuse.panics_count() > opened.panics_before;
+        let has_panicked = self.has_panicked();
         drop(opened);
         if has_panicked {
             self.reach("a comparator panicked");
@@ -70,7 +71,7 @@ impl Story {
             db: db.clone(),
             disk: self.disk.clone(),
             failures_before: self.failures_before,
-            panics_before: self.context.fuse.panics_count(),
+            panics_before: self.panics_before,
             incarnation: self.context.judge.lock().incarnation,
             neighbour,
         })

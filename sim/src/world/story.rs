@@ -63,6 +63,8 @@ pub(in crate::world) struct Story {
     pub(in crate::world) disk: SimDisk,
     /// Operations of the disk that had failed before this incarnation.
     pub(in crate::world) failures_before: u64,
+    /// Comparisons that had panicked before this incarnation.
+    pub(in crate::world) panics_before: u64,
     /// Whether no opening has succeeded yet.
     pub(in crate::world) is_first: bool,
     pub(in crate::world) dress: Dress,
@@ -82,7 +84,7 @@ pub fn tell(tape: &Tape, profile: Profile, album: Album, (dress, settings): (Dre
         fuse: Fuse::default(),
         known: Arc::new(settings.known.clone()),
     };
-    let mut story = Story { context, disk, failures_before: 0, is_first: true, dress, crashes_count: 0 };
+    let mut story = Story { context, disk, failures_before: 0, panics_before: 0, is_first: true, dress, crashes_count: 0 };
     dress(&story.disk);
     let violation = story.live_all().err();
     story.context.album.add(&story.disk, || "the end".to_owned());
