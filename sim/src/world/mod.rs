@@ -5,6 +5,7 @@ mod damage;
 mod endings;
 mod images;
 mod incarnation;
+mod isolation;
 pub mod judge;
 pub mod keys;
 pub mod known_faults;

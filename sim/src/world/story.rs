@@ -84,7 +84,15 @@ pub fn tell(tape: &Tape, profile: Profile, album: Album, (dress, settings): (Dre
         fuse: Fuse::default(),
         known: Arc::new(settings.known.clone()),
     };
-    let mut story = Story { context, disk, failures_before: 0, panics_before: 0, is_first: true, dress, crashes_count: 0 };
+    let mut story = Story {
+        context,
+        disk,
+        failures_before: 0,
+        panics_before: 0,
+        is_first: true,
+        dress,
+        crashes_count: 0,
+    };
     dress(&story.disk);
     let violation = story.live_all().err();
     story.context.album.add(&story.disk, || "the end".to_owned());
