@@ -54,8 +54,13 @@ impl Story {
             if self.context.tape.chance(Label::Check, 1, 2) {
                 self.mend_and_resume(&db)?;
             }
-        } else if !self.disk.is_off() && self.context.tape.chance(Label::Check, 1, 4) {
-            self.come_to_quiet(&db)?;
+        } else if !self.disk.is_off() {
+            if self.context.tape.chance(Label::Check, 1, 4) {
+                self.come_to_quiet(&db)?;
+            }
+            if !self.disk.is_off() && !self.meet_others(&db)? {
+                return Ok(());
+            }
         }
         drop(keyspaces);
         self.end(db, ending)

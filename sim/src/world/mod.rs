@@ -13,6 +13,7 @@ pub mod model;
 mod neighbour;
 mod on_disk;
 pub mod operations;
+mod operators;
 pub mod oracle;
 pub mod orders;
 mod promises;
