@@ -195,7 +195,11 @@ impl<'a> Damaged<'a> {
     fn judge_prefix(&self, db: &Db) -> Result<(), Violation> {
         let reading = Reading { disk: &self.copy, failures_before: 0 };
         let (seq, contents) = reading.read_all(db, 0)?;
-        let checked = self.context.judge.lock().model.check(seq, &contents);
+        let judge = self.context.judge.lock();
+        if seq < judge.model.base() {
+            return Ok(());
+        }
+        let checked = judge.model.check(seq, &contents);
         checked.map_err(|message| self.broken("exact prefix", &message))
     }
 

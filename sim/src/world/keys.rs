@@ -62,6 +62,13 @@ impl Swarm {
         key_of(self.key_style, tape.below(Label::Workload, bound))
     }
 
+    /// Returns what no value is longer than.
+    pub fn value_len_bound(&self) -> usize {
+        let thresholds = self.value_thresholds.iter().copied().max().unwrap_or(0) + 17;
+        let ordinary = usize::try_from(self.value_len_max).expect("small").max(thresholds);
+        if self.has_big_values { WAL_HELD_BACK_LEN_BYTES_MAX + 64 } else { ordinary }
+    }
+
     /// Draws how long a value is: any short length, or one around a threshold of the engine.
     pub fn next_value_len(&self, tape: &Tape) -> usize {
         let below = |bound| tape.below(Label::Workload, bound);
