@@ -5,11 +5,10 @@ use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::seq::SeqNum;
 use crate::compaction::merge::{Entries, lies_anywhere, write_merged};
 use crate::compaction::output::{JobContext, OutputSettings, Outputs, Unsynced};
+use crate::compaction::space::LiveTable;
 use crate::memtable::Memtable;
 use crate::mvcc::retain::Retention;
 use crate::read::tree::Tables;
-use crate::table::reader::Table;
-use crate::version::levels::Live;
 use std::sync::Arc;
 
 /// A memtable to be written, and how its table is to look.
@@ -28,13 +27,14 @@ pub struct FlushSource {
 /// The tables are synced together, so that a thousand small ones cost little more than a few.
 ///
 /// # Errors
-/// `NoSpace`, `Exhausted`, `Io`, `Closed`; `Incompatible` for an entry of a kind that this version cannot read. The memtables are as they were, and the files in `created` are nobody's.
+/// `NoSpace`, `Exhausted`, `Io`, `Closed`; `Incompatible` for an entry of a kind that this version cannot read. The
+/// memtables are as they were, and the files in `created` are nobody's.
 pub fn flush_all(
     context: &JobContext<'_>,
     sources: Vec<FlushSource>,
     snapshots: &[SeqNum],
     created: &mut Vec<FileNumber>,
-) -> Result<Vec<(KeyspaceId, Arc<Live<Arc<Table>>>)>> {
+) -> Result<Vec<(KeyspaceId, LiveTable)>> {
     let mut unsynced = Unsynced::default();
     let mut written = Vec::new();
     for FlushSource { memtable, tables, settings } in sources {

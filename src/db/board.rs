@@ -217,6 +217,11 @@ impl Board {
         *self.callers.entry(id).or_default() += 1;
     }
 
+    /// Tells whether a caller waits to merge a range: it goes on by itself when it may.
+    pub(crate) fn has_callers(&self) -> bool {
+        !self.callers.is_empty()
+    }
+
     /// Notes that such a caller waits no more.
     pub(crate) fn remove_caller(&mut self, id: KeyspaceId) {
         let count = self.callers.get_mut(&id).expect("a caller that leaves has come");

@@ -6,7 +6,7 @@ use crate::base::limits;
 use crate::db::ends::writing_is_off;
 use crate::db::state::{Core, Host, Leader};
 use crate::version::edit::Change;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 impl Core {
     /// Closes the database. Whoever else closes it waits for that.
@@ -86,7 +86,8 @@ impl Core {
         self.rotate(leader)?;
         loop {
             let Some((_, generation)) = self.book.lock().sealed.front().cloned() else { return Ok(()) };
-            self.run_flush(&generation)?;
+            // Jobs were told to stop; this one is the end itself.
+            self.run_flush(&generation, &AtomicBool::new(false))?;
         }
     }
 

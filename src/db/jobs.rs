@@ -26,7 +26,7 @@ use crate::vfs::Vfs;
 use crate::wal::segment::Segment;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How often it is looked whether the last reader of an obsolete table is gone.
@@ -156,7 +156,7 @@ impl Core {
             return self.run_picked(job).map(|()| true);
         }
         let mut book = self.book.lock();
-        if book.board.is_working() {
+        if book.board.is_working() || book.board.has_callers() {
             self.changed.wait(&mut book);
             return Ok(true);
         }
@@ -365,6 +365,7 @@ impl Core {
         }
         drop(book);
         self.wake_background();
+        self.changed.notify_all();
         self.ends.check_writable()
     }
 
@@ -391,7 +392,7 @@ impl Core {
         let kind = job.kind();
         let result = contain(kind.name(), || match &job {
             Job::Seal => self.seal_now().map(drop),
-            Job::Flush(generation) => self.run_flush(generation),
+            Job::Flush(generation) => self.run_flush(generation, self.ends.cancelled()),
             Job::WriteBack(segment) => self.run_write_back(segment),
             Job::Compact(keyspace, plan) => self.run_compaction(keyspace, plan),
             Job::Purge(names) => self.run_purge(names),
@@ -429,7 +430,7 @@ impl Core {
     /// Runs `body` with what a job needs, `space_bytes` of the disk among it if that is short; if it fails, the files it created become removable.
     fn with_context<T>(
         &self,
-        space_bytes: Option<u64>,
+        (space_bytes, is_cancelled): (Option<u64>, &AtomicBool),
         body: impl FnOnce(&JobContext<'_>, &mut Vec<FileNumber>) -> Result<T>,
     ) -> Result<T> {
         let context = JobContext {
@@ -437,7 +438,7 @@ impl Core {
             directory: self.directory.path().to_owned(),
             cache: Arc::clone(&self.cache),
             next_number: &|| self.take_file_number(),
-            is_cancelled: self.ends.cancelled(),
+            is_cancelled,
             created_at: self.expiry_time(),
             space_bytes,
         };
@@ -469,8 +470,8 @@ impl Core {
         })
     }
 
-    /// Writes a generation's memtables out and installs the tables.
-    pub(crate) fn run_flush(&self, generation: &Arc<Generation>) -> Result<()> {
+    /// Writes a generation's memtables out and installs the tables, unless it is told to stop.
+    pub(crate) fn run_flush(&self, generation: &Arc<Generation>, is_cancelled: &AtomicBool) -> Result<()> {
         let state = Arc::clone(&self.view.state());
         let snapshots = self.view.snapshots.live();
         let source = |(id, memtable): &(KeyspaceId, Arc<Memtable>)| FlushSource {
@@ -481,7 +482,7 @@ impl Core {
         };
         let sources = generation.memtables.iter().map(source).collect();
         let added =
-            self.with_context(None, |context, created| flush_all(context, sources, &snapshots, created))?;
+            self.with_context((None, is_cancelled), |context, created| flush_all(context, sources, &snapshots, created))?;
         let bytes = added.iter().map(|(_, live)| live.meta.len_bytes).sum();
         self.install_flush(generation, &added)?;
         Counters::add(&self.counters.flushes, 1);
@@ -549,7 +550,7 @@ impl Core {
         }
         let around = Surroundings { tables: &keyspace.tree.tables, snapshots: self.view.snapshots.live() };
         let settings = Core::output_settings(keyspace);
-        let outputs = self.with_context(self.short_space(), |context, created| {
+        let outputs = self.with_context((self.short_space(), self.ends.cancelled()), |context, created| {
             merge(context, plan, around, settings, created)
         })?;
         let bytes = outputs.iter().map(|live| live.meta.len_bytes).sum();

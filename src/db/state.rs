@@ -474,7 +474,11 @@ impl Core {
 
     fn install_edit(&self, manifest: &mut ManifestWriter, changes: &[Change]) -> Result<()> {
         if manifest.is_oversized(changes) {
-            return self.roll(manifest, changes).map_err(|failure| self.fail(&failure.into_error()));
+            return self.roll(manifest, changes).map_err(|failure| match failure {
+                // The old manifest is as good as before, and so is the database.
+                Failure::NotInstalled(error) => error,
+                Failure::InDoubt(error) => self.fail(&error),
+            });
         }
         manifest.install(changes).map_err(|error| self.fail(&error))?;
         if manifest.is_grown(self.options.manifest_roll_bytes) {

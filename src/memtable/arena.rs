@@ -13,7 +13,7 @@ const CHUNK_LEN_BYTES_MIN: usize = 256;
 const CHUNK_LEN_BYTES_FIRST: usize = 4 << 10;
 /// A memtable has at least so many chunks, so that the unused end of the last one is a small part of it.
 const CHUNKS_COUNT_MIN: usize = 16;
-/// An entry longer than this part of a chunk gets memory of its own, so that no chunk wastes more than that.
+/// An entry longer than this part of the longest chunk gets memory of its own, so that none of those wastes more than that.
 const CHUNK_PART_MAX: usize = 16;
 
 /// What one entry costs besides its bytes: a node of 64 bytes, with a tower of two on average, as the allocator rounds
@@ -42,11 +42,11 @@ impl Arena {
     pub(in crate::memtable) fn store(&mut self, key: &[u8], value: &[u8]) -> Bytes {
         let len = key.len() + value.len();
         self.charged_bytes += charge_of(key, value);
-        if len > self.chunk_len_bytes / CHUNK_PART_MAX {
+        if len > self.chunk_len_bytes_max / CHUNK_PART_MAX {
             return Bytes::from([key, value].concat());
         }
         if self.chunk.capacity() < len {
-            self.chunk = BytesMut::with_capacity(self.chunk_len_bytes);
+            self.chunk = BytesMut::with_capacity(self.chunk_len_bytes.max(len));
             self.chunk_len_bytes = (2 * self.chunk_len_bytes).min(self.chunk_len_bytes_max);
         }
         self.chunk.extend_from_slice(key);

@@ -94,7 +94,8 @@ impl TableWriter {
         assert!(file.is_empty(), "a table begins at the beginning of its file");
         TableWriter {
             file,
-            buffer: Vec::with_capacity(BUFFER_LEN_BYTES + BUFFER_LEN_BYTES / 8),
+            // It grows as it has to: most tables of a flush of many keyspaces are small.
+            buffer: Vec::new(),
             flushed_len_bytes: 0,
             checksum: FileChecksum::new(),
             block: BlockBuilder::new(),
@@ -207,11 +208,11 @@ impl TableWriter {
         self.buffer.extend_from_slice(&trailer);
         let block = properties.encode();
         let handle = self.write_plain(&block)?;
-        self.flush()?;
+        self.checksum.update(&self.buffer);
         let footer = Footer { index, filter, properties: handle, file_checksum: self.checksum.value() };
         let offset = self.position();
         self.buffer.extend_from_slice(&footer.encode(self.settings.number, offset));
-        self.flush()?;
+        self.append()?;
         let summary = TableSummary {
             number: self.settings.number,
             len_bytes: self.flushed_len_bytes,
@@ -269,12 +270,17 @@ impl TableWriter {
         Ok(handle)
     }
 
-    /// Hands the buffer to the file.
+    /// Hands the buffer to the file, as part of what the file's checksum covers.
     fn flush(&mut self) -> Result<()> {
+        self.checksum.update(&self.buffer);
+        self.append()
+    }
+
+    /// Hands the buffer to the file.
+    fn append(&mut self) -> Result<()> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        self.checksum.update(&self.buffer);
         if let Err(error) = self.file.append(&[IoSlice::new(&self.buffer)]) {
             self.failure = Some(error.clone());
             return Err(error);

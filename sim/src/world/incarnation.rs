@@ -119,6 +119,7 @@ impl Story {
             if has_accident {
                 self.aim_into_recovery();
             }
+            self.panics_before = self.context.fuse.panics_count();
             self.failures_before = self.disk.failures_count();
             self.context.judge.lock().model.forget_writers();
             let opened = self.context.builder(&self.disk, self.context.swarm.background.clone()).open();

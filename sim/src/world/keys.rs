@@ -62,11 +62,11 @@ impl Swarm {
         key_of(self.key_style, tape.below(Label::Workload, bound))
     }
 
-    /// Returns what no value is longer than.
-    pub fn value_len_bound(&self) -> usize {
-        let thresholds = self.value_thresholds.iter().copied().max().unwrap_or(0) + 17;
-        let ordinary = usize::try_from(self.value_len_max).expect("small").max(thresholds);
-        if self.has_big_values { WAL_HELD_BACK_LEN_BYTES_MAX + 64 } else { ordinary }
+    /// Returns about how long the longest value is.
+    pub fn longest_value_len(&self) -> u64 {
+        let threshold = self.value_thresholds.iter().max().map_or(0, |len| *len as u64);
+        let big = if self.has_big_values { WAL_HELD_BACK_LEN_BYTES_MAX as u64 } else { 0 };
+        self.value_len_max.max(threshold).max(big)
     }
 
     /// Draws how long a value is: any short length, or one around a threshold of the engine.
