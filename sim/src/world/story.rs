@@ -63,12 +63,14 @@ pub(in crate::world) struct Story {
     pub(in crate::world) disk: SimDisk,
     /// Operations of the disk that had failed before this incarnation.
     pub(in crate::world) failures_before: u64,
-    /// Panics of comparators before this incarnation.
+    /// Comparisons that had panicked before this incarnation.
     pub(in crate::world) panics_before: u64,
     /// Whether no opening has succeeded yet.
     pub(in crate::world) is_first: bool,
     pub(in crate::world) dress: Dress,
     pub(in crate::world) crashes_count: u64,
+    /// Directories that an operator has put aside.
+    pub(in crate::world) asides_count: u64,
 }
 
 /// Tells the story of a tape; call inside a world of `schedule`.
@@ -84,8 +86,16 @@ pub fn tell(tape: &Tape, profile: Profile, album: Album, (dress, settings): (Dre
         fuse: Fuse::default(),
         known: Arc::new(settings.known.clone()),
     };
-    let mut story = Story { context, disk, failures_before: 0,
-            panics_before: 0, is_first: true, dress, crashes_count: 0 };
+    let mut story = Story {
+        context,
+        disk,
+        failures_before: 0,
+        panics_before: 0,
+        is_first: true,
+        dress,
+        crashes_count: 0,
+        asides_count: 0,
+    };
     dress(&story.disk);
     let violation = story.live_all().err();
     story.context.album.add(&story.disk, || "the end".to_owned());
