@@ -190,7 +190,8 @@ impl Core {
         loop {
             self.await_merge_claim(id)?;
             let keyspace = self.view.state().keyspace(id).clone();
-            is_helping = !is_helping;
+            // On a full disk, first whatever frees most in the room that there is.
+            is_helping = !is_helping || self.reserve.is_spent();
             let planned =
                 contain("picking a merge", || Ok(self.plan_range(&keyspace, &mut walk, &mut is_helping)));
             let plan = match planned {
@@ -234,7 +235,7 @@ impl Core {
         let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
         if *is_helping {
             let limits = keyspace.info.options.level_limits();
-            let situation = self.situation(keyspace, false, &snapshots);
+            let situation = self.situation(keyspace, self.reserve.is_spent(), &snapshots);
             if let Some(plan) = picker::pick(tables, limits, order, situation).plan {
                 return Some(plan);
             }
