@@ -91,7 +91,7 @@ fn a_contained_panic_is_internal() {
                 }),
             );
             let errors = db.background_errors();
-            assert!(errors.iter().any(|each| each.keyspace.as_deref() == Some("fragile")), "{errors:?}");
+            assert!(errors.iter().any(|each| each.job == "flush"), "{errors:?}");
             check_internal_error("background_error", &db.background_error().expect("it is latched"));
             check_internal(
                 "put",
