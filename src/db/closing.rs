@@ -6,6 +6,7 @@ use crate::base::limits;
 use crate::db::ends::writing_is_off;
 use crate::db::state::{Core, Host, Leader};
 use crate::version::edit::Change;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 impl Core {
@@ -92,6 +93,22 @@ impl Core {
             let Some((_, generation)) = self.book.lock().sealed.front().cloned() else { return Ok(()) };
             // Jobs were told to stop; this one is the end itself.
             self.run_flush(&generation, &AtomicBool::new(false))?;
+        }
+    }
+
+    /// Writes out sealed memtables of earlier lives if they are more than may wait: lives that end before the background
+    /// comes to it would leave more log each time. What fails here is left to the background.
+    pub(crate) fn flush_the_rest(&self) {
+        loop {
+            let sealed = {
+                let book = self.book.lock();
+                let is_much = book.sealed.len() > self.options.sealed_memtables_max;
+                book.sealed.front().filter(|_| is_much).map(|(_, generation)| Arc::clone(generation))
+            };
+            let Some(generation) = sealed else { return };
+            if contain("a flush", || self.run_flush(&generation, self.ends.cancelled())).is_err() {
+                return;
+            }
         }
     }
 

@@ -468,6 +468,7 @@ impl Opening {
             Err(error) => return Err(error),
         }
         core.ends.open(Step::Open);
+        core.flush_the_rest();
         Ok(core)
     }
 }

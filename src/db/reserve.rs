@@ -56,8 +56,7 @@ impl Core {
             return 0;
         }
         let tables_bytes: u64 = self.view.state().tables().map(|(_, live)| live.meta.len_bytes).sum();
-        // Whole steps, so that it is not made anew for every table.
-        let wanted = (tables_bytes / limits::RESERVE_PART).next_power_of_two();
+        let wanted = tables_bytes / limits::RESERVE_PART;
         let min = limits::reserve_len_min(self.options.memtable_bytes);
         wanted.clamp(min, max.max(min))
     }
