@@ -3,7 +3,9 @@
 use crate::base::contain::contain;
 use crate::base::error::{ErrorKind, Result};
 use crate::base::limits;
+use crate::db::board::JobKind;
 use crate::db::ends::writing_is_off;
+use crate::db::jobs::Job;
 use crate::db::state::{Core, Host, Leader};
 use crate::version::edit::Change;
 use std::sync::Arc;
@@ -101,12 +103,17 @@ impl Core {
     pub(crate) fn flush_the_rest(&self) {
         loop {
             let sealed = {
-                let book = self.book.lock();
+                let mut book = self.book.lock();
                 let is_much = book.sealed.len() > self.options.sealed_memtables_max;
-                book.sealed.front().filter(|_| is_much).map(|(_, generation)| Arc::clone(generation))
+                let is_mine = is_much && !book.board.is_running(JobKind::Flush);
+                let sealed = book.sealed.front().filter(|_| is_mine).map(|(_, oldest)| Arc::clone(oldest));
+                if sealed.is_some() {
+                    book.board.claim(JobKind::Flush);
+                }
+                sealed
             };
             let Some(generation) = sealed else { return };
-            if contain("a flush", || self.run_flush(&generation, self.ends.cancelled())).is_err() {
+            if self.run_claimed(Job::Flush(generation)).is_err() {
                 return;
             }
         }

@@ -63,8 +63,10 @@ impl Core {
 
     /// Tells whether the reserve should be made, or made larger.
     pub(crate) fn is_reserve_due(&self, now: u64) -> bool {
-        now >= self.reserve.try_at.load(Ordering::Relaxed)
-            && self.reserve.held_bytes() < self.reserve_target()
+        let target = self.reserve_target();
+        // Three quarters of it will do, so that it is not made anew for every table.
+        let is_short = self.reserve.held_bytes() < target - target / 4;
+        is_short && now >= self.reserve.try_at.load(Ordering::Relaxed)
     }
 
     /// Returns when to look for room again, if there was none and that is after `now`.
