@@ -98,9 +98,9 @@ impl Core {
         }
     }
 
-    /// Writes out sealed memtables of earlier lives if they are more than may wait: lives that end before the background
-    /// comes to it would leave more log each time. What fails here is left to the background.
-    pub(crate) fn flush_the_rest(&self) {
+    /// Writes out sealed memtables of earlier lives if they are more than may wait, and removes what is not needed: lives
+    /// that end before the background comes to it would leave more each time. What fails here is left to the background.
+    pub(crate) fn tidy_up(&self) {
         loop {
             let sealed = {
                 let mut book = self.book.lock();
@@ -112,11 +112,20 @@ impl Core {
                 }
                 sealed
             };
-            let Some(generation) = sealed else { return };
+            let Some(generation) = sealed else { break };
             if self.run_claimed(Job::Flush(generation)).is_err() {
-                return;
+                break;
             }
         }
+        let names = {
+            let mut book = self.book.lock();
+            if !book.files.has_removable() || book.board.is_running(JobKind::Purge) {
+                return;
+            }
+            book.board.claim(JobKind::Purge);
+            book.files.take_removable()
+        };
+        drop(self.run_claimed(Job::Purge(names)));
     }
 
     /// Returns how much log an opening writes again instead of making tables of it.

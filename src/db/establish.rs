@@ -106,7 +106,7 @@ impl Core {
     /// Starts the segment that takes commits from now on, durable with everything that is committed again.
     fn write_segment(&self, number: FileNumber, plan: &mut Establishment) -> Result<WalWriter> {
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
-        let step = self.options.wal_preallocate_bytes;
+        let step = self.preallocate_bytes();
         let wal = WalWriter::create(disk, path, number, plan.predecessor, step)?;
         let mut wal = wal.with_held_len_max(self.options.wal_held_len_max());
         for record in &mut plan.records {

@@ -468,7 +468,7 @@ impl Opening {
             Err(error) => return Err(error),
         }
         core.ends.open(Step::Open);
-        core.flush_the_rest();
+        core.tidy_up();
         Ok(core)
     }
 }

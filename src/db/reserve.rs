@@ -138,6 +138,11 @@ impl Core {
         self.directory.available_space(self.directory.path()).ok()
     }
 
+    /// Returns how much of the log may be allocated ahead: nothing that the reserve has made room for.
+    pub(crate) fn preallocate_bytes(&self) -> u64 {
+        if self.reserve.is_spent() { 0 } else { self.options.wal_preallocate_bytes }
+    }
+
     /// Gives the reserve up; tells whether that made room.
     pub(crate) fn spend_reserve(&self) -> bool {
         if self.reserve.held_bytes.swap(0, Ordering::Relaxed) == 0 {

@@ -175,7 +175,7 @@ impl Core {
 
     fn create_segment(&self, predecessor: Predecessor) -> Result<WalWriter> {
         let number = self.take_file_number();
-        let step = self.options.wal_preallocate_bytes;
+        let step = self.preallocate_bytes();
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
         let created =
             WalWriter::create(disk, path, number, Some(predecessor), step).inspect_err(|_| {
