@@ -182,13 +182,14 @@ fn a_second_opener_is_locked_out_until_the_first_is_gone() {
 }
 
 #[test]
-fn a_directory_of_something_else_is_left_as_it_is() {
+fn foreign_files_in_the_directory_are_left_as_they_are() {
     let disk = MemVfs::new();
     disk.create_dir_all(Path::new("/db")).expect("creates");
     disk.write(Path::new("/db/notes.txt"), b"mine").expect("writes");
-    let error = both_refusals(&disk, || builder(&disk));
-    check_error::<()>(Err(error), ErrorKind::Incompatible, &["/db", "notes.txt", "not a TinyLSM database"]);
-    assert_eq!(files_of(&disk), [(PathBuf::from("db/notes.txt"), b"mine".to_vec())]);
+    let error = builder(&disk).open_read_only().expect_err("there is no database");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    builder(&disk).open().expect("they do not disturb").close().expect("closes");
+    assert_eq!(disk.read(Path::new("/db/notes.txt")).expect("still there"), b"mine");
 }
 
 #[test]

@@ -50,6 +50,8 @@ fn options() -> Options {
     let mut options = tiny();
     options.wal_preallocate_bytes = 256;
     options.memtable_bytes = 12 << 10;
+    // Its bytes mean nothing, so nobody would notice a change.
+    options.reserve_bytes_max = 0;
     options.sealed_memtables_max = 8;
     options.manifest_roll_bytes = 64 << 10;
     options.default_keyspace.as_mut().expect("given").level0_compaction_trigger = 10;

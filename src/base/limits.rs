@@ -82,7 +82,7 @@ pub const fn reserve_len_min(memtable_bytes: usize) -> u64 {
 }
 
 /// What part of the tables' bytes is set aside.
-pub const RESERVE_PART: u64 = 16;
+pub const RESERVE_PART: u64 = 8;
 
 /// Readers tell the background each time that they have wasted one part of this many of a memtable's size by stepping
 /// over hidden entries: so often that little more is wasted than a merge costs, so seldom that telling costs nothing.

@@ -3,9 +3,12 @@
 use crate::base::contain::contain;
 use crate::base::error::{ErrorKind, Result};
 use crate::base::limits;
+use crate::db::board::JobKind;
 use crate::db::ends::writing_is_off;
+use crate::db::jobs::Job;
 use crate::db::state::{Core, Host, Leader};
 use crate::version::edit::Change;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 impl Core {
@@ -51,6 +54,10 @@ impl Core {
         if matches!(self.host, Host::Nobody) {
             return Ok(());
         }
+        if self.writing.leader.lock().unestablished.is_some() {
+            // It was opened on a full disk and nothing was written: what lies there is as good as before.
+            return Ok(());
+        }
         if let Some(cause) = self.ends.failure() {
             let error = writing_is_off(&cause);
             return Err(
@@ -89,6 +96,36 @@ impl Core {
             // Jobs were told to stop; this one is the end itself.
             self.run_flush(&generation, &AtomicBool::new(false))?;
         }
+    }
+
+    /// Writes out sealed memtables of earlier lives if they are more than may wait, and removes what is not needed: lives
+    /// that end before the background comes to it would leave more each time. What fails here is left to the background.
+    pub(crate) fn tidy_up(&self) {
+        loop {
+            let sealed = {
+                let mut book = self.book.lock();
+                let is_much = book.sealed.len() > self.options.sealed_memtables_max;
+                let is_mine = is_much && !book.board.is_running(JobKind::Flush);
+                let sealed = book.sealed.front().filter(|_| is_mine).map(|(_, oldest)| Arc::clone(oldest));
+                if sealed.is_some() {
+                    book.board.claim(JobKind::Flush);
+                }
+                sealed
+            };
+            let Some(generation) = sealed else { break };
+            if self.run_claimed(Job::Flush(generation)).is_err() {
+                break;
+            }
+        }
+        let names = {
+            let mut book = self.book.lock();
+            if !book.files.has_removable() || book.board.is_running(JobKind::Purge) {
+                return;
+            }
+            book.board.claim(JobKind::Purge);
+            book.files.take_removable()
+        };
+        drop(self.run_claimed(Job::Purge(names)));
     }
 
     /// Returns how much log an opening writes again instead of making tables of it.

@@ -47,22 +47,11 @@ impl Core {
     /// `NoSpace`, `Io`: nothing that was there is changed, and it can be tried again.
     pub(crate) fn establish(&self, leader: &mut Leader) -> Result<()> {
         let Some(mut plan) = leader.unestablished.take() else { return Ok(()) };
-        let mut done = self.try_establish(leader, &mut plan);
-        if let Err(error) = &done
-            && self.make_room_in(&mut plan, error)
-        {
-            done = self.try_establish(leader, &mut plan);
-        }
+        let done = self.try_establish(leader, &mut plan);
         if done.is_err() {
             leader.unestablished = Some(plan);
         }
         done
-    }
-
-    /// Frees the reserve that an earlier life set aside, if `error` says that the disk is full.
-    fn make_room_in(&self, plan: &mut Establishment, error: &Error) -> bool {
-        let is_there = plan.names.remove(&FileName::Reserve);
-        is_there && crate::db::reserve::is_full(error) && self.spend_listed_reserve()
     }
 
     fn try_establish(&self, leader: &mut Leader, plan: &mut Establishment) -> Result<()> {
@@ -108,7 +97,6 @@ impl Core {
         book.files.find_orphans(&plan.names, &needed);
         book.active_wal = Some(Arc::clone(wal.segment()));
         drop(book);
-        self.adopt_reserve(plan.names.contains(&FileName::Reserve));
         *self.manifest.lock() = Some(manifest);
         self.note_stated(next_file);
         leader.wal = Some(wal);
@@ -118,7 +106,7 @@ impl Core {
     /// Starts the segment that takes commits from now on, durable with everything that is committed again.
     fn write_segment(&self, number: FileNumber, plan: &mut Establishment) -> Result<WalWriter> {
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
-        let step = self.options.wal_preallocate_bytes;
+        let step = self.preallocate_bytes();
         let wal = WalWriter::create(disk, path, number, plan.predecessor, step)?;
         let mut wal = wal.with_held_len_max(self.options.wal_held_len_max());
         for record in &mut plan.records {

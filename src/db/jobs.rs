@@ -406,13 +406,8 @@ impl Core {
     }
 
     fn end_claim(&self, kind: JobKind, result: &Result<()>) {
-        let may_spend = kind != JobKind::Reserve;
-        let has_room = may_spend && result.as_ref().is_err_and(|error| self.spend_reserve(error));
         let mut book = self.book.lock();
         book.board.finish(kind, result, self.directory.now());
-        if has_room {
-            book.board.retry_now(|other| other == kind);
-        }
         if kind == JobKind::Seal && result.is_err() {
             book.is_seal_wanted = true;
         }
@@ -481,9 +476,8 @@ impl Core {
             settings: Core::output_settings(state.keyspace(*id)),
         };
         let sources = generation.memtables.iter().map(source).collect();
-        let added = self.with_context((None, is_cancelled), |context, created| {
-            flush_all(context, sources, &snapshots, created)
-        })?;
+        let added =
+            self.with_context((None, is_cancelled), |context, created| flush_all(context, sources, &snapshots, created))?;
         let bytes = added.iter().map(|(_, live)| live.meta.len_bytes).sum();
         self.install_flush(generation, &added)?;
         Counters::add(&self.counters.flushes, 1);
@@ -551,10 +545,9 @@ impl Core {
         }
         let around = Surroundings { tables: &keyspace.tree.tables, snapshots: self.view.snapshots.live() };
         let settings = Core::output_settings(keyspace);
-        let outputs = self
-            .with_context((self.short_space(), self.ends.cancelled()), |context, created| {
-                merge(context, plan, around, settings, created)
-            })?;
+        let outputs = self.with_context((self.short_space(), self.ends.cancelled()), |context, created| {
+            merge(context, plan, around, settings, created)
+        })?;
         let bytes = outputs.iter().map(|live| live.meta.len_bytes).sum();
         self.install_compaction(keyspace, plan, outputs)?;
         Counters::add(&self.counters.compactions, 1);

@@ -425,6 +425,7 @@ impl Opening {
             time_high_water = time_high_water.max(record.header.committed_at);
         }
         let next_file = first_free_number(&names, catalog.next_file)?;
+        let has_reserve = names.contains(&FileName::Reserve);
         let mut book = Book { sealed: generations, ..Book::default() };
         for keyspace in &state.keyspaces {
             book.board.nominate(keyspace.info.id);
@@ -459,6 +460,7 @@ impl Opening {
             core.ends.open(Step::OpenReadOnly);
             return Ok(core);
         }
+        core.adopt_reserve(has_reserve);
         match core.establish(&mut core.writing.leader.lock()) {
             Ok(()) => {}
             // All can be read, and writing is taken up by resuming once there is room.
@@ -466,6 +468,7 @@ impl Opening {
             Err(error) => return Err(error),
         }
         core.ends.open(Step::Open);
+        core.tidy_up();
         Ok(core)
     }
 }

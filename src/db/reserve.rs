@@ -1,9 +1,10 @@
 //! Space set aside for a full disk.
 //!
 //! A database on a full disk must be able to shrink: a delete needs a little log, a flush or a merge writes its new tables
-//! before the old ones go. So a file `RESERVE` of allocated zeros lies in the directory while there is room, and is
-//! removed when something meets a full disk. From then on puts are refused with `NoSpace`, deletes are taken, jobs go on,
-//! and the reserve is set aside again once there is room for it and as much again.
+//! before the old ones go. So a file `RESERVE` of allocated zeros lies in the directory while there is room. Puts, jobs
+//! and openings that meet a full disk leave it alone. It is removed when somebody deletes, flushes or merges on a full
+//! disk. From then on puts are refused with `NoSpace`, deletes are taken, jobs go on, and the reserve is set aside again
+//! once there is room for it and as much again.
 //!
 //! It grows with the database: a part of what the tables take, within bounds. Where the disk cannot allocate, there is
 //! none.
@@ -43,11 +44,6 @@ impl Reserve {
     }
 }
 
-/// Tells whether an error says that the disk is full.
-pub(crate) fn is_full(error: &Error) -> bool {
-    error.kind() == ErrorKind::NoSpace
-}
-
 impl Core {
     fn reserve_path(&self) -> PathBuf {
         FileName::Reserve.path(self.directory.path())
@@ -60,16 +56,17 @@ impl Core {
             return 0;
         }
         let tables_bytes: u64 = self.view.state().tables().map(|(_, live)| live.meta.len_bytes).sum();
-        // Whole steps, so that it is not made anew for every table.
-        let wanted = (tables_bytes / limits::RESERVE_PART).next_power_of_two();
+        let wanted = tables_bytes / limits::RESERVE_PART;
         let min = limits::reserve_len_min(self.options.memtable_bytes);
         wanted.clamp(min, max.max(min))
     }
 
     /// Tells whether the reserve should be made, or made larger.
     pub(crate) fn is_reserve_due(&self, now: u64) -> bool {
-        now >= self.reserve.try_at.load(Ordering::Relaxed)
-            && self.reserve.held_bytes() < self.reserve_target()
+        let target = self.reserve_target();
+        // Three quarters of it will do, so that it is not made anew for every table.
+        let is_short = self.reserve.held_bytes() < target - target / 4;
+        is_short && now >= self.reserve.try_at.load(Ordering::Relaxed)
     }
 
     /// Returns when to look for room again, if there was none and that is after `now`.
@@ -141,20 +138,16 @@ impl Core {
         self.directory.available_space(self.directory.path()).ok()
     }
 
-    /// Gives the reserve up if `error` says that the disk is full; tells whether that made room.
-    pub(crate) fn spend_reserve(&self, error: &Error) -> bool {
-        if !is_full(error) {
-            return false;
-        }
-        let is_held = self.reserve.held_bytes.swap(0, Ordering::Relaxed) > 0;
-        if is_held {
-            self.reserve.is_spent.store(true, Ordering::Relaxed);
-        }
-        is_held && self.directory.remove_file(&self.reserve_path()).is_ok()
+    /// Returns how much of the log may be allocated ahead: nothing that the reserve has made room for.
+    pub(crate) fn preallocate_bytes(&self) -> u64 {
+        if self.reserve.is_spent() { 0 } else { self.options.wal_preallocate_bytes }
     }
 
-    /// Gives up a reserve that an earlier life left; tells whether that made room.
-    pub(crate) fn spend_listed_reserve(&self) -> bool {
+    /// Gives the reserve up; tells whether that made room.
+    pub(crate) fn spend_reserve(&self) -> bool {
+        if self.reserve.held_bytes.swap(0, Ordering::Relaxed) == 0 {
+            return false;
+        }
         self.reserve.is_spent.store(true, Ordering::Relaxed);
         self.directory.remove_file(&self.reserve_path()).is_ok()
     }

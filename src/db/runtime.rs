@@ -74,7 +74,7 @@ impl Runtime {
     /// `InvalidArgument`; `Exhausted` or `Io` if the system has no thread to give.
     pub fn new(threads_count: usize) -> Result<Runtime> {
         if !(1..=64).contains(&threads_count) {
-            return Err(Error::invalid("background work takes 1 to 64 threads"));
+            return Err(Error::invalid("a runtime, as Background::Threads, takes 1 to 64 threads"));
         }
         let shared = Arc::new(Shared {
             queue: Mutex::default(),

@@ -79,6 +79,9 @@ impl Core {
     /// # Errors
     /// As `check_writable`; what beginning a segment meets.
     pub(crate) fn seal_now(&self) -> Result<SeqNum> {
+        if self.ends.phase() == Phase::Failed && self.reserve.held_bytes() > 0 {
+            self.use_reserve()?;
+        }
         self.ends.check_writable()?;
         let mut leader = self.writing.leader.lock();
         self.ends.check_writable()?;
@@ -187,7 +190,8 @@ impl Core {
         loop {
             self.await_merge_claim(id)?;
             let keyspace = self.view.state().keyspace(id).clone();
-            is_helping = !is_helping;
+            // On a full disk, first whatever frees most in the room that there is.
+            is_helping = !is_helping || self.reserve.is_spent();
             let planned =
                 contain("picking a merge", || Ok(self.plan_range(&keyspace, &mut walk, &mut is_helping)));
             let plan = match planned {
@@ -202,8 +206,17 @@ impl Core {
                 }
             };
             let order = keyspace.tree.order.clone();
-            self.run_claimed(Job::Compact(keyspace, plan.clone()))?;
+            let merged = self.run_claimed(Job::Compact(keyspace, plan.clone()));
             self.wake_background();
+            if let Err(error) = merged {
+                if error.kind() == ErrorKind::NoSpace && self.reserve.held_bytes() > 0 {
+                    // Tried again in the room that this makes.
+                    self.use_reserve()?;
+                    is_helping = false;
+                    continue;
+                }
+                return Err(error);
+            }
             if !is_helping {
                 walk.installed(&plan, &order);
             }
@@ -222,7 +235,7 @@ impl Core {
         let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
         if *is_helping {
             let limits = keyspace.info.options.level_limits();
-            let situation = self.situation(keyspace, false, &snapshots);
+            let situation = self.situation(keyspace, self.reserve.is_spent(), &snapshots);
             if let Some(plan) = picker::pick(tables, limits, order, situation).plan {
                 return Some(plan);
             }

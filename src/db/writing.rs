@@ -38,6 +38,7 @@ pub(crate) struct Reach<'a> {
 impl Core {
     /// Commits a batch; returns the number of its last operation.
     pub(crate) fn commit(&self, batch: Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
+        self.make_room_for(&batch, reach)?;
         self.ends.check_writable()?;
         if reach.has_puts && self.reserve.is_spent() {
             let message = "the disk is full: only deletes are taken until there is room again";
@@ -54,6 +55,39 @@ impl Core {
                 self.writing.queue.finish(group, own)
             }
         }
+    }
+
+    /// Gives the reserve up for a batch of deletes that would meet a full disk: that is what it is for.
+    fn make_room_for(&self, batch: &Batch, reach: Reach<'_>) -> Result<()> {
+        if batch.count() == 0 || reach.has_puts || self.reserve.held_bytes() == 0 {
+            return Ok(());
+        }
+        let is_full = self.ends.phase() == Phase::Failed
+            || (self.pace(reach.keyspaces) == Pace::Stop && self.is_a_job_short_of_space());
+        if is_full { self.use_reserve() } else { Ok(()) }
+    }
+
+    fn is_a_job_short_of_space(&self) -> bool {
+        let book = self.book.lock();
+        book.board.troubles().any(|(_, error)| error.kind() == ErrorKind::NoSpace)
+    }
+
+    /// Gives the reserve up if a full disk stopped writing or a job, and goes on in the room that this makes.
+    ///
+    /// # Errors
+    /// As `Db::resume`.
+    pub(crate) fn use_reserve(&self) -> Result<()> {
+        self.ends.check_process()?;
+        let mut leader = self.writing.leader.lock();
+        let failure = self.ends.failure();
+        if failure.is_some_and(|error| !is_mendable(&error)) || !self.spend_reserve() {
+            return Ok(());
+        }
+        let resumed = self.resume_as_leader(&mut leader);
+        drop(leader);
+        self.book.lock().board.retry_now(|_| true);
+        self.wake_background();
+        resumed
     }
 
     /// Commits a group under leadership, and answers every member.
@@ -89,7 +123,7 @@ impl Core {
         leader.last_seq = match commit_group(target, group, committed_at, leader.last_seq, memtable_of) {
             Ok(last_seq) => last_seq,
             Err(Failure::Untouched(error)) => return Err(error),
-            Err(Failure::Broken(error)) => return Err(self.give_up_segment(leader, &error)),
+            Err(Failure::Broken(error)) => return Err(self.fail(&error)),
         };
         self.writing.active_bytes.store(leader.arena.charged_bytes(), Ordering::Relaxed);
         self.writing.wal_bytes.store(wal.len(), Ordering::Relaxed);
@@ -102,16 +136,6 @@ impl Core {
             self.wake_background();
         }
         Ok(())
-    }
-
-    /// Turns writing off since the open segment takes nothing more, unless the reserve lets it go on in a new one. What
-    /// failed is not there in either case.
-    fn give_up_segment(&self, leader: &mut Leader, error: &Error) -> Error {
-        let error = self.fail(error);
-        if self.spend_reserve(&error) && self.resume_as_leader(leader).is_ok() {
-            self.wake_background();
-        }
-        error
     }
 
     /// Returns how much of the open segment may be unsynced before the background syncs it. A small database, which
@@ -151,14 +175,13 @@ impl Core {
 
     fn create_segment(&self, predecessor: Predecessor) -> Result<WalWriter> {
         let number = self.take_file_number();
-        let step = self.options.wal_preallocate_bytes;
+        let step = self.preallocate_bytes();
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
         let created =
-            WalWriter::create(disk, path, number, Some(predecessor), step).inspect_err(|error| {
+            WalWriter::create(disk, path, number, Some(predecessor), step).inspect_err(|_| {
                 // Nobody knows the file, if there is one; the old segment is as good as before.
                 self.book.lock().files.discard(FileName::Wal(number), 0);
                 self.check_directory();
-                self.spend_reserve(error);
                 self.wake_background();
             })?;
         Ok(created.with_held_len_max(self.options.wal_held_len_max()))

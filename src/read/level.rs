@@ -170,9 +170,12 @@ impl Cursor for RunCursor {
     }
 
     fn seek(&mut self, target: InternalKey<'_>) -> Result<()> {
-        let before = self.tables().partition_point(|live| {
+        let lies_before = |live: &Arc<Live<Arc<Table>>>| {
             self.order.compare(&live.meta.largest, target.user_key) == Ordering::Less
-        });
+        };
+        // A run that was cut to a range is mostly sought at its start.
+        let is_first = self.tables().first().is_none_or(|first| !lies_before(first));
+        let before = if is_first { 0 } else { self.tables().partition_point(lies_before) };
         let at = self.run.start + before;
         if at == self.run.end {
             self.leave();

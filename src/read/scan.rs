@@ -234,8 +234,14 @@ impl Scan {
         });
         let sorted = (1..tables.levels().len()).map(|level| {
             let tables = tables.level(level);
-            let start = tables.partition_point(|live| self.lies_before(&live.meta.largest, &self.lower));
-            let end = tables.partition_point(|live| !self.upper_violation(&live.meta.smallest));
+            let start = match &self.lower {
+                Bound::Unbounded => 0,
+                lower => tables.partition_point(|live| self.lies_before(&live.meta.largest, lower)),
+            };
+            let end = match &self.upper {
+                Bound::Unbounded => tables.len(),
+                _ => tables.partition_point(|live| !self.upper_violation(&live.meta.smallest)),
+            };
             (level, start..end)
         });
         level0.map(|(at, _)| (0, at..at + 1)).chain(sorted.filter(|(_, run)| !run.is_empty()))

@@ -28,6 +28,9 @@ pub struct Sweep {
     /// Worlds run side by side; one for each core without this
     #[arg(long)]
     jobs: Option<usize>,
+    /// Go on behind a broken invariant, and tell at the end which were broken, how often, and by which seed first
+    #[arg(long)]
+    keep_going: bool,
     /// Tell the longest virtual time that each kind of call has taken
     #[arg(long)]
     slowest: bool,
@@ -61,6 +64,8 @@ struct Sum {
     hashes: BTreeSet<u64>,
     events: BTreeMap<&'static str, u64>,
     slowest: BTreeMap<&'static str, (u64, u64)>,
+    /// Broken invariants: how often, and the first seed with its message.
+    violations: BTreeMap<&'static str, (u64, u64, String)>,
     /// The broken world with the lowest seed.
     broken: Option<Ended>,
 }
@@ -79,6 +84,15 @@ impl Sum {
         for (call, &took_ns) in &ended.tale.slowest {
             let slowest = self.slowest.entry(call).or_default();
             *slowest = (*slowest).max((took_ns, ended.seed));
+        }
+        if let Some(violation) = &ended.violation {
+            let told = violation.message.lines().next().unwrap_or_default().to_owned();
+            let (count, seed, message) =
+                self.violations.entry(violation.oracle).or_insert((0, ended.seed, String::new()));
+            *count += 1;
+            if ended.seed <= *seed {
+                (*seed, *message) = (ended.seed, told);
+            }
         }
         let is_first = self.broken.as_ref().is_none_or(|broken| ended.seed < broken.seed);
         if ended.violation.is_some() && is_first {
@@ -120,7 +134,7 @@ impl Sweep {
                             break;
                         }
                         let ended = run_with(seed, profile, Keep::Nothing, &settings);
-                        if ended.violation.is_some() {
+                        if ended.violation.is_some() && !self.keep_going {
                             is_over.store(true, Ordering::Relaxed);
                         }
                         sum.lock().expect("no thread panics with it").add(ended);
@@ -149,6 +163,11 @@ impl Sweep {
         if self.slowest {
             for (call, (took_ns, seed)) in &sum.slowest {
                 writeln!(out, "  slowest {call}: {:.3} s at seed {seed}", *took_ns as f64 / 1e9)?;
+            }
+        }
+        if self.keep_going {
+            for (oracle, (count, seed, message)) in &sum.violations {
+                writeln!(out, "  BROKEN {count} times: {oracle}, first at seed {seed}: {message:.300}")?;
             }
         }
         sum.broken.as_ref().map_or(Ok(()), |broken| tell_broken(broken, settings, out))

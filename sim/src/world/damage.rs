@@ -1,68 +1,261 @@
-//! Damage to a copy of a database: what is read is right, or an error that names the damaged file.
+//! Damage to a copy of a database: what is read is right, or an error that names the damaged file, and what is not
+//! damaged goes on.
+//!
+//! A copy is taken where a database was closed and where it was not. One file of it is damaged, anywhere or where its
+//! kind is most sensitive. What an undamaged copy shows is what is right. The damaged one is read, verified, opened to
+//! be written, in parts where a table is lost, written beyond every threshold in the keyspaces that are not damaged,
+//! closed and opened once more.
 
+use crate::disk::{Damage, SimDisk};
 use crate::tape::Label;
 use crate::world::client::DIRECTORY;
-use crate::world::judge::{Violation, violation};
-use crate::world::recovery::unreadable;
-use crate::world::story::Story;
+use crate::world::isolation::Isolation;
+use crate::world::judge::{Context, Violation, violation};
+use crate::world::model::Contents;
+use crate::world::on_disk::OnDisk;
+use crate::world::orders::Order;
+use crate::world::recovery::Reading;
 use std::collections::BTreeMap;
-use std::path::Path;
-use tinylsm::vfs::Vfs;
-use tinylsm::{Background, ErrorKind, Slice};
+use std::path::{Path, PathBuf};
+use tinylsm::format::names::FileName;
+use tinylsm::{Background, Db, Error, ErrorKind, Slice};
 
-impl Story {
-    /// Flips one bit of a closed database: what is read is right, or an error that names the damaged file.
-    pub(in crate::world) fn damage_a_copy(&mut self) -> Result<(), Violation> {
-        let copy = self.disk.copy();
-        let tape = &self.context.tape;
-        let mut names = copy.read_dir(Path::new(DIRECTORY)).map_err(|error| unreadable(&error))?;
-        names.retain(|entry| !entry.is_dir && entry.name != "notes.txt");
-        let name = &tape.pick(Label::Check, &names).name;
-        let path = Path::new(DIRECTORY).join(name);
-        let len = copy.metadata(&path).map_err(|error| unreadable(&error))?.len;
-        if len == 0 {
-            return Ok(());
+/// How the copy came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::world) enum Source {
+    /// The database was closed in good order.
+    Closed,
+    /// Nobody closed it.
+    Unclosed,
+}
+
+/// A damaged copy and what it must show.
+pub(in crate::world) struct Damaged<'a> {
+    pub(in crate::world) context: &'a Context,
+    pub(in crate::world) copy: SimDisk,
+    source: Source,
+    /// The damaged file.
+    pub(in crate::world) path: PathBuf,
+    name: FileName,
+    /// The keyspace whose table it is, and whether bytes of that were changed rather than added.
+    pub(in crate::world) keyspace: Option<u32>,
+    what: String,
+    is_addition: bool,
+    /// What an undamaged copy shows.
+    pub(in crate::world) right: Contents,
+}
+
+/// Damages a copy of a disk that nobody uses, and judges what becomes of it.
+///
+/// # Errors
+/// The broken invariant.
+pub(in crate::world) fn judge_damaged(
+    context: &Context,
+    disk: &SimDisk,
+    source: Source,
+) -> Result<(), Violation> {
+    let Some(damaged) = Damaged::make(context, disk, source)? else { return Ok(()) };
+    context.reach(match source {
+        Source::Closed => "damaged a closed copy",
+        Source::Unclosed => "damaged a copy that nobody had closed",
+    });
+    damaged.read_only()?;
+    if context.tape.chance(Label::Check, 1, 3) {
+        Isolation::new(&damaged).judge()?;
+    }
+    Ok(())
+}
+
+impl<'a> Damaged<'a> {
+    fn make(context: &'a Context, disk: &SimDisk, source: Source) -> Result<Option<Damaged<'a>>, Violation> {
+        let tape = &context.tape;
+        let files = disk.files_in(Path::new(DIRECTORY));
+        let ours: Vec<(FileName, u64, u64)> = files
+            .iter()
+            .filter_map(|file| Some((FileName::parse(&file.name)?, file.len, file.bytes.len() as u64)))
+            .filter(|(name, len, _)| *len > 0 && *name != FileName::Lock)
+            .collect();
+        let is_kind = |name: &FileName, kind: usize| match name {
+            FileName::Table(_) => kind == 0,
+            FileName::Wal(_) => kind == 1,
+            FileName::Manifest(_) => kind == 2,
+            _ => kind == 3,
+        };
+        let kind = tape.weighted(Label::Check, &[6, 4, 3, 1]);
+        let candidates: Vec<_> = ours.iter().filter(|(name, _, _)| is_kind(name, kind)).collect();
+        if candidates.is_empty() {
+            return Ok(None);
         }
-        let (at, bit) = (tape.below(Label::Check, len), tape.below(Label::Check, 8));
-        copy.flip_bit(&path, at, u8::try_from(bit).expect("below 8")).map_err(|error| unreadable(&error))?;
-        self.reach("read a damaged copy");
-        let names_the_file = |error: &tinylsm::Error| {
-            let kinds = [ErrorKind::Corruption, ErrorKind::Incompatible];
-            kinds.contains(&error.kind()) && error.file() == Some(path.as_path())
-        };
-        let broken =
-            |what: String| violation("no silent damage", format!("byte {at} bit {bit} of {name}: {what}"));
-        let db = match self.context.copy_builder(&copy, Background::Manual).open_read_only() {
+        let &&(name, len, written_len) = tape.pick(Label::Check, &candidates);
+        let damage = draw_damage(context, &ours, (name, len, written_len));
+        let undamaged = context.copy_builder(&disk.copy(), Background::Manual).open_read_only();
+        let undamaged = undamaged.map_err(|error| {
+            violation("recovery", format!("an undamaged copy does not open read-only: {error:?}"))
+        })?;
+        let count = context.judge.lock().keyspaces.len();
+        let copy = disk.copy();
+        let (_, right) = Reading { disk: &copy, failures_before: 0 }.read_all(&undamaged, count)?;
+        drop(undamaged);
+        let path = name.path(Path::new(DIRECTORY));
+        let is_changed = copy
+            .damage(&path, &damage)
+            .map_err(|error| violation("world", format!("{damage} of {name} cannot be done: {error:?}")))?;
+        if !is_changed {
+            return Ok(None);
+        }
+        let keyspace = OnDisk::read(files).ok().flatten().and_then(|on_disk| {
+            let ids = 0..u32::try_from(count).expect("a few");
+            let holds = |id: &u32| on_disk.tables(*id).any(|(_, meta)| FileName::Table(meta.number) == name);
+            ids.into_iter().find(holds)
+        });
+        let (what, is_addition) =
+            (format!("{damage} of {name}"), matches!(damage, Damage::Lengthened { .. }));
+        context.reach(damage.name());
+        Ok(Some(Damaged { context, copy, source, path, name, keyspace, what, is_addition, right }))
+    }
+
+    pub(in crate::world) fn broken(&self, oracle: &'static str, what: &str) -> Violation {
+        violation(oracle, format!("{} ({:?}): {what}", self.what, self.source))
+    }
+
+    /// Tells whether an error says what is damaged.
+    pub(in crate::world) fn is_named(&self, error: &Error) -> bool {
+        let kinds = [ErrorKind::Corruption, ErrorKind::Incompatible];
+        kinds.contains(&error.kind()) && error.file() == Some(self.path.as_path())
+    }
+
+    /// Tells whether an error about another file may come of the damage: what should lead there is gone.
+    fn leads_nowhere(&self, error: &Error) -> bool {
+        let names_ours = error.file().is_some_and(|file| file.parent() == Some(Path::new(DIRECTORY)));
+        let is_lead = matches!(self.name, FileName::Current | FileName::Manifest(_) | FileName::Wal(_));
+        error.kind() == ErrorKind::Corruption && is_lead && names_ours
+    }
+
+    pub(in crate::world) fn may_refuse(&self, error: &Error) -> bool {
+        self.is_named(error) || self.leads_nowhere(error)
+    }
+
+    /// Tells whether less than what was right may be recovered: the end of a log that nobody closed proves nothing.
+    pub(in crate::world) fn may_be_cut(&self) -> bool {
+        self.source == Source::Unclosed && matches!(self.name, FileName::Wal(_) | FileName::Manifest(_))
+    }
+
+    fn read_only(&self) -> Result<(), Violation> {
+        let opened = self.context.copy_builder(&self.copy.copy(), Background::Manual).open_read_only();
+        let db = match opened {
             Ok(db) => db,
-            Err(error) if names_the_file(&error) => return Ok(()),
-            Err(error) => return Err(broken(format!("open gives {error:?}"))),
+            Err(error) if self.may_refuse(&error) => return Ok(()),
+            Err(error) => return Err(self.broken("no silent damage", &format!("open gives {error:?}"))),
         };
-        let (model, keyspaces) = {
-            let judge = self.context.judge.lock();
-            (judge.model.clone(), judge.keyspaces.clone())
-        };
-        let last = model.last_known();
-        for (id, known) in (0..).zip(&keyspaces) {
-            let expected: BTreeMap<&[u8], &[u8]> = model.content_at(id, last).collect();
-            let keyspace = match db.keyspace(&known.name) {
-                Ok(keyspace) => keyspace,
-                Err(error) => return Err(broken(format!("{error:?}"))),
+        self.judge_content(&db)?;
+        self.judge_verify(&db)
+    }
+
+    /// Judges everything that can be read: it is right, or an error that names the file.
+    pub(in crate::world) fn judge_content(&self, db: &Db) -> Result<(), Violation> {
+        if self.may_be_cut() {
+            return self.judge_prefix(db);
+        }
+        for (id, pairs) in &self.right {
+            let Some(name) =
+                self.context.judge.lock().keyspaces.get(*id as usize).map(|known| known.name.clone())
+            else {
+                continue;
             };
+            let keyspace = db.keyspace(&name).map_err(|error| {
+                self.broken("no silent damage", &format!("keyspace {name:?} gives {error:?}"))
+            })?;
             let scanned: Result<BTreeMap<Slice, Slice>, _> = keyspace.iter().and_then(Iterator::collect);
+            let right: BTreeMap<&[u8], &[u8]> = pairs.iter().map(|(key, value)| (&**key, &**value)).collect();
             match scanned {
-                Ok(content) if content.iter().map(|(k, v)| (&**k, &**v)).eq(expected.clone()) => {}
-                Ok(_) => return Err(broken("a scan gives something else and no error".into())),
-                Err(error) if names_the_file(&error) => {}
-                Err(error) => return Err(broken(format!("a scan gives {error:?}"))),
+                Ok(content) if content.iter().map(|(k, v)| (&**k, &**v)).eq(right) => {}
+                Ok(_) => {
+                    return Err(self.broken("no silent damage", "a scan gives something else and no error"));
+                }
+                Err(error) if self.is_named(&error) => {}
+                Err(error) => {
+                    return Err(self.broken("no silent damage", &format!("a scan gives {error:?}")));
+                }
             }
-            for (key, value) in &expected {
+            for (key, value) in pairs {
                 match keyspace.get(key) {
                     Ok(Some(found)) if *found == **value => {}
-                    Err(error) if names_the_file(&error) => {}
-                    other => return Err(broken(format!("get of {} gives {other:?}", key.escape_ascii()))),
+                    Err(error) if self.is_named(&error) => {}
+                    other => {
+                        let what = format!("get of {} gives {other:?}", key.escape_ascii());
+                        return Err(self.broken("no silent damage", &what));
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Judges a database that may have been recovered to less: it is what it was at some commit.
+    fn judge_prefix(&self, db: &Db) -> Result<(), Violation> {
+        let reading = Reading { disk: &self.copy, failures_before: 0 };
+        let (seq, contents) = reading.read_all(db, 0)?;
+        let judge = self.context.judge.lock();
+        if seq < judge.model.base() {
+            return Ok(());
+        }
+        let checked = judge.model.check(seq, &contents);
+        checked.map_err(|message| self.broken("exact prefix", &message))
+    }
+
+    /// Expects `verify` to find what is wrong with a table.
+    fn judge_verify(&self, db: &Db) -> Result<(), Violation> {
+        match (db.verify(), self.keyspace) {
+            (Ok(_), Some(_)) if !self.is_addition => {
+                Err(self.broken("verify", "it opens, and verify finds nothing"))
+            }
+            (Ok(_), _) => Ok(()),
+            (Err(error), Some(_)) if self.is_named(&error) => {
+                self.context.reach("judged: verify finds damage");
+                Ok(())
+            }
+            (Err(error), _) => Err(self.broken("verify", &format!("it gives {error:?}"))),
+        }
+    }
+
+    /// Returns the keyspaces with their orders.
+    pub(in crate::world) fn keyspaces(&self) -> Vec<(u32, String, Order)> {
+        let judge = self.context.judge.lock();
+        let known = (0..).zip(&judge.keyspaces);
+        known.map(|(id, keyspace)| (id, keyspace.name.clone(), Order::of(&keyspace.options))).collect()
+    }
+}
+
+/// Draws what happens to a file, and where: anywhere, at its beginning, at its end, or at the end of what was written.
+fn draw_damage(
+    context: &Context,
+    files: &[(FileName, u64, u64)],
+    (name, len, written_len): (FileName, u64, u64),
+) -> Damage {
+    let tape = &context.tape;
+    let below = |bound: u64| tape.below(Label::Check, bound.max(1));
+    let at = match below(4) {
+        0 => below(len.min(64)),
+        1 => len - 1 - below(len.min(80)),
+        2 => written_len.max(1) - 1 - below(written_len.min(80)),
+        _ => below(len),
+    };
+    let extent = || tape.magnitude(Label::Check, 12).min(len - at);
+    match below(10) {
+        0..=2 => Damage::Flip { at, bit: u8::try_from(below(8)).expect("below 8") },
+        3 => Damage::Zero { start: at, len: extent() },
+        4 => Damage::Stale { start: at, len: extent() },
+        5 | 6 => {
+            let same_kind = |other: &&(FileName, u64, u64)| {
+                std::mem::discriminant(&other.0) == std::mem::discriminant(&name)
+            };
+            let others: Vec<_> = files.iter().filter(same_kind).collect();
+            let (from, from_len, _) = **tape.pick(Label::Check, &others);
+            let from_at = if below(2) == 0 { at.min(from_len - 1) } else { below(from_len) };
+            Damage::Copied { start: at, len: extent(), from: from.path(Path::new(DIRECTORY)), at: from_at }
+        }
+        7 => Damage::Former,
+        8 => Damage::Cut { len: at },
+        _ => Damage::Lengthened { len: 1 + below(600), seed: below(1 << 32) },
     }
 }

@@ -5,6 +5,7 @@ use crate::disk::FaultPlan;
 use crate::schedule;
 use crate::tape::Label;
 use crate::world::client::{Client, Opened};
+use crate::world::damage::{Source, judge_damaged};
 use crate::world::incarnation::{join_all, start};
 use crate::world::judge::{Context, Violation, violation};
 use crate::world::known_faults::Fault;
@@ -61,7 +62,7 @@ impl Story {
             Ending::WalkAway => {
                 drop(db);
                 self.reach("handles dropped without a word");
-                return Ok(());
+                return self.damage_sometimes(Source::Unclosed);
             }
             Ending::CloseTogether => self.close_together(db)?,
             _ => self.close_alone(db)?,
@@ -85,10 +86,7 @@ impl Story {
                 if !has_failed && !self.has_cause() {
                     self.check_closed_space()?;
                 }
-                if self.context.tape.chance(Label::Check, 1, 4) {
-                    self.damage_a_copy()?;
-                }
-                Ok(())
+                self.damage_sometimes(Source::Closed)
             }
             Err(_) if self.disk.is_off() => Ok(()),
             Err(error) if self.may_fail(&error) => {
@@ -99,9 +97,22 @@ impl Story {
         }
     }
 
+    /// Damages a copy of the disk now and then, where nothing else has failed.
+    fn damage_sometimes(&mut self, source: Source) -> Result<(), Violation> {
+        let is_healthy = !self.has_cause() && !self.has_panicked();
+        if !is_healthy || !self.context.tape.chance(Label::Check, 1, 6) {
+            return Ok(());
+        }
+        judge_damaged(&self.context, &self.disk, source)
+    }
+
     pub(in crate::world) fn may_fail(&self, error: &Error) -> bool {
-        let has_panicked = self.context.fuse.panics_count() > 0;
-        (self.has_cause() && DISK_KINDS.contains(&error.kind())) || has_panicked
+        (self.has_cause() && DISK_KINDS.contains(&error.kind())) || self.has_panicked()
+    }
+
+    /// Tells whether a comparator has panicked in this incarnation.
+    pub(in crate::world) fn has_panicked(&self) -> bool {
+        self.context.fuse.panics_count() > self.panics_before
     }
 
     /// Closes the database from several threads, while others use their handles, and opens it again at once.

@@ -38,13 +38,14 @@ impl Story {
         if ending == Ending::PowerLoss {
             self.aim_power_loss();
         }
+        self.panics_before = self.context.fuse.panics_count();
         let opened = self.opened(&db)?;
         if self.context.swarm.has_panics && self.context.tape.chance(Label::Fault, 1, 2) {
             self.context.fuse.light(self.context.tape.magnitude(Label::Fault, 12));
         }
         self.let_clients_loose(&opened, &keyspaces)?;
         self.context.fuse.put_out();
-        let has_panicked = self.context.fuse.panics_count() > opened.panics_before;
+        let has_panicked = self.has_panicked();
         drop(opened);
         if has_panicked {
             self.reach("a comparator panicked");
@@ -53,8 +54,13 @@ impl Story {
             if self.context.tape.chance(Label::Check, 1, 2) {
                 self.mend_and_resume(&db)?;
             }
-        } else if !self.disk.is_off() && self.context.tape.chance(Label::Check, 1, 4) {
-            self.come_to_quiet(&db)?;
+        } else if !self.disk.is_off() {
+            if self.context.tape.chance(Label::Check, 1, 4) {
+                self.come_to_quiet(&db)?;
+            }
+            if !self.disk.is_off() && !self.meet_others(&db)? {
+                return Ok(());
+            }
         }
         drop(keyspaces);
         self.end(db, ending)

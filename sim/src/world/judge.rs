@@ -115,6 +115,9 @@ impl Judge {
         self.incarnation += 1;
         self.closing = Closing::default();
         self.observations.clear();
+        // What was not durable took its time along.
+        self.told_times.clear();
+        self.committed_time = None;
     }
 }
 

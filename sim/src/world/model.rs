@@ -50,6 +50,8 @@ pub struct Model {
     next_id: u64,
     /// Every number up to here belongs to a known commit.
     covered: u64,
+    /// What the latest recovery came to; of what was before it, only the outcome is known.
+    base: u64,
     /// Numbers up to here must survive a loss of power.
     pub durable_floor: u64,
     /// Numbers up to here must survive the end of the process.
@@ -154,6 +156,11 @@ impl Model {
         }
     }
 
+    /// Returns what the latest recovery came to: no state before it is known.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
     /// Returns the number up to which every commit is known: nobody who stands there can have seen an open one.
     pub fn covered(&self) -> u64 {
         self.covered
@@ -214,6 +221,7 @@ impl Model {
         self.end_open(seq, contents)?;
         self.known.clear();
         self.covered = seq;
+        self.base = seq;
         for keyspace in &mut self.keyspaces {
             keyspace.retain(|_, versions| {
                 versions.truncate(versions.partition_point(|version| version.seq <= seq));

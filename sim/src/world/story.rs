@@ -63,12 +63,14 @@ pub(in crate::world) struct Story {
     pub(in crate::world) disk: SimDisk,
     /// Operations of the disk that had failed before this incarnation.
     pub(in crate::world) failures_before: u64,
-    /// Panics of comparators before this incarnation.
+    /// Comparisons that had panicked before this incarnation.
     pub(in crate::world) panics_before: u64,
     /// Whether no opening has succeeded yet.
     pub(in crate::world) is_first: bool,
     pub(in crate::world) dress: Dress,
     pub(in crate::world) crashes_count: u64,
+    /// Directories that an operator has put aside.
+    pub(in crate::world) asides_count: u64,
 }
 
 /// Tells the story of a tape; call inside a world of `schedule`.
@@ -92,6 +94,7 @@ pub fn tell(tape: &Tape, profile: Profile, album: Album, (dress, settings): (Dre
         is_first: true,
         dress,
         crashes_count: 0,
+        asides_count: 0,
     };
     dress(&story.disk);
     let violation = story.live_all().err();
