@@ -117,6 +117,11 @@ impl Core {
                 break;
             }
         }
+        self.purge_now();
+    }
+
+    /// Removes what is not needed, unless somebody is at it.
+    pub(crate) fn purge_now(&self) {
         let names = {
             let mut book = self.book.lock();
             if !book.files.has_removable() || book.board.is_running(JobKind::Purge) {

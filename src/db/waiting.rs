@@ -14,6 +14,9 @@ use crate::db::state::{Book, Core, Host, KeyspaceTree};
 use crate::vfs::Vfs;
 use std::collections::BTreeSet;
 
+/// How often a merge on request is tried again on a full disk without one that succeeds.
+const FULL_DISK_ATTEMPTS: u32 = 8;
+
 impl Core {
     /// Waits until `is_done`, running jobs itself in a manual database. Ends when a job that `concerns` the caller fails.
     ///
@@ -187,6 +190,7 @@ impl Core {
         let upto = self.flush()?;
         let mut walk = RangeWalk::new(smallest, largest, upto);
         let mut is_helping = false;
+        let mut attempts_left = FULL_DISK_ATTEMPTS;
         loop {
             self.await_merge_claim(id)?;
             let keyspace = self.view.state().keyspace(id).clone();
@@ -209,13 +213,19 @@ impl Core {
             let merged = self.run_claimed(Job::Compact(keyspace, plan.clone()));
             self.wake_background();
             if let Err(error) = merged {
-                if error.kind() == ErrorKind::NoSpace && self.reserve.held_bytes() > 0 {
-                    // Tried again in the room that this makes.
-                    self.use_reserve()?;
-                    is_helping = false;
-                    continue;
+                if error.kind() != ErrorKind::NoSpace || attempts_left == 0 {
+                    return Err(error);
                 }
-                return Err(error);
+                // Tried again in the room that the reserve and the files of earlier merges make.
+                attempts_left -= 1;
+                self.use_reserve()?;
+                self.purge_now();
+                is_helping = false;
+                continue;
+            }
+            attempts_left = FULL_DISK_ATTEMPTS;
+            if self.reserve.is_spent() {
+                self.purge_now();
             }
             if !is_helping {
                 walk.installed(&plan, &order);

@@ -239,7 +239,8 @@ impl Client {
             let judge = self.judge();
             return judge.closing.has_begun || judge.incarnation != self.opened.incarnation;
         }
-        let of_disk = [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::Busy, ErrorKind::ReadOnly];
+        let of_disk =
+            [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::Exhausted, ErrorKind::Busy, ErrorKind::ReadOnly];
         (self.has_disk_failed() && of_disk.contains(&kind)) || (self.has_panicked() && is_of_panic(error))
     }
 

@@ -2,7 +2,9 @@
 
 use crate::disk::{Profile, SimDisk};
 use crate::tape::Label;
+use crate::world::calls;
 use crate::world::judge::{Context, Violation, violation};
+use crate::world::known_faults::Fault;
 use crate::world::model::Contents;
 use crate::world::recovery::{Reading, check_floor};
 use tinylsm::{Background, Db};
@@ -77,6 +79,10 @@ impl Side<'_> {
             violation("recovery", format!("a crash image does not open read-only: {error:?}"))
         })?;
         let read = self.read_all(&db)?;
+        if !self.context.is_known(Fault::ReadOnlyNeverIdle) && self.context.tape.chance(Label::Check, 1, 4) {
+            calls::call_all_read_only(&db)?;
+            self.context.reach("judged: read-only calls");
+        }
         drop(db);
         if self.image.files() != before || self.image.changes_count() != changes_before {
             return Err(violation("reading only", "opening a crash image read-only changed it".to_owned()));

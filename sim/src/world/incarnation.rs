@@ -38,7 +38,6 @@ impl Story {
         if ending == Ending::PowerLoss {
             self.aim_power_loss();
         }
-        self.panics_before = self.context.fuse.panics_count();
         let opened = self.opened(&db)?;
         if self.context.swarm.has_panics && self.context.tape.chance(Label::Fault, 1, 2) {
             self.context.fuse.light(self.context.tape.magnitude(Label::Fault, 12));
@@ -149,13 +148,13 @@ impl Story {
                 }
                 Err(_) if self.disk.is_off() => self.lose_power("power lost in recovery"),
                 Err(error) => {
-                    let kinds = [ErrorKind::Io, ErrorKind::NoSpace];
+                    let kinds = [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::Exhausted];
                     if !self.has_cause() || !kinds.contains(&error.kind()) {
                         return Err(violation("recovery", format!("open failed: {error:?}")));
                     }
                     self.reach("open failed by a fault");
                     if attempt >= 2 {
-                        self.disk.heal();
+                        self.mend_disk();
                     }
                 }
             }
@@ -211,7 +210,7 @@ impl Story {
 
     /// Mends the disk under an open database: what `resume` takes up again must go on without an error.
     fn mend_and_resume(&mut self, db: &Db) -> Result<(), Violation> {
-        self.disk.heal();
+        self.mend_disk();
         // Operations that a fault has struck end meanwhile, and what they lead to is known.
         self.disk.sleep(Duration::from_secs(60));
         let is_cut = || self.disk.is_off();

@@ -77,7 +77,7 @@ impl Fault {
 }
 
 /// The faults that the engine has today.
-pub const KNOWN: &[Fault] = &[Fault::RangeNotCompacted];
+pub const KNOWN: &[Fault] = &[Fault::RangeNotCompacted, Fault::FullDiskIsShut];
 
 /// The faults that a run steers clear of.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,10 @@
 //! One run: a database, its clients and its accidents, decided by a tape and judged by oracles.
 
+mod calls;
 pub mod client;
 mod damage;
 mod endings;
+mod full_disk;
 mod images;
 mod incarnation;
 mod isolation;

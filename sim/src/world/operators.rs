@@ -33,7 +33,7 @@ impl Story {
             return Ok(true);
         }
         // None of these is to be cut short.
-        self.disk.heal();
+        self.mend_disk();
         self.disk.power_off_after(u64::MAX);
         match met {
             57 => self.fork(db)?,

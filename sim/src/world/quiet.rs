@@ -32,7 +32,7 @@ impl Story {
     }
 
     fn check_quiet(&mut self, db: &Db) -> Result<(), Violation> {
-        self.disk.heal();
+        self.mend_disk();
         db.wait_idle().map_err(|error| violation("wait_idle", format!("{error:?}")))?;
         let stats = db.stats();
         self.check_files(&stats)?;

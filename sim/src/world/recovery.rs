@@ -47,7 +47,11 @@ impl Reading<'_> {
             let (forwards, backwards) = match (forwards, backwards) {
                 (Ok(forwards), Ok(backwards)) => (forwards, backwards),
                 (Err(error), _) | (_, Err(error)) => {
-                    if self.has_cause() && error.kind() == ErrorKind::Io && !self.disk.is_off() {
+                    if self.has_cause() && is_passing(&error) && !self.disk.is_off() {
+                        if error.kind() == ErrorKind::Exhausted {
+                            // Who judges needs descriptors as well.
+                            self.disk.set_descriptors(None);
+                        }
                         continue;
                     }
                     return Err(unreadable(&error));
@@ -64,14 +68,19 @@ impl Reading<'_> {
                         let message = format!("get of {key:?} gives {found:?}, the scan gave {value:?}");
                         return Err(violation("get and scan", message));
                     }
-                    Err(error) if self.has_cause() && error.kind() == ErrorKind::Io => {}
+                    Err(error) if self.has_cause() && is_passing(&error) => {}
                     Err(error) => return Err(unreadable(&error)),
                 }
             }
             return Ok(in_bytewise_order(keyspace, forwards));
         }
-        Ok(Pairs::new())
+        Err(violation("recovery", format!("{READS_MAX} reads in a row of {keyspace:?} have failed")))
     }
+}
+
+/// Tells whether a read may do better at the next attempt.
+fn is_passing(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Io | ErrorKind::Exhausted)
 }
 
 fn in_bytewise_order(keyspace: &Keyspace, mut pairs: Pairs) -> Pairs {

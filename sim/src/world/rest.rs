@@ -16,6 +16,11 @@ impl Story {
             self.lose_power("power lost before rest");
             self.heal_disk();
         }
+        self.meet_full_disk()?;
+        self.heal_disk();
+        if self.context.tape.chance(Label::Check, 1, 12) {
+            self.reopen_with_other_options()?;
+        }
         let sound = |what: &'static str, error: Error| violation("liveness", format!("{what}: {error:?}"));
         self.context.judge.lock().model.forget_writers();
         let opened = self.context.builder(&self.disk, self.context.swarm.background.clone()).open();

@@ -24,8 +24,8 @@ use tinylsm::ErrorKind;
 use tinylsm::format::names::FileName;
 
 /// What a failed operation of the disk may show as, at once or later.
-pub(in crate::world) const DISK_KINDS: [ErrorKind; 3] =
-    [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::ReadOnly];
+pub(in crate::world) const DISK_KINDS: [ErrorKind; 4] =
+    [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::Exhausted, ErrorKind::ReadOnly];
 
 /// What is asked of a run beside its tape.
 #[derive(Clone, Debug, Default)]
@@ -170,6 +170,11 @@ impl Story {
             faults.rename = rate(20_000);
             faults.remove = rate(30_000);
             faults.read_dir = rate(30_000);
+            faults.allocate = rate(20_000);
+            faults.trim = rate(20_000);
+            faults.metadata = rate(1_000);
+            faults.exhausted = rate(3_000);
+            faults.chain = u32::try_from(tape.below(Label::Options, 3)).expect("below 3");
             if tape.chance(Label::Options, 1, 2) {
                 space = Some(15_000 + tape.below(Label::Options, 120_000));
             }
@@ -184,14 +189,22 @@ impl Story {
         }
         self.disk.set_faults(faults);
         self.disk.set_space(space);
+        let descriptors = self.context.swarm.descriptors_max;
+        self.disk.set_descriptors(descriptors.filter(|_| tape.chance(Label::Options, 1, 2)));
         self.failures_before = self.disk.failures_count();
     }
 
     /// Ends all faults and delays.
     pub(in crate::world) fn heal_disk(&mut self) {
-        self.disk.heal();
+        self.mend_disk();
         self.disk.set_latency(LatencyPlan::none());
         self.failures_before = self.disk.failures_count();
+    }
+
+    /// Ends all faults, makes room, and gives descriptors.
+    pub(in crate::world) fn mend_disk(&self) {
+        self.disk.heal();
+        self.disk.set_descriptors(None);
     }
 
     /// Tells whether an error of this incarnation may have come from the disk: an operation failed.

@@ -57,6 +57,8 @@ pub struct Swarm {
     pub keyspaces_max: usize,
     /// Bytes that the disk has from the start.
     pub disk_bytes: Option<u64>,
+    /// Descriptors that the process has, in about every other incarnation.
+    pub descriptors_max: Option<u64>,
     /// Whether there is another database on the disk.
     pub has_neighbour: bool,
     /// Whether there are foreign names in the directory before there is a database.
@@ -143,6 +145,7 @@ impl Swarm {
             has_big_values,
             keyspaces_max: if rarely(64) { 40 } else { 4 },
             disk_bytes: (habit == Habit::SmallDisk).then(|| tape.magnitude(Label::Options, 18)),
+            descriptors_max: rarely(12).then(|| 8 + below(40)),
             has_neighbour,
             has_foreign_names: rarely(16) && !known.holds(Fault::ForeignNamesDisturb),
             has_panics,

@@ -1,0 +1,141 @@
+//! A disk that is full: the database opens and can be read, deletes and merges go on, and with room all is well again.
+
+use crate::tape::Label;
+use crate::world::judge::{Violation, violation};
+use crate::world::known_faults::Fault;
+use crate::world::model::CommitId;
+use crate::world::story::Story;
+use tinylsm::{Db, Error, ErrorKind, Keyspace, SeqNum, WriteOptions};
+
+/// Deletes that must go on on a full disk.
+const DELETES_COUNT: usize = 8;
+
+impl Story {
+    /// Fills the disk with somebody else's file while the database is closed or was left, and uses it all the same.
+    pub(in crate::world) fn meet_full_disk(&mut self) -> Result<(), Violation> {
+        let is_fit = !self.is_first && !self.disk.is_off() && self.disk.failures_count() == 0;
+        let is_known = self.context.is_known(Fault::FullDiskIsShut);
+        if !is_fit || is_known || !self.context.tape.chance(Label::Check, 1, 10) {
+            return Ok(());
+        }
+        self.heal_disk();
+        // Opened once on a disk with room, so that what it sets aside is there.
+        let db = self.open_on("a disk with room")?;
+        self.context.judge_recovery(&db, self.reading())?;
+        let settled = db.flush().and_then(|()| db.wait_idle());
+        settled.map_err(|error| broken(format!("before it is full, work gives {error:?}")))?;
+        db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;
+        self.context.judge.lock().note_closed();
+        let used = self.disk.space_used();
+        self.disk.set_space(Some(used));
+        self.reach("disk full to the last byte");
+        let used = self.use_full_disk();
+        self.disk.set_space(None);
+        used?;
+        self.reach("judged: full disk");
+        Ok(())
+    }
+
+    fn open_on(&mut self, what: &str) -> Result<Db, Violation> {
+        self.failures_before = self.disk.failures_count();
+        self.context.judge.lock().model.forget_writers();
+        let opened = self.context.builder(&self.disk, self.context.swarm.background.clone()).open();
+        opened.map_err(|error| broken(format!("on {what} it does not open: {error:?}")))
+    }
+
+    fn use_full_disk(&mut self) -> Result<(), Violation> {
+        let db = self.open_on("a full disk")?;
+        self.context.judge_recovery(&db, self.reading())?;
+        let keyspaces: Result<Vec<Keyspace>, Error> =
+            db.keyspaces().iter().map(|name| db.keyspace(name)).collect();
+        let keyspaces = keyspaces.map_err(|error| broken(format!("a keyspace gives {error:?}")))?;
+        let mut deleted_count = 0;
+        for (id, keyspace) in (0..).zip(&keyspaces) {
+            let keys: Result<Vec<_>, Error> = keyspace.iter().and_then(Iterator::collect);
+            let keys = keys.map_err(|error| broken(format!("a scan gives {error:?}")))?;
+            for (key, _) in keys.iter().take(DELETES_COUNT) {
+                self.delete(keyspace, (id, key))?;
+                deleted_count += 1;
+            }
+            // A merge that needs more than was set aside may have to give up, and says so.
+            match db.compact_range(keyspace, ..) {
+                Err(error) if error.kind() != ErrorKind::NoSpace => {
+                    return Err(broken(format!("compact_range gives {error:?}")));
+                }
+                _ => {}
+            }
+        }
+        self.context.judge.lock().reach_often("deleted on a full disk", deleted_count);
+        // What was freed, or is given now, is enough to go on.
+        self.disk.add_space(64 << 10);
+        let resumed = db.resume();
+        resumed.map_err(|error| broken(format!("with some room, resume gives {error:?}")))?;
+        let put = self.context.put(&db, "room", "again")?;
+        put.map_err(|error| broken(format!("with some room, a put gives {error:?}")))?;
+        db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;
+        self.context.judge.lock().note_closed();
+        Ok(())
+    }
+
+    /// Deletes a key, which a full disk does not hinder.
+    fn delete(&self, keyspace: &Keyspace, (id, key): (u32, &[u8])) -> Result<(), Violation> {
+        let commit = self.context.judge.lock().model.begin(vec![((id, key.to_vec()), None)]);
+        let result = keyspace.delete_with(key, &WriteOptions::disk());
+        self.note_delete(commit, &result)?;
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) => Err(broken(format!("a delete in {keyspace:?} gives {error:?}"))),
+        }
+    }
+
+    fn note_delete(&self, commit: CommitId, result: &Result<SeqNum, Error>) -> Result<(), Violation> {
+        let mut judge = self.context.judge.lock();
+        let noted = match result {
+            Ok(seq) => judge.model.commit(commit, seq.get()),
+            Err(error) if error.kind() == ErrorKind::ReadOnly => judge.model.cancel(commit),
+            Err(_) => Ok(()),
+        };
+        noted.map_err(|message| violation("sequence numbers", message))
+    }
+
+    /// Opens the database with other options for its default keyspace: they are applied, or refused.
+    pub(in crate::world) fn reopen_with_other_options(&mut self) -> Result<(), Violation> {
+        if self.is_first || self.disk.is_off() || self.context.is_known(Fault::DefaultKeyspaceIgnored) {
+            return Ok(());
+        }
+        let mut options = self.context.swarm.options.clone();
+        let mut asked = crate::world::swarm::draw_keyspace(&self.context.tape);
+        let own = self.context.judge.lock().keyspaces.first().map(|known| known.options.clone());
+        let Some(own) = own else { return Ok(()) };
+        let is_same_order = self.context.tape.chance(Label::Check, 1, 2);
+        if is_same_order {
+            asked.comparator.clone_from(&own.comparator);
+        }
+        options.default_keyspace = Some(asked.clone());
+        let builder = self.context.builder(&self.disk, self.context.swarm.background.clone());
+        match builder.options(options).open() {
+            Ok(db) if *db.default_keyspace().options() == asked => {
+                // The next opening asks for the old ones again.
+                self.reach("judged: other options applied");
+                db.close().map_err(|error| violation("options", format!("closing gives {error:?}")))
+            }
+            Ok(db) => {
+                let got = db.default_keyspace().options().clone();
+                Err(violation("options", format!("asked for {asked:?}, got {got:?} and no error")))
+            }
+            Err(error) if asked.comparator != own.comparator && is_refusal(&error) => {
+                self.reach("judged: other comparator refused");
+                Ok(())
+            }
+            Err(error) => Err(violation("options", format!("other options give {error:?}"))),
+        }
+    }
+}
+
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Incompatible | ErrorKind::InvalidArgument)
+}
+
+fn broken(message: String) -> Violation {
+    violation("full disk", message)
+}
