@@ -458,13 +458,12 @@ mod tests {
         let of_model = match step {
             Step::First => model.seek_to_first(),
             Step::Last => model.seek_to_last(),
-            Step::Seek(key, seq) => model.seek(target(key)(seq)),
             Step::SeekBefore(key, seq) => model.seek_before(target(key)(seq)),
             Step::Next | Step::Prev | Step::SkipTo(..) if !model.is_valid() => return None,
             Step::SkipTo(key, seq) if model.key().compare(&target(key)(seq), &model.order).is_gt() => {
                 return None;
             }
-            Step::SkipTo(key, seq) => model.seek(target(key)(seq)),
+            Step::Seek(key, seq) | Step::SkipTo(key, seq) => model.seek(target(key)(seq)),
             Step::Next => model.next(),
             Step::Prev => model.prev(),
         };
