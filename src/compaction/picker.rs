@@ -34,9 +34,9 @@ use std::sync::Arc;
 /// A merge that frees so much of what it rewrites is due: one part of this many.
 const WORTHWHILE_PART: u64 = 4;
 /// In a quiet database, one part of this many of the live bytes may be garbage.
-const QUIET_GARBAGE_PART: u64 = 10;
+const QUIET_GARBAGE_PART: u64 = 8;
 /// And besides, one part of this many of a memtable's size.
-const QUIET_SLACK_PART: u64 = 8;
+const QUIET_SLACK_PART: u64 = 4;
 /// What sealing a memtable costs besides writing its bytes: one part of this many of a memtable's size. A segment of
 /// the log is begun and a table named, which takes a few milliseconds.
 const SEAL_PRICE_PART: u64 = 16;

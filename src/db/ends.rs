@@ -71,9 +71,8 @@ impl Phase {
             (Phase::Opening, Step::OpenReadOnly) => Some(Phase::ReadOnly),
             (Phase::Opening | Phase::Open | Phase::Failed, Step::Fail) => Some(Phase::Failed),
             // What fails while it is being closed is told by the close.
-            (Phase::Open | Phase::ReadOnly | Phase::Failed, Step::BeginClose) | (Phase::Closing, Step::Fail) => {
-                Some(Phase::Closing)
-            }
+            (Phase::Open | Phase::ReadOnly | Phase::Failed, Step::BeginClose)
+            | (Phase::Closing, Step::Fail) => Some(Phase::Closing),
             (Phase::Closing, Step::Close) => Some(Phase::Closed),
             _ => None,
         }

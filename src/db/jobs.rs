@@ -476,8 +476,9 @@ impl Core {
             settings: Core::output_settings(state.keyspace(*id)),
         };
         let sources = generation.memtables.iter().map(source).collect();
-        let added =
-            self.with_context((None, is_cancelled), |context, created| flush_all(context, sources, &snapshots, created))?;
+        let added = self.with_context((None, is_cancelled), |context, created| {
+            flush_all(context, sources, &snapshots, created)
+        })?;
         let bytes = added.iter().map(|(_, live)| live.meta.len_bytes).sum();
         self.install_flush(generation, &added)?;
         Counters::add(&self.counters.flushes, 1);
@@ -545,9 +546,10 @@ impl Core {
         }
         let around = Surroundings { tables: &keyspace.tree.tables, snapshots: self.view.snapshots.live() };
         let settings = Core::output_settings(keyspace);
-        let outputs = self.with_context((self.short_space(), self.ends.cancelled()), |context, created| {
-            merge(context, plan, around, settings, created)
-        })?;
+        let outputs = self
+            .with_context((self.short_space(), self.ends.cancelled()), |context, created| {
+                merge(context, plan, around, settings, created)
+            })?;
         let bytes = outputs.iter().map(|live| live.meta.len_bytes).sum();
         self.install_compaction(keyspace, plan, outputs)?;
         Counters::add(&self.counters.compactions, 1);

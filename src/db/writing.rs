@@ -177,13 +177,12 @@ impl Core {
         let number = self.take_file_number();
         let step = self.preallocate_bytes();
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
-        let created =
-            WalWriter::create(disk, path, number, Some(predecessor), step).inspect_err(|_| {
-                // Nobody knows the file, if there is one; the old segment is as good as before.
-                self.book.lock().files.discard(FileName::Wal(number), 0);
-                self.check_directory();
-                self.wake_background();
-            })?;
+        let created = WalWriter::create(disk, path, number, Some(predecessor), step).inspect_err(|_| {
+            // Nobody knows the file, if there is one; the old segment is as good as before.
+            self.book.lock().files.discard(FileName::Wal(number), 0);
+            self.check_directory();
+            self.wake_background();
+        })?;
         Ok(created.with_held_len_max(self.options.wal_held_len_max()))
     }
 
