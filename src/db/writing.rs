@@ -35,10 +35,32 @@ pub(crate) struct Reach<'a> {
     pub has_puts: bool,
 }
 
+/// How often a delete is tried again on a full disk.
+const FULL_DISK_ATTEMPTS: u32 = 20;
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(10);
+
 impl Core {
     /// Commits a batch; returns the number of its last operation.
     pub(crate) fn commit(&self, batch: Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
         self.make_room_for(&batch, reach)?;
+        if reach.has_puts || batch.count() == 0 || !self.reserve.is_spent() {
+            return self.commit_once(batch, reach, durability);
+        }
+        // On a full disk a job may take the room for a moment that deletes need, and gives it back when it fails.
+        for _ in 0..FULL_DISK_ATTEMPTS {
+            match self.commit_once(batch.clone(), reach, durability) {
+                Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::ReadOnly) => {
+                    self.directory.sleep(FULL_DISK_PAUSE);
+                    // The next attempt tells whether this helped.
+                    drop(self.resume_as_leader(&mut self.writing.leader.lock()));
+                }
+                answer => return answer,
+            }
+        }
+        self.commit_once(batch, reach, durability)
+    }
+
+    fn commit_once(&self, batch: Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
         self.ends.check_writable()?;
         if reach.has_puts && self.reserve.is_spent() {
             let message = "the disk is full: only deletes are taken until there is room again";

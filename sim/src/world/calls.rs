@@ -39,6 +39,7 @@ pub(in crate::world) fn call_all_read_only(db: &Db) -> Result<(), Violation> {
     Ok(())
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "each call is made in place")]
 fn expect(
     call: &str,
     result: Result<(), Error>,

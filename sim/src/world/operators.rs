@@ -16,6 +16,9 @@ use tinylsm::vfs::Vfs;
 use tinylsm::{Background, Db, Error, Options, WriteOptions};
 
 /// Where the operator puts the directory.
+/// A call and what it gave.
+type Answer = (&'static str, Result<(), Error>);
+
 const MOVED: &str = "/moved";
 
 /// Where the database goes that was made in its place, when it is moved back.
@@ -48,7 +51,7 @@ impl Story {
         self.reach("forked");
         let (child_db, keyspace) = (db.clone(), db.default_keyspace().clone());
         let snapshot = db.snapshot();
-        let answers: Arc<Mutex<Vec<(&'static str, Result<(), Error>)>>> = Arc::default();
+        let answers: Arc<Mutex<Vec<Answer>>> = Arc::default();
         let told = Arc::clone(&answers);
         let child = start("child", move || {
             schedule::enter_process(CHILD);
