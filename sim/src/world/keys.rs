@@ -36,6 +36,8 @@ pub fn key_of(style: KeyStyle, number: u64) -> Vec<u8> {
                 _ => return key,
             };
             let filler = *key.last().expect("no key is empty");
+            // No edge byte, so that two keys stay different whatever they are filled with.
+            key.push(0x80);
             key.resize(len, filler);
             key
         }
