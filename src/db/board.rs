@@ -81,9 +81,10 @@ pub(crate) struct Board {
     candidates: BTreeSet<KeyspaceId>,
     /// How many callers wait to merge a range of a keyspace: the background leaves it to them.
     callers: BTreeMap<KeyspaceId, usize>,
-    /// When a look at a keyspace last found nothing to merge, as a count of such looks.
+    /// The last look at a keyspace to begin, and the last that found nothing to merge, as a count of looks.
+    looks: BTreeMap<KeyspaceId, u64>,
     idle: BTreeMap<KeyspaceId, u64>,
-    idle_count: u64,
+    looks_count: u64,
     failures_count: u64,
     changes_count: u64,
 }
@@ -173,20 +174,23 @@ impl Board {
     /// Takes a keyspace off the candidates, to look at it. A change that comes later nominates it again.
     pub(crate) fn dismiss(&mut self, id: KeyspaceId) {
         self.candidates.remove(&id);
+        self.looks_count += 1;
+        self.looks.insert(id, self.looks_count);
     }
 
-    /// Notes that a look at a keyspace found nothing to merge.
+    /// Notes that the look at a keyspace that was begun last found nothing to merge. It tells nothing of what came
+    /// after its beginning: that has nominated the keyspace again.
     pub(crate) fn note_idle(&mut self, id: KeyspaceId) {
-        self.idle_count += 1;
-        self.idle.insert(id, self.idle_count);
+        let look = *self.looks.get(&id).expect("a look that ends has begun");
+        self.idle.insert(id, look);
     }
 
-    /// Returns how many looks found nothing to merge.
-    pub(crate) fn idle_count(&self) -> u64 {
-        self.idle_count
+    /// Returns how many looks have begun.
+    pub(crate) fn looks_count(&self) -> u64 {
+        self.looks_count
     }
 
-    /// Tells whether a look at a keyspace has found nothing to merge since there were `count` of them.
+    /// Tells whether a look at a keyspace that began after `count` others has found nothing to merge.
     pub(crate) fn was_idle_since(&self, id: KeyspaceId, count: u64) -> bool {
         self.idle.get(&id).is_some_and(|at| *at > count)
     }

@@ -392,6 +392,9 @@ impl Db {
     /// complete, the directory is unlocked. A long log is written to tables, so that the next opening is quick. Other
     /// handles give `Closed` from then on; calls that are under way end first, as soon as they can.
     ///
+    /// A database that was opened on a full disk and never got room to write has nothing to make durable, and closes
+    /// well: what it recovered stays as it was found, no more durable than before.
+    ///
     /// # Errors
     /// `Io`, `NoSpace` of the log or manifest: the next open recovers as after a crash. `ReadOnly` if writing was
     /// off before. The database is closed in any case. `Closed`, once it is closed, if another handle closed it.

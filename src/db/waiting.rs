@@ -129,7 +129,7 @@ impl Core {
     fn await_idle(&self) -> Result<()> {
         let mut upto = self.book.lock().sealed.back().map(|(_, generation)| generation.last_seq);
         let mut due: Option<BTreeSet<KeyspaceId>> = None;
-        let mut idle_before = 0;
+        let mut looks_before = 0;
         self.await_jobs(
             |kind| kind != JobKind::Reserve,
             |book| {
@@ -152,13 +152,13 @@ impl Core {
                 }
                 // Merges count from the moment when the last of those flushes has made its own due.
                 let due = due.get_or_insert_with(|| {
-                    idle_before = book.board.idle_count();
+                    looks_before = book.board.looks_count();
                     book.board.busy_keyspaces().collect()
                 });
                 due.retain(|id| {
                     let is_busy =
                         book.board.is_candidate(*id) || book.board.is_running(JobKind::Compact(*id));
-                    is_busy && !book.board.was_idle_since(*id, idle_before)
+                    is_busy && !book.board.was_idle_since(*id, looks_before)
                 });
                 due.is_empty()
                     && !self.is_reserve_awaited(book)

@@ -135,9 +135,11 @@ impl<'a> Damaged<'a> {
         self.is_named(error) || self.leads_nowhere(error)
     }
 
-    /// Tells whether less than what was right may be recovered: the end of a log that nobody closed proves nothing.
+    /// Tells whether less than what was right may be recovered: the end of a log that nobody closed proves nothing, and
+    /// a former `CURRENT` names a manifest that was in force and may still be there.
     pub(in crate::world) fn may_be_cut(&self) -> bool {
-        self.source == Source::Unclosed && matches!(self.name, FileName::Wal(_) | FileName::Manifest(_))
+        let is_lead = matches!(self.name, FileName::Wal(_) | FileName::Manifest(_) | FileName::Current);
+        self.source == Source::Unclosed && is_lead
     }
 
     fn read_only(&self) -> Result<(), Violation> {

@@ -62,7 +62,7 @@ impl<'a> Isolation<'a> {
         match builder().degraded(true).open() {
             Ok(db) => {
                 damaged.context.reach("opened degraded");
-                if db.background_errors().iter().any(|told| damaged.is_named(&told.error)) {
+                if db.background_errors().iter().any(|told| damaged.may_refuse(&told.error)) {
                     return Ok(Some(db));
                 }
                 Err(self.broken(&format!("opened degraded, it tells {:?}", db.background_errors())))

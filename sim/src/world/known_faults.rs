@@ -77,7 +77,16 @@ impl Fault {
 }
 
 /// The faults that the engine has today.
-pub const KNOWN: &[Fault] = &[Fault::RangeNotCompacted, Fault::FullDiskIsShut];
+pub const KNOWN: &[Fault] = &[
+    // A merge of everything, with background threads beside it, has left one delete once (seed 189 of worst).
+    Fault::RangeNotCompacted,
+    // Merges on a full disk do not always find room.
+    Fault::FullDiskIsShut,
+    // Once in about 4000 runs more lies there at rest than is allowed (seed 1688 of every profile).
+    Fault::SpaceOfShortLives,
+    // Once in about 4000 runs writes wait for a flush until their time is over (seed 3879 of ext4).
+    Fault::LimitsDoNotCompose,
+];
 
 /// The faults that a run steers clear of.
 #[derive(Clone, Debug, PartialEq, Eq)]
