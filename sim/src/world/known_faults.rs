@@ -84,8 +84,6 @@ pub const KNOWN: &[Fault] = &[
     Fault::FullDiskIsShut,
     // Once in about 4000 runs more lies there at rest than is allowed (seed 1688 of every profile).
     Fault::SpaceOfShortLives,
-    // Once in about 4000 runs writes wait for a flush until their time is over (seed 3879 of ext4).
-    Fault::LimitsDoNotCompose,
 ];
 
 /// The faults that a run steers clear of.
