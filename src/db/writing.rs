@@ -282,6 +282,8 @@ impl Core {
                 // A failure is on the board, where `busy` finds it.
                 let has_run = self.run_or_await_job().unwrap_or(true);
                 if !has_run && self.pace(keyspaces) == Pace::Stop {
+                    // Nothing runs any more once somebody closes, and that is what the writer is told.
+                    self.ends.check_writable()?;
                     return Err(self.busy(keyspaces));
                 }
                 continue;

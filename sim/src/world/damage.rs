@@ -60,7 +60,7 @@ pub(in crate::world) fn judge_damaged(
         Source::Unclosed => "damaged a copy that nobody had closed",
     });
     damaged.read_only()?;
-    if context.tape.chance(Label::Check, 1, 3) {
+    if context.tape.chance(Label::Check, 1, 3) && damaged.leaves_others_whole() {
         Isolation::new(&damaged).judge()?;
     }
     Ok(())
@@ -140,6 +140,11 @@ impl<'a> Damaged<'a> {
     pub(in crate::world) fn may_be_cut(&self) -> bool {
         let is_lead = matches!(self.name, FileName::Wal(_) | FileName::Manifest(_) | FileName::Current);
         self.source == Source::Unclosed && is_lead
+    }
+
+    /// Tells whether keyspaces that are not damaged must be whole: a manifest cut short may name tables of before.
+    fn leaves_others_whole(&self) -> bool {
+        self.source == Source::Closed || !matches!(self.name, FileName::Manifest(_) | FileName::Current)
     }
 
     fn read_only(&self) -> Result<(), Violation> {
