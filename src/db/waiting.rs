@@ -68,7 +68,12 @@ impl Core {
                     // A failure that does not concern this caller is on the board for others.
                     Ok(true) | Err(_) => {}
                     Ok(false) if is_done(&mut book) => return Ok(()),
-                    Ok(false) => return Err(Error::new(ErrorKind::Busy, "no background job can be run now")),
+                    Ok(false) => {
+                        drop(book);
+                        // Nothing runs any more once somebody closes, and that is what the caller is told.
+                        self.ends.check_writable()?;
+                        return Err(Error::new(ErrorKind::Busy, "no background job can be run now"));
+                    }
                 }
             } else {
                 self.changed.wait(&mut book);
