@@ -46,18 +46,29 @@ impl Core {
         if reach.has_puts || batch.count() == 0 || !self.reserve.is_spent() {
             return self.commit_once(batch, reach, durability);
         }
-        // On a full disk a job may take the room for a moment that deletes need, and gives it back when it fails.
+        self.commit_on_full_disk(&batch, reach, durability)
+    }
+
+    /// Commits deletes when the reserve is spent: a job may take the room for a moment that they need, and gives it back
+    /// when it fails.
+    fn commit_on_full_disk(&self, batch: &Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
+        let mut in_doubt = None;
         for _ in 0..FULL_DISK_ATTEMPTS {
             match self.commit_once(batch.clone(), reach, durability) {
-                Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::ReadOnly) => {
-                    self.directory.sleep(FULL_DISK_PAUSE);
-                    // The next attempt tells whether this helped.
-                    drop(self.resume_as_leader(&mut self.writing.leader.lock()));
-                }
-                answer => return answer,
+                Ok(last_seq) => return Ok(last_seq),
+                Err(error) if error.kind() == ErrorKind::NoSpace => in_doubt = Some(error),
+                Err(error) if error.kind() == ErrorKind::ReadOnly => {}
+                Err(error) => return Err(in_doubt.unwrap_or(error)),
+            }
+            self.directory.sleep(FULL_DISK_PAUSE);
+            // The log may hold the batch of a failed attempt until going on cuts it off. If going on fails, the next
+            // attempt tells why; "nothing was written" is true of that attempt only.
+            if self.resume_as_leader(&mut self.writing.leader.lock()).is_ok() {
+                in_doubt = None;
             }
         }
-        self.commit_once(batch, reach, durability)
+        let answer = self.commit_once(batch.clone(), reach, durability);
+        answer.map_err(|error| in_doubt.unwrap_or(error))
     }
 
     fn commit_once(&self, batch: Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {

@@ -33,7 +33,7 @@ impl Neighbour {
         let may_fail = || disk.is_off() || disk.failures_count() > failures_before;
         let options = Options { memtable_bytes: 4 << 10, wal_preallocate_bytes: 0, ..Options::default() };
         let builder = Db::builder(DIRECTORY)
-            .vfs(Tenure::new(disk, context))
+            .vfs(Tenure::of_neighbour(disk, context))
             .options(options)
             .background(Background::Manual);
         let opened = builder.open().and_then(|db| {

@@ -37,23 +37,30 @@ struct Shared {
     stage: AtomicU8,
     /// Whether no file number may come twice: not on a copy beside the run's own disk.
     judges_numbers: bool,
+    /// Whether it is the run's own database, whose clients commit no earlier than any time it has told them.
+    is_runs_own: bool,
 }
 
 impl Tenure {
     /// Puts the run's disk into the hands of an opening.
     pub fn new(disk: &SimDisk, context: &Context) -> Arc<Tenure> {
-        Tenure::make(disk, context, !context.is_known(Fault::FileNumbersReused))
+        Tenure::make(disk, context, !context.is_known(Fault::FileNumbersReused), true)
+    }
+
+    /// Puts the run's disk into the hands of an opening of another database.
+    pub fn of_neighbour(disk: &SimDisk, context: &Context) -> Arc<Tenure> {
+        Tenure::make(disk, context, !context.is_known(Fault::FileNumbersReused), false)
     }
 
     /// Puts a copy of the run's disk into the hands of an opening.
     pub fn on_copy(disk: &SimDisk, context: &Context) -> Arc<Tenure> {
-        Tenure::make(disk, context, false)
+        Tenure::make(disk, context, false, false)
     }
 
-    fn make(disk: &SimDisk, context: &Context, judges_numbers: bool) -> Arc<Tenure> {
+    fn make(disk: &SimDisk, context: &Context, judges_numbers: bool, is_runs_own: bool) -> Arc<Tenure> {
         let judge = Arc::clone(&context.judge);
         let (disk, stage) = (disk.clone(), AtomicU8::new(BEFORE));
-        Arc::new(Tenure(Arc::new(Shared { disk, judge, stage, judges_numbers })))
+        Arc::new(Tenure(Arc::new(Shared { disk, judge, stage, judges_numbers, is_runs_own })))
     }
 
     fn wrap(&self, file: Box<dyn WriteFile>) -> Box<dyn WriteFile> {
@@ -110,7 +117,13 @@ impl Vfs for Tenure {
         let shared = &self.0;
         let disk = shared.disk.hold(path)?;
         let (judge, stage) = (Arc::clone(&shared.judge), AtomicU8::new(BEFORE));
-        Ok(Arc::new(Tenure(Arc::new(Shared { disk, judge, stage, judges_numbers: shared.judges_numbers }))))
+        Ok(Arc::new(Tenure(Arc::new(Shared {
+            disk,
+            judge,
+            stage,
+            judges_numbers: shared.judges_numbers,
+            is_runs_own: shared.is_runs_own,
+        }))))
     }
 
     fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
@@ -194,7 +207,10 @@ impl Vfs for Tenure {
 
     fn wall(&self) -> UnixMillis {
         let wall = self.0.disk.wall();
-        if let Some(thread) = schedule::thread_id() {
+        if let Some(thread) = schedule::thread_id()
+            && self.0.is_runs_own
+            && self.0.stage() == HELD
+        {
             let mut judge = self.0.judge.lock();
             let told = judge.told_times.entry(thread).or_insert(wall.0);
             *told = (*told).max(wall.0);
