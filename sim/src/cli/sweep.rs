@@ -7,12 +7,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write};
 use std::ops::Range;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tinylsm_sim::disk::Profile;
 use tinylsm_sim::trace::Keep;
+use tinylsm_sim::world::goals::{Reached, missed};
 use tinylsm_sim::world::run::{Ended, run_with};
 use tinylsm_sim::world::story::Settings;
 
@@ -34,6 +36,9 @@ pub struct Sweep {
     /// Tell the longest virtual time that each kind of call has taken
     #[arg(long)]
     slowest: bool,
+    /// Write the table of goals, from what these runs have reached, in place of judging by it
+    #[arg(long)]
+    goals: bool,
     #[command(flatten)]
     settings: RunSettings,
 }
@@ -62,7 +67,7 @@ struct Sum {
     operations: u64,
     steps: u64,
     hashes: BTreeSet<u64>,
-    events: BTreeMap<&'static str, u64>,
+    events: BTreeMap<&'static str, Reached>,
     slowest: BTreeMap<&'static str, (u64, u64)>,
     /// Broken invariants: how often, and the first seed with its message.
     violations: BTreeMap<&'static str, (u64, u64, String)>,
@@ -79,7 +84,9 @@ impl Sum {
         self.steps += ended.steps;
         self.hashes.insert(ended.hash);
         for (event, count) in &ended.tale.events {
-            *self.events.entry(event).or_default() += count;
+            let reached = self.events.entry(event).or_default();
+            reached.times += count;
+            reached.runs += 1;
         }
         for (call, &took_ns) in &ended.tale.slowest {
             let slowest = self.slowest.entry(call).or_default();
@@ -106,16 +113,27 @@ impl Sweep {
     pub fn run(self) -> ExitCode {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let jobs = self.jobs.unwrap_or(cores).max(1);
+        let mut reached = Vec::new();
+        let mut are_right = true;
         for profile in &self.profile.0 {
-            if !self.sweep(*profile, jobs) {
-                return ExitCode::from(1);
+            let (is_right, sum) = self.sweep(*profile, jobs);
+            are_right &= is_right;
+            if !is_right && !self.keep_going {
+                break;
             }
+            reached.push((*profile, sum.worlds, sum.events));
         }
-        ExitCode::SUCCESS
+        if self.goals
+            && let Err(error) = write_goals(&reached)
+        {
+            eprintln!("the goals could not be written: {error}");
+            are_right = false;
+        }
+        if are_right { ExitCode::SUCCESS } else { ExitCode::from(1) }
     }
 
-    /// Sweeps one profile; `false` if an invariant was broken.
-    fn sweep(&self, profile: Profile, jobs: usize) -> bool {
+    /// Sweeps one profile; `false` if an invariant was broken or a goal was missed.
+    fn sweep(&self, profile: Profile, jobs: usize) -> (bool, Sum) {
         let (seeds, settings) = (self.seeds.clone(), self.settings.get());
         let bar = ProgressBar::new(seeds.end - seeds.start);
         let style = ProgressStyle::with_template("{prefix} {bar:40} {pos}/{len} {per_sec} {eta}");
@@ -147,16 +165,25 @@ impl Sweep {
         let elapsed = began.elapsed().as_secs_f64();
         let sum = sum.into_inner().expect("no thread panics with it");
         let mut out = std::io::stdout().lock();
+        let missed = self.missed(profile, &sum);
         let told = report(profile, &seeds, &sum, (elapsed, jobs), &mut out)
+            .and_then(|()| missed.iter().try_for_each(|goal| writeln!(out, "  MISSED {goal}")))
             .and_then(|()| self.report_more(&sum, &settings, &mut out));
-        match told {
+        let is_right = match told {
             // Whoever reads only the first lines, and closes the pipe, still gets the verdict.
             Err(error) if error.kind() != ErrorKind::BrokenPipe => {
                 eprintln!("the report could not be written: {error}");
                 false
             }
-            _ => sum.broken.is_none(),
-        }
+            _ => sum.broken.is_none() && missed.is_empty(),
+        };
+        (is_right, sum)
+    }
+
+    /// Says which goals a sweep has missed; one that was cut short says nothing.
+    fn missed(&self, profile: Profile, sum: &Sum) -> Vec<String> {
+        let is_cut = sum.broken.is_some() && !self.keep_going;
+        if self.goals || is_cut { Vec::new() } else { missed(profile, sum.worlds, &sum.events) }
     }
 
     fn report_more(&self, sum: &Sum, settings: &Settings, out: &mut dyn Write) -> std::io::Result<()> {
@@ -197,8 +224,30 @@ fn report(
         sum.recoveries,
         sum.hashes.len()
     )?;
-    for (event, count) in &sum.events {
-        writeln!(out, "  {count:>9}  {event}")?;
+    for (event, reached) in &sum.events {
+        let share = 100.0 * reached.runs as f64 / sum.worlds as f64;
+        writeln!(out, "  {:>9}  in {share:>6.2} % of runs  {event}", reached.times)?;
     }
     Ok(())
+}
+
+/// Events that one profile's runs have reached, with the number of those runs.
+type ReachedIn = (Profile, u64, BTreeMap<&'static str, Reached>);
+
+/// Writes the table of goals anew; a profile that was not swept gets none.
+fn write_goals(reached: &[ReachedIn]) -> std::io::Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/world/goals_table.rs");
+    let events: BTreeSet<&str> = reached.iter().flat_map(|(_, _, events)| events.keys().copied()).collect();
+    let rate = |profile: Profile, event: &str| {
+        let (_, runs, events) = reached.iter().find(|(each, ..)| *each == profile)?;
+        events.get(event).map(|reached| reached.runs * 1_000_000 / runs)
+    };
+    let before = std::fs::read_to_string(&path)?;
+    let head = before.split("const GOALS").next().unwrap_or_default();
+    let mut text = format!("{head}const GOALS: [Goal; {}] = [\n", events.len());
+    for event in events {
+        let rates = Profile::ALL.map(|profile| rate(profile, event).unwrap_or(0));
+        text += &format!("    Goal {{ event: {event:?}, per_million: {rates:?} }},\n");
+    }
+    std::fs::write(path, text + "];\n")
 }

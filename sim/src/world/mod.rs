@@ -5,6 +5,8 @@ pub mod client;
 mod damage;
 mod endings;
 mod full_disk;
+pub mod goals;
+mod goals_table;
 mod images;
 mod incarnation;
 mod isolation;

@@ -15,10 +15,13 @@ use std::sync::Arc;
 use tinylsm::vfs::Vfs;
 use tinylsm::{Background, Db, Error, Options, WriteOptions};
 
-/// Where the operator puts the directory.
 /// A call and what it gave.
 type Answer = (&'static str, Result<(), Error>);
 
+/// The event of a lock file that an operator removed under an open database.
+pub const LOCK_FILE_REMOVED: &str = "lock file removed";
+
+/// Where the operator puts the directory.
 const MOVED: &str = "/moved";
 
 /// Where the database goes that was made in its place, when it is moved back.
@@ -137,7 +140,7 @@ impl Story {
         db.sync().map_err(|error| fault("sync", error))?;
         let lock = Path::new(DIRECTORY).join("LOCK");
         self.disk.take_away(&lock).map_err(|error| fault("removing", error))?;
-        self.reach("lock file removed");
+        self.reach(LOCK_FILE_REMOVED);
         let foreign = self.disk.foreign();
         let second = self.context.copy_builder(&foreign, Background::Manual).open();
         let second = second.map_err(|error| fault("a second opening", error))?;

@@ -12,6 +12,7 @@ use crate::tape::{Label, Tape};
 use crate::world::judge::{Context, Judge, Violation, violation};
 use crate::world::known_faults::{Fault, KnownFaults};
 use crate::world::operations::Operation;
+use crate::world::operators::LOCK_FILE_REMOVED;
 use crate::world::orders::Fuse;
 use crate::world::scene::Album;
 use crate::world::swarm::{Habit, Swarm};
@@ -112,8 +113,10 @@ pub fn tell(tape: &Tape, profile: Profile, album: Album, (dress, settings): (Dre
         character: Some(swarm),
     };
     drop(judge);
-    let has_read_removed = tale.events.contains_key(READ_OF_REMOVED);
-    if tale.violation.is_none() && has_read_removed && !tale.events.contains_key(READ_BY_OLD_HANDLE) {
+    let has_met = |event: &str| tale.events.contains_key(event);
+    // Whoever opens a directory whose lock file is gone removes what a database that is still open there reads.
+    let is_excused = has_met(READ_BY_OLD_HANDLE) || has_met(LOCK_FILE_REMOVED);
+    if tale.violation.is_none() && has_met(READ_OF_REMOVED) && !is_excused {
         let message = "a file was read after its name was removed".to_owned();
         tale.violation = Some(violation_of_pins(message));
     }
