@@ -20,7 +20,8 @@ pub struct Stats {
     pub keyspaces: Vec<KeyspaceStats>,
     /// Length of the open WAL segment in bytes.
     pub wal_bytes: u64,
-    /// Bytes of all files of the database on the disk, what is allocated ahead and what waits to be removed included.
+    /// Bytes of all files of the database on the disk, what is allocated ahead and what waits to be removed included; only
+    /// the one line of `CURRENT` is not.
     pub disk_bytes: u64,
     /// Bytes of blocks in the cache.
     pub block_cache_bytes: u64,

@@ -1,12 +1,16 @@
 //! The end of a run: all faults are over, and the database opens, writes, comes to rest and leaves no file behind.
 
 use crate::tape::Label;
+use crate::world::incarnation::files_of;
 use crate::world::judge::{Violation, violation};
 use crate::world::neighbour::Neighbour;
 use crate::world::story::Story;
 use std::time::Duration;
 use tinylsm::vfs::Vfs;
 use tinylsm::{Background, Db, Error, Stats};
+
+/// Descriptors that an idle database has open beside its tables: the directory, the lock, log, manifest and reserve.
+const DESCRIPTORS_BESIDE_TABLES: u64 = 5;
 
 impl Story {
     pub(in crate::world) fn come_to_rest(&mut self) -> Result<(), Violation> {
@@ -23,6 +27,7 @@ impl Story {
         }
         let sound = |what: &'static str, error: Error| violation("liveness", format!("{what}: {error:?}"));
         self.context.judge.lock().model.forget_writers();
+        self.check_descriptors("before the last opening", 0)?;
         let opened = self.context.builder(&self.disk, self.context.swarm.background.clone()).open();
         let db = opened.map_err(|e| sound("open", e))?;
         if !self.is_first {
@@ -34,6 +39,10 @@ impl Story {
         db.wait_idle().map_err(|e| sound("wait_idle", e))?;
         self.wear_level0(&db)?;
         self.come_to_quiet(&db)?;
+        self.check_descriptors(
+            "at rest",
+            self.context.swarm.options.open_files_max as u64 + DESCRIPTORS_BESIDE_TABLES,
+        )?;
         let is_merged = self.context.tape.chance(Label::Check, 1, 2);
         if is_merged {
             self.compact_everything(&db)?;
@@ -48,6 +57,7 @@ impl Story {
         let stats = db.stats();
         self.note_stats(&stats);
         self.check_files(&db, &stats)?;
+        self.check_disk_bytes(&stats)?;
         if is_merged {
             self.check_merged_space()?;
         }
@@ -60,6 +70,30 @@ impl Story {
             Neighbour::open(&self.context, &self.disk, self.failures_before)?;
             self.reach("judged: neighbour");
         }
+        drop(reader);
+        self.check_descriptors("at the end", 0)
+    }
+
+    /// Checks that no more descriptors are open than there may be: none is leaked, and tables take no more than allowed.
+    fn check_descriptors(&self, when: &str, allowed: u64) -> Result<(), Violation> {
+        let open = self.disk.descriptors_open();
+        if open > allowed {
+            let message = format!("{open} are open {when}, {allowed} allowed");
+            return Err(violation("descriptors are given back", message));
+        }
+        self.reach("judged: descriptors");
+        Ok(())
+    }
+
+    /// Compares what the database says it has on the disk with what lies there.
+    fn check_disk_bytes(&self, stats: &Stats) -> Result<(), Violation> {
+        let counted = files_of(&self.disk).into_iter().filter(|file| file.name != "CURRENT");
+        let found: u64 = counted.map(|file| file.len).sum();
+        if stats.disk_bytes != found {
+            let message = format!("{found} bytes lie on the disk, {stats:?}");
+            return Err(violation("stats: disk_bytes", message));
+        }
+        self.reach("judged: disk_bytes");
         Ok(())
     }
 
