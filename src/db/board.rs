@@ -85,6 +85,8 @@ pub(crate) struct Board {
     looks: BTreeMap<KeyspaceId, u64>,
     idle: BTreeMap<KeyspaceId, u64>,
     looks_count: u64,
+    /// How many jobs of each kind have ended.
+    ended: BTreeMap<JobKind, u64>,
     failures_count: u64,
     changes_count: u64,
 }
@@ -112,6 +114,7 @@ impl Board {
     pub(crate) fn finish(&mut self, kind: JobKind, result: &Result<()>, now: u64) {
         self.note_change();
         assert!(self.running.remove(&kind), "{kind:?} was claimed until now");
+        *self.ended.entry(kind).or_default() += 1;
         match result {
             Ok(()) => drop(self.troubles.remove(&kind)),
             Err(error) if error.kind() == ErrorKind::Closed => {}
@@ -158,6 +161,16 @@ impl Board {
     /// Tells whether a job of a kind runs.
     pub(crate) fn is_running(&self, kind: JobKind) -> bool {
         self.running.contains(&kind)
+    }
+
+    /// Returns how many jobs of a kind will have ended once one has that began no earlier than now.
+    pub(crate) fn end_of_next(&self, kind: JobKind) -> u64 {
+        self.ended_count(kind) + u64::from(self.is_running(kind)) + 1
+    }
+
+    /// Returns how many jobs of a kind have ended.
+    pub(crate) fn ended_count(&self, kind: JobKind) -> u64 {
+        self.ended.get(&kind).copied().unwrap_or(0)
     }
 
     /// Tells whether any job runs.

@@ -16,6 +16,7 @@ use crate::compaction::picker::{self, Situation, Unflushed};
 use crate::compaction::plan::Plan;
 use crate::db::board::JobKind;
 use crate::db::ends::Phase;
+use crate::db::runtime::MergePermit;
 use crate::db::state::{Book, Core, Counters, Generation, Host, KeyspaceTree, LiveTable};
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
@@ -39,7 +40,12 @@ pub(crate) enum Job {
     Seal,
     Flush(Arc<Generation>),
     WriteBack(Arc<Segment>),
-    Compact(KeyspaceTree, Plan),
+    /// A background thread holds a permit meanwhile; a caller merges without.
+    Compact {
+        keyspace: KeyspaceTree,
+        plan: Plan,
+        _permit: Option<MergePermit>,
+    },
     Purge(BTreeMap<FileName, u64>),
     Reserve,
 }
@@ -61,7 +67,7 @@ impl Job {
             Job::Seal => JobKind::Seal,
             Job::Flush(_) => JobKind::Flush,
             Job::WriteBack(_) => JobKind::WriteBack,
-            Job::Compact(keyspace, _) => JobKind::Compact(keyspace.info.id),
+            Job::Compact { keyspace, .. } => JobKind::Compact(keyspace.info.id),
             Job::Purge(_) => JobKind::Purge,
             Job::Reserve => JobKind::Reserve,
         }
@@ -77,7 +83,7 @@ impl Core {
         // What this thread does not do now, another may.
         self.wake_background();
         // The failure is on the board, where writers and `background_error` find it.
-        drop(self.run_picked(job));
+        drop(self.run_claimed(job));
         Look::Now
     }
 
@@ -142,22 +148,28 @@ impl Core {
     /// What the job met; it stays due.
     pub(crate) fn run_due_job(&self) -> Result<bool> {
         let Some(job) = self.claim_job() else { return Ok(false) };
-        self.run_picked(job).map(|()| true)
+        self.run_claimed(job).map(|()| true)
     }
 
-    /// Runs one due job, or waits for one that another caller runs; `false` if there is neither. How a manual
-    /// database waits.
+    /// Runs one due job, or waits for one that another caller runs, for that no longer than until a monotonic time;
+    /// `false` if there is neither. How a manual database waits.
     ///
     /// # Errors
     /// What the job met; it stays due.
-    pub(crate) fn run_or_await_job(&self) -> Result<bool> {
+    pub(crate) fn run_or_await_job(&self, until: Option<u64>) -> Result<bool> {
         let changes_before = self.book.lock().board.changes_count();
         if let Some(job) = self.claim_job() {
-            return self.run_picked(job).map(|()| true);
+            return self.run_claimed(job).map(|()| true);
         }
         let mut book = self.book.lock();
         if book.board.is_working() || book.board.has_callers() {
-            self.changed.wait(&mut book);
+            match until {
+                None => self.changed.wait(&mut book),
+                Some(until) => {
+                    let left = until.saturating_sub(self.directory.now());
+                    self.changed.wait_for(&mut book, Duration::from_nanos(left));
+                }
+            }
             return Ok(true);
         }
         // What another caller has done since may have made something due.
@@ -177,15 +189,14 @@ impl Core {
                 if let Some(job) = self.claim_log_job(&mut book, now) {
                     return Some(job);
                 }
-                if let Some(id) = self.claim_merge(&mut book, now) {
+                if let Some((id, permit)) = self.claim_merge(&mut book, now) {
                     drop(book);
                     match self.plan_merge(id) {
-                        Ok(Some((keyspace, plan))) => return Some(Job::Compact(keyspace, plan)),
-                        Ok(None) => self.dismiss(id),
-                        Err(error) => {
-                            self.end_merge();
-                            self.end_claim(JobKind::Compact(id), &Err(error));
+                        Ok(Some((keyspace, plan))) => {
+                            return Some(Job::Compact { keyspace, plan, _permit: permit });
                         }
+                        Ok(None) => self.dismiss(id),
+                        Err(error) => self.end_claim(JobKind::Compact(id), &Err(error)),
                     }
                     continue;
                 }
@@ -252,18 +263,17 @@ impl Core {
 
     /// Claims the merges of the next keyspace that may have something to merge. Whether it has is looked at outside the
     /// lock: while it is claimed, only flushes change its tables.
-    fn claim_merge(&self, book: &mut Book, now: u64) -> Option<KeyspaceId> {
+    fn claim_merge(&self, book: &mut Book, now: u64) -> Option<(KeyspaceId, Option<MergePermit>)> {
         let id = book.board.next_candidate(book.merged_last, now)?;
-        if let Host::Threads(waker) = &self.host
-            && !waker.begin_merge()
-        {
-            return None;
-        }
+        let permit = match &self.host {
+            Host::Threads(waker) => Some(waker.begin_merge(self)?),
+            _ => None,
+        };
         book.board.claim(JobKind::Compact(id));
         // What changes from here on nominates it again.
         book.board.dismiss(id);
         book.merged_last = Some(id);
-        Some(id)
+        Some((id, permit))
     }
 
     /// Looks what a claimed keyspace has to merge; if that is nothing, whether its active memtable hides so much that it
@@ -337,14 +347,7 @@ impl Core {
             book.board.forget(JobKind::Compact(id));
         }
         drop(book);
-        self.end_merge();
         self.changed.notify_all();
-    }
-
-    fn end_merge(&self) {
-        if let Host::Threads(waker) = &self.host {
-            waker.end_merge();
-        }
     }
 
     /// Claims the merges of a keyspace for a caller, waiting for whoever has them; the background lets callers go first.
@@ -355,18 +358,30 @@ impl Core {
         let kind = JobKind::Compact(id);
         let mut book = self.book.lock();
         book.board.add_caller(id);
-        while book.board.is_running(kind) && self.ends.phase() == Phase::Open {
+        let claimed = loop {
+            if self.ends.phase() != Phase::Open {
+                drop(book);
+                let checked = self.ends.check_writable();
+                book = self.book.lock();
+                match checked {
+                    // Writing was resumed since.
+                    Ok(()) => continue,
+                    Err(error) => break Err(error),
+                }
+            }
+            if !book.board.is_running(kind) {
+                book.board.claim(kind);
+                break Ok(());
+            }
             self.changed.wait(&mut book);
-        }
+        };
         book.board.remove_caller(id);
-        if self.ends.phase() == Phase::Open {
-            book.board.claim(kind);
-            return Ok(());
-        }
         drop(book);
-        self.wake_background();
-        self.changed.notify_all();
-        self.ends.check_writable()
+        if claimed.is_err() {
+            self.wake_background();
+            self.changed.notify_all();
+        }
+        claimed
     }
 
     /// Gives a caller's claim of a keyspace's merges back.
@@ -376,17 +391,6 @@ impl Core {
         self.changed.notify_all();
     }
 
-    /// Runs a job that [`Core::claim_job`] picked.
-    fn run_picked(&self, job: Job) -> Result<()> {
-        let is_merge = matches!(job, Job::Compact(..));
-        let result = self.run_claimed(job);
-        if is_merge {
-            self.end_merge();
-            self.wake_background();
-        }
-        result
-    }
-
     /// Runs a job that was claimed, and tells everybody what came of it.
     pub(crate) fn run_claimed(&self, job: Job) -> Result<()> {
         let kind = job.kind();
@@ -394,7 +398,7 @@ impl Core {
             Job::Seal => self.seal_now().map(drop),
             Job::Flush(generation) => self.run_flush(generation, self.ends.cancelled()),
             Job::WriteBack(segment) => self.run_write_back(segment),
-            Job::Compact(keyspace, plan) => self.run_compaction(keyspace, plan),
+            Job::Compact { keyspace, plan, .. } => self.run_compaction(keyspace, plan),
             Job::Purge(names) => self.run_purge(names),
             Job::Reserve => self.run_reserve(),
         });

@@ -335,9 +335,10 @@ impl Db {
     /// these, as the job `"writing"`, why writing is off. Empty if nothing is failing.
     pub fn background_errors(&self) -> Vec<BackgroundError> {
         let core = self.core();
-        let state = core.view.state();
-        let book = core.book.lock();
         let writing = core.ends.failure();
+        let book = core.book.lock();
+        // In this order: whatever the board names is in the state by then.
+        let state = core.view.state();
         let writing = writing.map(|error| BackgroundError { job: "writing", keyspace: None, error });
         let told = book.board.troubles().map(|(kind, error)| BackgroundError {
             job: kind.name(),

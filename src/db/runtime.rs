@@ -5,6 +5,7 @@
 //! a list with its time. A database of its own threads has a runtime of its own; one runtime can serve thousands of
 //! databases that are mostly idle ([`crate::db::options::Background::Shared`]).
 
+use crate::base::contain::contain;
 use crate::base::error::{Error, Result};
 use crate::db::jobs::Look;
 use crate::db::state::Core;
@@ -12,7 +13,6 @@ use crate::sync::{Condvar, JoinHandle, Mutex, process_id, spawn};
 use crate::vfs::Vfs;
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -50,14 +50,16 @@ struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
     threads_count: usize,
-    /// Merges that run now, of all databases: one thread is left for flushes.
-    merges_count: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Queue {
     ready: VecDeque<Weak<Core>>,
     later: Vec<Later>,
+    /// Merges that run now, of all databases: one thread is left for flushes.
+    merges_count: usize,
+    /// Databases that wanted to merge meanwhile, the first one first. While one could, one of them is being looked at.
+    refused: VecDeque<Weak<Core>>,
     is_stopping: bool,
 }
 
@@ -76,12 +78,7 @@ impl Runtime {
         if !(1..=64).contains(&threads_count) {
             return Err(Error::invalid("a runtime, as Background::Threads, takes 1 to 64 threads"));
         }
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            changed: Condvar::new(),
-            threads_count,
-            merges_count: AtomicUsize::new(0),
-        });
+        let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), threads_count });
         let threads = Threads { shared, handles: Mutex::new(Vec::new()), process: process_id() };
         let runtime = Runtime { threads: Arc::new(threads) };
         for number in 0..threads_count {
@@ -113,23 +110,36 @@ pub(crate) struct Waker {
 impl Waker {
     /// Lets a thread look at a database, unless one is going to anyway.
     pub(crate) fn wake(&self, core: &Core) {
-        if core.begin_wake() {
-            self.shared.queue.lock().ready.push_back(core.weak());
-            self.shared.changed.notify_one();
+        self.shared.make_ready(core);
+    }
+
+    /// Gives a database the right to run a merge, if enough threads are left for other work. If it is refused, it is
+    /// looked at again once one could be run.
+    pub(crate) fn begin_merge(&self, core: &Core) -> Option<MergePermit> {
+        let mut queue = self.shared.queue.lock();
+        if queue.merges_count < self.shared.merges_count_max() {
+            queue.merges_count += 1;
+            return Some(MergePermit { shared: Arc::clone(&self.shared) });
         }
+        if core.begin_refusal() {
+            queue.refused.push_back(core.weak());
+        }
+        None
     }
+}
 
-    /// Takes the right to run a merge, if enough threads are left for other work.
-    pub(crate) fn begin_merge(&self) -> bool {
-        let max = self.shared.threads_count.saturating_sub(1).max(1);
-        let more = |count: usize| (count < max).then_some(count + 1);
-        self.shared.merges_count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
-    }
+/// The right to run a merge, given back when it drops.
+pub(crate) struct MergePermit {
+    shared: Arc<Shared>,
+}
 
-    /// Gives that right back; whoever was refused it looks again.
-    pub(crate) fn end_merge(&self) {
-        let before = self.shared.merges_count.fetch_sub(1, Ordering::Relaxed);
-        assert!(before > 0, "a merge that ends has begun");
+impl Drop for MergePermit {
+    fn drop(&mut self) {
+        let mut queue = self.shared.queue.lock();
+        assert!(queue.merges_count > 0, "a merge that ends has begun");
+        queue.merges_count -= 1;
+        drop(queue);
+        self.shared.pass_on();
     }
 }
 
@@ -169,8 +179,44 @@ impl Shared {
     fn work(&self) {
         while let Some(core) = self.next() {
             let Some(core) = core.upgrade() else { continue };
-            let look = core.work_once();
+            let look = contain("background work", || Ok(core.work_once())).unwrap_or_else(|error| {
+                // Nobody knows what it left half done, so nothing may build on it.
+                drop(core.fail(&error));
+                Look::WhenCalled
+            });
             self.look_again(&core, look);
+            drop(core);
+            self.pass_on();
+        }
+    }
+
+    fn merges_count_max(&self) -> usize {
+        self.threads_count.saturating_sub(1).max(1)
+    }
+
+    /// Lets the next database be looked at that was refused a merge, if one could be run. A database that has nothing to
+    /// merge any more passes the turn on after the look at it.
+    fn pass_on(&self) {
+        loop {
+            let mut queue = self.queue.lock();
+            if queue.merges_count >= self.merges_count_max() {
+                return;
+            }
+            let Some(core) = queue.refused.pop_front() else { return };
+            drop(queue);
+            if let Some(core) = core.upgrade() {
+                core.end_refusal();
+                self.make_ready(&core);
+                return;
+            }
+        }
+    }
+
+    /// Lets a thread look at a database, unless one is going to anyway.
+    fn make_ready(&self, core: &Core) {
+        if core.begin_wake() {
+            self.queue.lock().ready.push_back(core.weak());
+            self.changed.notify_one();
         }
     }
 
@@ -197,13 +243,7 @@ impl Shared {
         let at = match look {
             Look::WhenCalled => return,
             Look::At(at) => at,
-            Look::Now => {
-                if core.begin_wake() {
-                    self.queue.lock().ready.push_back(Arc::downgrade(core));
-                    self.changed.notify_one();
-                }
-                return;
-            }
+            Look::Now => return self.make_ready(core),
         };
         let mut queue = self.queue.lock();
         let same = queue.later.iter().position(|later| Weak::as_ptr(&later.core) == Arc::as_ptr(core));

@@ -254,6 +254,8 @@ pub(crate) struct Core {
     /// Numbers below this one are stated as taken by a synced edit.
     stated_next_file: AtomicU64,
     is_queued: AtomicBool,
+    /// It waits for the right to merge, among the databases of its runtime.
+    is_refused: AtomicBool,
     /// Nothing is going to become due until somebody writes; the next commit wakes the background, so that it hears of
     /// the quiet after it.
     pub is_settled: AtomicBool,
@@ -325,6 +327,7 @@ impl Core {
             next_file: AtomicU64::new(next_file.0),
             stated_next_file: AtomicU64::new(0),
             is_queued: AtomicBool::new(false),
+            is_refused: AtomicBool::new(false),
             is_settled: AtomicBool::new(false),
             link,
             counters: Counters::default(),
@@ -351,6 +354,16 @@ impl Core {
     pub(crate) fn end_wake(&self) {
         self.is_queued.store(false, Ordering::SeqCst);
         yield_point("background: woken");
+    }
+
+    /// Notes that it waits for the right to merge; `false` if it did already.
+    pub(crate) fn begin_refusal(&self) -> bool {
+        !self.is_refused.swap(true, Ordering::SeqCst)
+    }
+
+    /// Notes that it does not, and is going to be looked at.
+    pub(crate) fn end_refusal(&self) {
+        self.is_refused.store(false, Ordering::SeqCst);
     }
 
     /// Makes the background look for work.

@@ -2,15 +2,15 @@
 
 use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::ids::KeyspaceId;
+use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::seq::SeqNum;
-use crate::compaction::picker;
+use crate::compaction::picker::{self, target_bytes};
 use crate::compaction::plan::Plan;
 use crate::compaction::range::RangeWalk;
 use crate::db::board::JobKind;
 use crate::db::ends::{Phase, writing_is_off};
 use crate::db::jobs::Job;
-use crate::db::state::{Book, Core, Host, KeyspaceTree};
+use crate::db::state::{Book, Core, Host, KeyspaceTree, LiveTable};
 use crate::vfs::Vfs;
 use std::collections::BTreeSet;
 
@@ -62,7 +62,7 @@ impl Core {
             }
             if matches!(self.host, Host::Caller) {
                 drop(book);
-                let has_run = self.run_or_await_job();
+                let has_run = self.run_or_await_job(None);
                 book = self.book.lock();
                 match has_run {
                     // A failure that does not concern this caller is on the board for others.
@@ -128,51 +128,14 @@ impl Core {
         }
         let result = self.await_idle();
         self.book.lock().quiet.waiting_count -= 1;
-        result
+        result?;
+        // What is due after that comes when writing goes on.
+        self.ends.check_writable()
     }
 
     fn await_idle(&self) -> Result<()> {
-        let mut upto = self.book.lock().sealed.back().map(|(_, generation)| generation.last_seq);
-        let mut due: Option<BTreeSet<KeyspaceId>> = None;
-        let mut looks_before = 0;
-        self.await_jobs(
-            |kind| kind != JobKind::Reserve,
-            |book| {
-                let is_flushed =
-                    |front: &crate::db::state::Generation| upto.is_none_or(|upto| front.last_seq > upto);
-                if !book.sealed.front().is_none_or(|(_, generation)| is_flushed(generation)) {
-                    return false;
-                }
-                if book.is_seal_wanted || book.board.is_running(JobKind::Seal) {
-                    // What it seals is waited for too, once.
-                    due = None;
-                    upto = None;
-                    return false;
-                }
-                if upto.is_none() {
-                    upto = book.sealed.back().map(|(_, generation)| generation.last_seq);
-                    if upto.is_some() {
-                        return false;
-                    }
-                }
-                // Merges count from the moment when the last of those flushes has made its own due.
-                let due = due.get_or_insert_with(|| {
-                    looks_before = book.board.looks_count();
-                    book.board.busy_keyspaces().collect()
-                });
-                due.retain(|id| {
-                    let is_busy =
-                        book.board.is_candidate(*id) || book.board.is_running(JobKind::Compact(*id));
-                    is_busy && !book.board.was_idle_since(*id, looks_before)
-                });
-                due.is_empty()
-                    && !self.is_reserve_awaited(book)
-                    && !book.board.is_running(JobKind::Flush)
-                    && !book.board.is_running(JobKind::WriteBack)
-                    && !book.board.is_running(JobKind::Purge)
-                    && !book.files.has_removable()
-            },
-        )
+        let mut idleness = Idleness { seq: self.view.visible_seq(), ..Idleness::default() };
+        self.await_jobs(|kind| kind != JobKind::Reserve, |book| idleness.has_come(self, book))
     }
 
     /// Tells whether space is going to be set aside now.
@@ -215,7 +178,7 @@ impl Core {
                 }
             };
             let order = keyspace.tree.order.clone();
-            let merged = self.run_claimed(Job::Compact(keyspace, plan.clone()));
+            let merged = self.run_claimed(Job::Compact { keyspace, plan: plan.clone(), _permit: None });
             self.wake_background();
             if let Err(error) = merged {
                 if error.kind() != ErrorKind::NoSpace || attempts_left == 0 {
@@ -258,4 +221,103 @@ impl Core {
         }
         walk.next(tables, order, &snapshots)
     }
+}
+
+/// How far it is to a moment with nothing due, for one caller.
+///
+/// Beside writers there may be no such moment. Then it is enough that what was due at the beginning is done: it has been
+/// flushed, no level is over its target by the tables that there were then, and whatever ran or was to be removed then
+/// has had its turn.
+#[derive(Default)]
+struct Idleness {
+    /// The last commit when it began.
+    seq: SeqNum,
+    /// Once writers go on: everything up to here is flushed first.
+    upto: Option<SeqNum>,
+    /// What is awaited after the flushes; none while these are.
+    rest: Option<Rest>,
+}
+
+/// What is due once everything is flushed.
+struct Rest {
+    keyspaces: BTreeSet<KeyspaceId>,
+    looks_before: u64,
+    /// The tables that there are.
+    tables: BTreeSet<FileNumber>,
+    /// Jobs that end for everybody, with how many have to have ended.
+    ends: Vec<(JobKind, u64)>,
+}
+
+impl Idleness {
+    /// Tells whether it has come.
+    fn has_come(&mut self, core: &Core, book: &mut Book) -> bool {
+        let goes_on = core.view.visible_seq() > self.seq;
+        if !self.is_flushed(book, goes_on) {
+            return false;
+        }
+        let rest = self.rest.get_or_insert_with(|| Rest::of(core, book));
+        let state = core.view.state();
+        let (tables, looks_before) = (&rest.tables, rest.looks_before);
+        rest.keyspaces.retain(|id| {
+            let board = &book.board;
+            let is_busy = board.is_candidate(*id) || board.is_running(JobKind::Compact(*id));
+            let is_due = is_busy && !board.was_idle_since(*id, looks_before);
+            is_due && !(goes_on && has_merged(state.keyspace(*id), tables))
+        });
+        let is_still =
+            |kind, until| !book.board.is_running(kind) || (goes_on && book.board.ended_count(kind) >= until);
+        let are_still = rest.ends.iter().all(|&(kind, until)| is_still(kind, until));
+        let is_clean = !book.files.has_removable() || (goes_on && rest.has_purged(book));
+        rest.keyspaces.is_empty() && are_still && is_clean && !core.is_reserve_awaited(book)
+    }
+
+    /// Tells whether everything is flushed, what was sealed for the sake of what it hides included; beside writers, what
+    /// had been sealed when the first of them was seen.
+    fn is_flushed(&mut self, book: &Book, goes_on: bool) -> bool {
+        if goes_on {
+            let last = || book.sealed.back().map_or(SeqNum::default(), |(_, generation)| generation.last_seq);
+            let upto = *self.upto.get_or_insert_with(last);
+            return book.sealed.front().is_none_or(|(_, generation)| generation.last_seq > upto);
+        }
+        let is_flushed =
+            book.sealed.is_empty() && !book.is_seal_wanted && !book.board.is_running(JobKind::Seal);
+        if !is_flushed {
+            self.rest = None;
+        }
+        is_flushed
+    }
+}
+
+impl Rest {
+    /// Merges count from the moment when the last of the flushes has made its own due.
+    fn of(core: &Core, book: &Book) -> Rest {
+        let state = core.view.state();
+        let once = [JobKind::Flush, JobKind::WriteBack, JobKind::Purge];
+        Rest {
+            keyspaces: book.board.busy_keyspaces().collect(),
+            looks_before: book.board.looks_count(),
+            tables: state.tables().map(|(_, live)| live.meta.number).collect(),
+            ends: once.iter().map(|&kind| (kind, book.board.end_of_next(kind))).collect(),
+        }
+    }
+
+    fn has_purged(&self, book: &Book) -> bool {
+        let purge = self.ends.iter().find(|(kind, _)| *kind == JobKind::Purge);
+        purge.is_some_and(|&(kind, until)| book.board.ended_count(kind) >= until)
+    }
+}
+
+/// Tells whether no level of a keyspace is over its target by the tables that there were.
+fn has_merged(keyspace: &KeyspaceTree, before: &BTreeSet<FileNumber>) -> bool {
+    let limits = keyspace.info.options.level_limits();
+    let levels = keyspace.tree.tables.levels();
+    let left = |tables: &[LiveTable]| {
+        let left = tables.iter().filter(|live| before.contains(&live.meta.number));
+        left.fold((0, 0), |(count, bytes), live| (count + 1, bytes + live.meta.len_bytes))
+    };
+    let is_over = |(level, tables): (usize, &Vec<LiveTable>)| match (level, left(tables)) {
+        (0, (count, _)) => count >= limits.level0_trigger,
+        (_, (_, bytes)) => bytes > target_bytes(level, limits),
+    };
+    !levels.iter().enumerate().take(levels.len() - 1).any(is_over)
 }

@@ -291,8 +291,9 @@ impl Core {
             }
             if matches!(self.host, Host::Caller) {
                 // A failure is on the board, where `busy` finds it.
-                let has_run = self.run_or_await_job().unwrap_or(true);
-                if !has_run && self.pace(keyspaces) == Pace::Stop {
+                let has_run = self.run_or_await_job(Some(deadline)).unwrap_or(true);
+                let is_over = !has_run || self.directory.now() >= deadline;
+                if is_over && self.pace(keyspaces) == Pace::Stop {
                     // Nothing runs any more once somebody closes, and that is what the writer is told.
                     self.ends.check_writable()?;
                     return Err(self.busy(keyspaces));

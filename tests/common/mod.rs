@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use tinylsm::{Keyspace, KeyspaceOptions, Options};
 
 /// Keys with their values.
+#[allow(dead_code, reason = "not every test file reads whole keyspaces")]
 pub type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Returns options under which a few hundred writes flush, compact and roll the manifest.
@@ -39,6 +40,7 @@ pub fn keyspace_of(options: &mut Options) -> &mut KeyspaceOptions {
 }
 
 /// Reads a whole keyspace, which must be sound.
+#[allow(dead_code, reason = "not every test file reads whole keyspaces")]
 pub fn contents(keyspace: &Keyspace) -> Model {
     let items = keyspace.iter().expect("the database is open").map(|item| item.expect("readable"));
     items.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
