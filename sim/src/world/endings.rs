@@ -247,7 +247,7 @@ impl Reopener {
         let mut failures_before = disk.failures_count();
         for _ in 0..REOPENINGS_MAX {
             let was_closed = self.context.judge.lock().closing.has_succeeded;
-            match self.context.builder(disk, self.context.swarm.background.clone()).open() {
+            match self.context.builder(disk, self.context.background()).open() {
                 Ok(db) => return self.use_reopened(&db, failures_before),
                 Err(_) if disk.is_off() => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Locked && !was_closed => {

@@ -39,7 +39,7 @@ impl Story {
     fn open_on(&mut self, what: &str) -> Result<Db, Violation> {
         self.failures_before = self.disk.failures_count();
         self.context.judge.lock().model.forget_writers();
-        let opened = self.context.builder(&self.disk, self.context.swarm.background.clone()).open();
+        let opened = self.context.builder(&self.disk, self.context.background()).open();
         opened.map_err(|error| broken(format!("on {what} it does not open: {error:?}")))
     }
 
@@ -112,7 +112,7 @@ impl Story {
             asked.comparator.clone_from(&own.comparator);
         }
         options.default_keyspace = Some(asked.clone());
-        let builder = self.context.builder(&self.disk, self.context.swarm.background.clone());
+        let builder = self.context.builder(&self.disk, self.context.background());
         match builder.options(options).open() {
             Ok(db) if *db.default_keyspace().options() == asked => {
                 // The next opening asks for the old ones again.

@@ -121,7 +121,7 @@ impl Story {
             self.panics_before = self.context.fuse.panics_count();
             self.failures_before = self.disk.failures_count();
             self.context.judge.lock().model.forget_writers();
-            let opened = self.context.builder(&self.disk, self.context.swarm.background.clone()).open();
+            let opened = self.context.builder(&self.disk, self.context.background()).open();
             match opened {
                 Ok(db) => {
                     if !self.is_first {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tinylsm::KeyspaceOptions;
+use tinylsm::{Background, KeyspaceOptions, Runtime};
 
 /// An invariant that was broken.
 #[derive(Clone, Debug)]
@@ -184,9 +184,16 @@ pub struct Context {
     pub fuse: Fuse,
     /// Which faults of the engine the run steers clear of.
     pub known: Arc<KnownFaults>,
+    /// The threads that the run's database and its neighbour share, if they do.
+    pub runtime: Option<Runtime>,
 }
 
 impl Context {
+    /// Returns who runs the background jobs of the run's database.
+    pub fn background(&self) -> Background {
+        self.runtime.clone().map_or_else(|| self.swarm.background.clone(), Background::Shared)
+    }
+
     /// Counts an event.
     pub fn reach(&self, event: &'static str) {
         self.judge.lock().reach(event);

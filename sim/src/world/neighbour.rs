@@ -6,7 +6,7 @@ use crate::world::judge::{Context, Violation, violation};
 use crate::world::known_faults::Fault;
 use crate::world::reads::HeldSnapshot;
 use crate::world::tenure::Tenure;
-use tinylsm::{Background, Db, Error, Keyspace, Options, WriteBatch, WriteOptions};
+use tinylsm::{Background, Db, Error, Keyspace, KeyspaceOptions, Options, WriteBatch, WriteOptions};
 
 /// Its directory.
 pub const DIRECTORY: &str = "/neighbour";
@@ -31,11 +31,19 @@ impl Neighbour {
         failures_before: u64,
     ) -> Result<Option<Neighbour>, Violation> {
         let may_fail = || disk.is_off() || disk.failures_count() > failures_before;
-        let options = Options { memtable_bytes: 4 << 10, wal_preallocate_bytes: 0, ..Options::default() };
+        // Whoever flushes it twice makes a merge due.
+        let keyspace = KeyspaceOptions { level0_compaction_trigger: 2, ..KeyspaceOptions::default() };
+        let options = Options {
+            memtable_bytes: 4 << 10,
+            wal_preallocate_bytes: 0,
+            default_keyspace: Some(keyspace),
+            ..Options::default()
+        };
+        let background = context.runtime.clone().map_or(Background::Manual, Background::Shared);
         let builder = Db::builder(DIRECTORY)
             .vfs(Tenure::of_neighbour(disk, context))
             .options(options)
-            .background(Background::Manual);
+            .background(background);
         let opened = builder.open().and_then(|db| {
             if db.last_seq().get() == 0 {
                 CONTENT.iter().try_for_each(|(key, value)| db.put(key, value).map(drop))?;
@@ -63,12 +71,27 @@ impl Neighbour {
             Err(_) if may_fail() => return Ok(()),
             Err(error) => return Err(violation("neighbour", format!("it cannot be read: {error:?}"))),
         };
-        let count = usize::try_from(self.db.last_seq().get()).unwrap_or(usize::MAX);
+        // What comes behind the content is the content again.
+        let count = usize::try_from(self.db.last_seq().get()).unwrap_or(usize::MAX).min(CONTENT.len());
         let is_right = CONTENT.get(..count).is_some_and(|expected| {
             let pairs = content.iter().map(|(key, value)| (&**key, &**value));
             pairs.eq(expected.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes())))
         });
         if is_right { Ok(()) } else { Err(violation("neighbour", format!("it holds {content:?}"))) }
+    }
+
+    /// Writes what it holds once more, twice, so that it has something to flush and to merge, and waits for that.
+    fn stir(&self) -> Result<(), Error> {
+        for _ in 0..2 {
+            CONTENT.iter().try_for_each(|(key, value)| self.db.put(key, value).map(drop))?;
+            self.db.flush()?;
+        }
+        self.db.wait_idle()
+    }
+
+    /// Tells whether it has everything that it is to hold.
+    fn is_whole(&self) -> bool {
+        self.db.last_seq().get() >= CONTENT.len() as u64
     }
 
     fn keyspace(&self) -> &Keyspace {
@@ -77,9 +100,26 @@ impl Neighbour {
 }
 
 impl Client {
+    /// Lets the other database flush and merge beside this one, on the same threads if they share them.
+    fn stir(&self, neighbour: &Neighbour) -> Result<(), Stop> {
+        let stirred = self.call("wait_idle of another database", || neighbour.stir());
+        match stirred {
+            Ok(()) => {
+                self.context.reach("another database merged beside this one");
+                Ok(())
+            }
+            Err(_) if self.opened.disk.is_off() => Err(Stop),
+            Err(error) if self.is_excused(&error) => Ok(()),
+            Err(error) => Err(self.violate("neighbour", format!("its work beside this one gives {error:?}"))),
+        }
+    }
+
     /// Uses a keyspace of the other database with this one, or the other way round: that is refused everywhere.
     pub(in crate::world) fn use_foreign_handle(&mut self) -> Result<(), Stop> {
         let Some(neighbour) = self.opened.neighbour.clone() else { return Ok(()) };
+        if self.below(2) == 0 && neighbour.is_whole() {
+            return self.stir(&neighbour);
+        }
         let foreign = neighbour.keyspace();
         let db = self.db();
         let key = self.next_key();

@@ -86,6 +86,7 @@ pub fn tell(tape: &Tape, profile: Profile, album: Album, (dress, settings): (Dre
         album,
         fuse: Fuse::default(),
         known: Arc::new(settings.known.clone()),
+        runtime: swarm.runtime(),
     };
     let mut story = Story {
         context,

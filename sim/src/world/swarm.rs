@@ -9,7 +9,7 @@ use crate::world::known_faults::{Fault, KnownFaults};
 use crate::world::operations::{OPERATIONS, Operation};
 use crate::world::orders::Order;
 use std::time::Duration;
-use tinylsm::{Background, Compression, Durability, KeyspaceOptions, Options};
+use tinylsm::{Background, Compression, Durability, KeyspaceOptions, Options, Runtime};
 
 /// How the users of a run live with their database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,16 @@ pub struct Swarm {
 }
 
 impl Swarm {
+    /// Starts the threads that the run's database shares with its neighbour; none if it has none, or no threads.
+    pub fn runtime(&self) -> Option<Runtime> {
+        match self.background {
+            Background::Threads(count) if self.has_neighbour => {
+                Some(Runtime::new(count).expect("the schedule has threads to give"))
+            }
+            _ => None,
+        }
+    }
+
     /// Draws a run's character; the runs steer clear of faults that are `known`.
     pub fn draw(tape: &Tape, known: &KnownFaults, without: Option<Operation>) -> Swarm {
         let below = |bound| tape.below(Label::Options, bound);

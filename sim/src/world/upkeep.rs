@@ -233,7 +233,7 @@ impl Client {
         if !is_open {
             return Ok(());
         }
-        let builder = self.context.builder(&self.opened.disk, self.context.swarm.background.clone());
+        let builder = self.context.builder(&self.opened.disk, self.context.background());
         let is_reader = self.below(2) == 0;
         let opened = self.call("open", || if is_reader { builder.open_read_only() } else { builder.open() });
         match opened {
