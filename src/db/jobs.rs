@@ -408,8 +408,9 @@ impl Core {
     fn end_claim(&self, kind: JobKind, result: &Result<()>) {
         let mut book = self.book.lock();
         book.board.finish(kind, result, self.directory.now());
-        if kind == JobKind::Seal && result.is_err() {
-            book.is_seal_wanted = true;
+        if kind == JobKind::Seal {
+            book.seals_count += 1;
+            book.is_seal_wanted |= result.is_err();
         }
         if let Some(id) = kind.keyspace() {
             // One merge may make the next one due; one that failed still is.

@@ -10,7 +10,7 @@ use crate::compaction::range::RangeWalk;
 use crate::db::board::JobKind;
 use crate::db::ends::{Phase, writing_is_off};
 use crate::db::jobs::Job;
-use crate::db::state::{Book, Core, Host, KeyspaceTree};
+use crate::db::state::{Book, Core, Generation, Host, KeyspaceTree};
 use crate::vfs::Vfs;
 use std::collections::BTreeSet;
 
@@ -132,28 +132,30 @@ impl Core {
     }
 
     fn await_idle(&self) -> Result<()> {
-        let mut upto = self.book.lock().sealed.back().map(|(_, generation)| generation.last_seq);
+        let last_sealed = |book: &Book| book.sealed.back().map(|(_, generation)| generation.last_seq);
+        let (mut upto, mut seals_before) = {
+            let book = self.book.lock();
+            (last_sealed(&book), book.seals_count)
+        };
         let mut due: Option<BTreeSet<KeyspaceId>> = None;
         let mut looks_before = 0;
         self.await_jobs(
             |kind| kind != JobKind::Reserve,
             |book| {
-                let is_flushed =
-                    |front: &crate::db::state::Generation| upto.is_none_or(|upto| front.last_seq > upto);
-                if !book.sealed.front().is_none_or(|(_, generation)| is_flushed(generation)) {
-                    return false;
-                }
                 if book.is_seal_wanted || book.board.is_running(JobKind::Seal) {
-                    // What it seals is waited for too, once.
-                    due = None;
-                    upto = None;
                     return false;
                 }
-                if upto.is_none() {
-                    upto = book.sealed.back().map(|(_, generation)| generation.last_seq);
-                    if upto.is_some() {
-                        return false;
-                    }
+                if book.seals_count != seals_before {
+                    // What was sealed since is waited for too. A count tells it, for it may be sealed and flushed
+                    // between two looks of this caller, and the look that wanted it has found nothing to merge.
+                    seals_before = book.seals_count;
+                    upto = last_sealed(book);
+                    due = None;
+                }
+                let is_awaited =
+                    |generation: &Generation| upto.is_some_and(|upto| generation.last_seq <= upto);
+                if book.sealed.front().is_some_and(|(_, generation)| is_awaited(generation)) {
+                    return false;
                 }
                 // Merges count from the moment when the last of those flushes has made its own due.
                 let due = due.get_or_insert_with(|| {
