@@ -250,3 +250,24 @@ fn a_group_is_synced_early_where_descriptors_are_few() {
     flush_keyspaces(&disk, 100);
     assert!(disk.group_syncs_count() >= 9 && disk.refused_count() > 0);
 }
+
+#[test]
+fn a_shortage_is_told_until_the_job_that_met_it_has_nothing_left_to_do() {
+    let disk = LimitedVfs::new(1000);
+    let db = builder(&disk).open().expect("opens");
+    let mut batch = WriteBatch::new();
+    // An eighth of a memtable is left to the system then, which makes it due.
+    (0..400).for_each(|i| batch.put(db.default_keyspace(), key(i), noise(i)));
+    while db.background_step().expect("descriptors are there") {}
+    db.write(&batch, &WriteOptions::os()).expect("writes");
+    disk.set_open_count_max(0);
+    // Syncing what the log left to the system takes a descriptor.
+    let error = db.background_step().expect_err("there is none to give");
+    assert_eq!(error.kind(), ErrorKind::Exhausted);
+    assert_eq!(db.background_errors()[0].job, "log write-back");
+    disk.set_open_count_max(1000);
+    assert!(db.background_error().is_some(), "it has not been tried again");
+    // The sync is part of sealing, which no job does here.
+    db.flush().expect("flushes");
+    assert!(db.background_error().is_none(), "{:?}", db.background_errors());
+}

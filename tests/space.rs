@@ -184,6 +184,31 @@ fn entries(disk: &MemVfs, db: &Db) -> Vec<String> {
 }
 
 #[test]
+fn compact_range_drops_a_delete_that_only_a_snapshot_that_is_gone_saw() {
+    let (db, _) = manual(small());
+    let key = "key";
+    db.put(key, "value").expect("puts");
+    let sees_the_value = db.snapshot();
+    db.delete(key).expect("deletes");
+    let sees_the_delete = db.snapshot();
+    db.delete(key).expect("deletes");
+    let entries_after_merge = || {
+        db.compact_range(db.default_keyspace(), ..).expect("merges");
+        table_entries(&db)
+    };
+    assert_eq!(entries_after_merge(), 3);
+    drop(sees_the_delete);
+    // The value stays, and so does one delete above it.
+    assert_eq!(entries_after_merge(), 2);
+    assert_eq!(
+        sees_the_value.get(db.default_keyspace(), key).expect("reads").as_deref(),
+        Some(&b"value"[..])
+    );
+    drop(sees_the_value);
+    assert_eq!(entries_after_merge(), 0);
+}
+
+#[test]
 fn compact_range_keeps_its_promise_beside_background_merges() {
     let disk = MemVfs::new();
     let db = Db::builder("/db").vfs(Arc::new(disk)).options(tiny()).open().expect("opens");

@@ -123,7 +123,7 @@ pub fn write_merged(
     let mut has_last_key = false;
     let mut is_first_written = true;
     // Deletes of the current key that stay only if something older does.
-    let mut waiting: Vec<Tag> = Vec::new();
+    let mut waiting: Vec<(Tag, Reason)> = Vec::new();
     let mut countdown = CHECK_INTERVAL_COUNT;
     entries.start()?;
     while entries.is_valid() {
@@ -138,19 +138,15 @@ pub fn write_merged(
         }
         match retention.judge(key.tag, || is_bottom(key.user_key))? {
             Verdict::Keep(reason) if entries.is_rewritten() => {
-                for tag in waiting.drain(..) {
-                    // Its reason is that of the entry that it stays for, which is noted with that one.
-                    outputs.add(
-                        InternalKey::new(&last_key, tag),
-                        &[],
-                        Reason::Newest,
-                        std::mem::take(&mut is_first_written),
-                    )?;
+                // Each stays for two reasons: its own, and that of the older entry, which is noted with that one.
+                for (tag, reason) in waiting.drain(..) {
+                    let is_new_key = std::mem::take(&mut is_first_written);
+                    outputs.add(InternalKey::new(&last_key, tag), &[], reason, is_new_key)?;
                 }
                 outputs.add(key, entries.cursor.value(), reason, std::mem::take(&mut is_first_written))?;
             }
-            Verdict::Wait if entries.is_rewritten() => waiting.push(key.tag),
-            Verdict::Keep(_) | Verdict::Wait | Verdict::Drop => {}
+            Verdict::Wait(reason) if entries.is_rewritten() => waiting.push((key.tag, reason)),
+            Verdict::Keep(_) | Verdict::Wait(_) | Verdict::Drop => {}
         }
         countdown -= 1;
         if countdown == 0 {

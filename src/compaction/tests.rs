@@ -320,7 +320,7 @@ fn garbage_count(tags: &[Tag], snapshots: &[SeqNum]) -> usize {
     for &tag in tags {
         match retention.judge(tag, || true).expect("known kinds") {
             Verdict::Keep(_) => waiting = 0,
-            Verdict::Wait => waiting += 1,
+            Verdict::Wait(_) => waiting += 1,
             Verdict::Drop => dropped += 1,
         }
     }

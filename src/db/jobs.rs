@@ -209,13 +209,13 @@ impl Core {
                 book.board.claim(JobKind::Reserve);
                 return Some(Job::Reserve);
             }
-            self.forget_the_done(&mut book, now);
+            self.forget_the_done(&mut book);
             return None;
         }
     }
 
     /// Forgets what jobs have met that have nothing left to do: another way was found, or it is not wanted any more.
-    fn forget_the_done(&self, book: &mut Book, now: u64) {
+    pub(crate) fn forget_the_done(&self, book: &mut Book) {
         if book.sealed.is_empty() {
             book.board.forget(JobKind::Flush);
         }
@@ -229,7 +229,7 @@ impl Core {
         if !book.files.has_removable() {
             book.board.forget(JobKind::Purge);
         }
-        if !self.is_reserve_due(now) && !self.reserve.is_spent() {
+        if !self.is_reserve_due(self.directory.now()) && !self.reserve.is_spent() {
             book.board.forget(JobKind::Reserve);
         }
     }
@@ -412,8 +412,9 @@ impl Core {
     fn end_claim(&self, kind: JobKind, result: &Result<()>) {
         let mut book = self.book.lock();
         book.board.finish(kind, result, self.directory.now());
-        if kind == JobKind::Seal && result.is_err() {
-            book.is_seal_wanted = true;
+        if kind == JobKind::Seal {
+            book.seals_count += 1;
+            book.is_seal_wanted |= result.is_err();
         }
         if let Some(id) = kind.keyspace() {
             // One merge may make the next one due; one that failed still is.

@@ -325,10 +325,7 @@ impl Db {
 
     /// Returns why writing is off, or else the first of [`Db::background_errors`].
     pub fn background_error(&self) -> Option<Error> {
-        let core = self.core();
-        core.ends
-            .failure()
-            .or_else(|| core.book.lock().board.troubles().next().map(|(_, error)| error.clone()))
+        self.background_errors().into_iter().next().map(|told| told.error)
     }
 
     /// Returns what each kind of background job, and the merges of each keyspace, have met since they last succeeded; before
@@ -336,7 +333,9 @@ impl Db {
     pub fn background_errors(&self) -> Vec<BackgroundError> {
         let core = self.core();
         let writing = core.ends.failure();
-        let book = core.book.lock();
+        let mut book = core.book.lock();
+        // Whoever made a job's work needless need not have been one of the jobs, after which this is done as well.
+        core.forget_the_done(&mut book);
         // In this order: whatever the board names is in the state by then.
         let state = core.view.state();
         let writing = writing.map(|error| BackgroundError { job: "writing", keyspace: None, error });

@@ -222,6 +222,8 @@ pub(crate) struct Book {
     pub quiet: Quiet,
     /// A look found that memtables which are not full should be sealed.
     pub is_seal_wanted: bool,
+    /// How many such seals have ended.
+    pub seals_count: u64,
 }
 
 /// Who runs the background jobs.

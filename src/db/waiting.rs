@@ -236,6 +236,8 @@ struct Idleness {
     upto: Option<SeqNum>,
     /// What is awaited after the flushes; none while these are.
     rest: Option<Rest>,
+    /// How many seals had ended when that was found out.
+    seals_before: u64,
 }
 
 /// What is due once everything is flushed.
@@ -281,7 +283,10 @@ impl Idleness {
         }
         let is_flushed =
             book.sealed.is_empty() && !book.is_seal_wanted && !book.board.is_running(JobKind::Seal);
-        if !is_flushed {
+        // A count tells of what was sealed and flushed between two looks of this caller: the look that wanted the seal
+        // has found nothing to merge, and the flush may have made something due.
+        if !is_flushed || book.seals_count != self.seals_before {
+            self.seals_before = book.seals_count;
             self.rest = None;
         }
         is_flushed

@@ -22,8 +22,8 @@ use crate::mvcc::visible::unknown_kind;
 pub enum Verdict {
     /// It stays.
     Keep(Reason),
-    /// It stays if an older entry of its key does, and is written before that one. A delete.
-    Wait,
+    /// It stays for a reason if an older entry of its key does, and is written before that one. A delete.
+    Wait(Reason),
     /// It goes.
     Drop,
 }
@@ -35,7 +35,7 @@ pub enum Reason {
     Newest,
     /// It is a delete, and an older entry of its key may lie deeper.
     Deeper,
-    /// It is an older version that this snapshot sees.
+    /// It is an older version, or a delete between two that stay, and this snapshot sees it.
     Snapshot(SeqNum),
 }
 
@@ -76,12 +76,12 @@ impl Retention {
         assert!(self.stretch.is_none_or(|before| stretch < before), "versions come newest first");
         let is_newest = self.stretch.is_none();
         self.stretch = Some(stretch);
+        // An older version in the stretch without an end would be in the newest one's.
+        let reason = if is_newest { Reason::Newest } else { Reason::Snapshot(self.snapshots[stretch]) };
         Ok(match kind {
-            Kind::Delete if is_bottom() => Verdict::Wait,
+            Kind::Delete if is_bottom() => Verdict::Wait(reason),
             Kind::Delete => Verdict::Keep(Reason::Deeper),
-            _ if is_newest => Verdict::Keep(Reason::Newest),
-            // An older version in the stretch without an end would be in the newest one's.
-            _ => Verdict::Keep(Reason::Snapshot(self.snapshots[stretch])),
+            _ => Verdict::Keep(reason),
         })
     }
 }

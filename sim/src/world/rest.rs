@@ -56,7 +56,7 @@ impl Story {
         db.wait_idle().map_err(|e| sound("wait_idle", e))?;
         let stats = db.stats();
         self.note_stats(&stats);
-        self.check_files(&db, &stats)?;
+        self.check_files(&stats)?;
         self.check_disk_bytes(&stats)?;
         if is_merged {
             self.check_merged_space()?;

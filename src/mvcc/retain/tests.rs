@@ -10,11 +10,12 @@ fn merged(snapshots: &[u64], entries: &[(u64, Kind)], is_bottom: bool) -> (Vec<u
         let tag = Tag::new(SeqNum::new(seq), kind);
         match retention.judge(tag, || is_bottom).expect("kinds that are known") {
             Verdict::Keep(reason) => {
-                kept.append(&mut waiting);
-                kept.push(seq);
-                why.note(reason);
+                for (seq, reason) in waiting.drain(..).chain([(seq, reason)]) {
+                    kept.push(seq);
+                    why.note(reason);
+                }
             }
-            Verdict::Wait => waiting.push(seq),
+            Verdict::Wait(reason) => waiting.push((seq, reason)),
             Verdict::Drop => {}
         }
     }
@@ -53,6 +54,11 @@ fn what_stays_has_its_reason_noted() {
     assert_eq!(why.for_deeper_count(), 0);
     let (_, why) = merged(&[4], &[(9, Kind::Delete), (3, Kind::Delete)], false);
     assert_eq!(why.for_deeper_count(), 2);
+    // The older delete is what the younger snapshot sees: without that one it goes, though the put has to stay.
+    let deletes_above_a_put = [(9, Kind::Delete), (5, Kind::Delete), (1, Kind::Put)];
+    let (all, why) = merged(&[3, 7], &deletes_above_a_put, true);
+    assert_eq!((all, why.for_snapshots()), (vec![9, 5, 1], &[SeqNum::new(3), SeqNum::new(7)][..]));
+    assert_eq!(kept(&[3], &deletes_above_a_put, true), [9, 1]);
     assert_eq!(merged(&[], &[(9, Kind::Put), (5, Kind::Put)], false).1, Kept::default());
 }
 
@@ -91,9 +97,14 @@ proptest! {
                 prop_assert_eq!(newest(&before, at), newest(&after, at));
             }
         }
-        // Merged again under the same snapshots, nothing changes; without those that are noted, all garbage goes.
+        // Merged again under the same snapshots, nothing changes, nor while those live that are noted; without them, all
+        // garbage goes.
         let again: Vec<_> = after.iter().map(|&seq| (seq, kind(seq))).collect();
         prop_assert_eq!(&kept(&snapshots, &again, is_bottom), &after);
+        if why.for_deeper_count() == 0 {
+            let noted: Vec<u64> = why.for_snapshots().iter().map(|seq| seq.get()).collect();
+            prop_assert_eq!(&kept(&noted, &again, is_bottom), &after);
+        }
         let others: Vec<u64> =
             snapshots.iter().copied().filter(|&seq| !why.for_snapshots().contains(&SeqNum::new(seq))).collect();
         if is_bottom {
