@@ -194,7 +194,8 @@ impl Catalog {
         // In this order, or opening would take the last segment for the first.
         let flushed = Change::Flushed { wal_first: self.wal_first, seq: self.flushed_seq };
         let wal = (self.wal_last.0 != 0).then_some([flushed, Change::WalOpened(self.wal_last)]);
-        first.into_iter().chain(keyspaces).chain(wal.into_iter().flatten())
+        let closed = self.closed_len.map(|good_len| Change::Closed { wal: self.wal_last, good_len });
+        first.into_iter().chain(keyspaces).chain(wal.into_iter().flatten()).chain(closed)
     }
 
     /// Returns every table with its keyspace and level, in a fixed order.
@@ -223,6 +224,8 @@ mod tests {
             Change::NextFile(FileNumber(5)),
             Change::WalOpened(FileNumber(3)),
             Change::WalOpened(FileNumber(4)),
+            Change::Closed { wal: FileNumber(4), good_len: 60 },
+            Change::TimeHighWater(UnixMillis(7)),
         ];
         catalog.apply(&edit).expect("makes sense");
         let mut again = Catalog::default();
