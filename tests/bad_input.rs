@@ -192,6 +192,74 @@ fn foreign_files_in_the_directory_are_left_as_they_are() {
     assert_eq!(disk.read(Path::new("/db/notes.txt")).expect("still there"), b"mine");
 }
 
+/// Where no database is, nothing is removed that none of ours can have left; what a crash in the middle of making one
+/// left goes.
+#[test]
+fn a_new_database_removes_no_file_that_is_not_its_own() {
+    for name in ["000007.tmp", "RESERVE"] {
+        let disk = MemVfs::new();
+        disk.create_dir_all(Path::new("/db")).expect("creates");
+        let file = Path::new("/db").join(name);
+        disk.write(&file, b"mine").expect("writes");
+        let error = builder(&disk).open().expect_err("it would be removed");
+        assert_eq!((error.kind(), error.file()), (ErrorKind::Incompatible, Some(file.as_path())), "{error}");
+        assert_eq!(disk.read(&file).expect("still there"), b"mine");
+    }
+    let disk = MemVfs::new();
+    disk.create_dir_all(Path::new("/db")).expect("creates");
+    let left =
+        ["LOCK", "000001.wal", "MANIFEST-000002", "000003.tmp"].map(|name| Path::new("/db").join(name));
+    for file in &left {
+        disk.write(file, b"").expect("writes");
+    }
+    let db = builder(&disk).open().expect("a crash leaves this");
+    db.put("k", "v").expect("puts");
+    db.close().expect("closes");
+    for file in &left[1..] {
+        assert!(disk.read(file).is_err(), "{} is still there", file.display());
+    }
+}
+
+#[test]
+fn a_reader_is_told_of_a_lost_pointer() {
+    let disk = MemVfs::new();
+    let db = builder(&disk).open().expect("opens");
+    db.put("k", "v").expect("puts");
+    db.flush().expect("flushes");
+    db.close().expect("closes");
+    disk.remove_file(Path::new("/db/CURRENT")).expect("it is there");
+    for result in [
+        builder(&disk).open_read_only().map(drop),
+        builder(&disk).create_if_missing(false).open().map(drop),
+        builder(&disk).open().map(drop),
+    ] {
+        let error = result.expect_err("tables are there");
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+        assert!(error.to_string().contains("CURRENT is missing"), "{error}");
+    }
+}
+
+/// Whoever only reads lists the files that the database consists of, all of them.
+#[test]
+fn a_reader_knows_the_live_files() {
+    let disk = MemVfs::new();
+    let db = builder(&disk).open().expect("opens");
+    db.put("k", "v").expect("puts");
+    db.flush().expect("flushes");
+    db.put("l", "v").expect("puts");
+    db.close().expect("closes");
+    disk.write(Path::new("/db/000099.sst"), b"left over").expect("writes");
+    let live = builder(&disk).open_read_only().expect("opens").stats().live_files;
+    let mut expected: Vec<String> = disk
+        .files()
+        .iter()
+        .map(|path| path.file_name().expect("named").to_string_lossy().into_owned())
+        .filter(|name| name != "000099.sst")
+        .collect();
+    expected.sort();
+    assert_eq!(live, expected);
+}
+
 #[test]
 fn a_file_in_the_place_of_the_directory_is_left_as_it_is() {
     let disk = MemVfs::new();

@@ -459,10 +459,189 @@ fn compact_merges_a_range_or_everything_and_verify_counts() {
     let run = tinylsm(&["compact", "--db", &db]);
     all_right(&run);
     // Two that do not overlap need not become one.
-    assert!(run.out.starts_with("compacted 2 tables of ") && run.out.contains(" into "), "{}", run.out);
+    assert!(run.out.starts_with("nothing to merge: 2 tables of "), "{}", run.out);
     let run = tinylsm(&["verify", "--db", &db]);
     all_right(&run);
     assert!(run.out.starts_with("all right: 2 tables, 2 blocks, 101 entries, "), "{}", run.out);
+}
+
+#[test]
+fn compact_says_what_it_did() {
+    let ground = Ground::new();
+    let db = ground.database(3_000);
+    all_right(&tinylsm(&["put", "--db", &db, "key000007", "again"]));
+    let run = tinylsm(&["compact", "--db", &db]);
+    all_right(&run);
+    assert!(run.out.starts_with("compacted ") && run.out.contains(" merge"), "{}", run.out);
+    let table = file_ending(&db, ".sst");
+    let mut bytes = fs::read(&table).expect("the table can be read");
+    bytes[100] ^= 0x10;
+    fs::write(&table, &bytes).expect("the table can be written");
+    let run = tinylsm(&["compact", "--db", &db]);
+    all_right(&run);
+    assert!(run.out.starts_with("nothing to merge: ") && run.out.contains("unchanged"), "{}", run.out);
+}
+
+/// Copies a database of this test and returns where it is.
+fn copied(ground: &Ground, from: &str, name: &str) -> String {
+    let to = ground.path(name);
+    fs::create_dir(&to).expect("a directory can be made");
+    for (file, bytes) in bytes_of(from) {
+        fs::write(to.join(file), bytes).expect("a file can be written");
+    }
+    ground.text(name)
+}
+
+/// Takes the names away that closing needs and opening does not: they are directories' now. What closing meets then
+/// stands for all that it can meet; on a disk as full as can be it is the same file that fails.
+fn block_closing(ground: &Ground, db: &str) {
+    let probe = copied(ground, db, "probe");
+    all_right(&tinylsm(&["put", "--db", &probe, "k", "v"]));
+    let manifests =
+        bytes_of(&probe).into_keys().filter_map(|name| name.strip_prefix("MANIFEST-")?.parse::<u64>().ok());
+    let manifest = manifests.max().expect("a database has a manifest");
+    fs::remove_dir_all(&probe).expect("it can be removed");
+    // The number behind the manifest's is that of the file that becomes CURRENT when it is opened.
+    for number in manifest + 2..manifest + 20 {
+        fs::create_dir(Path::new(db).join(format!("{number:06}.tmp"))).expect("a directory can be made");
+    }
+}
+
+#[test]
+fn what_was_done_is_said_although_closing_fails() {
+    let ground = Ground::new();
+    let db = ground.database(10);
+    let blocked = |name: &str| {
+        let copy = copied(&ground, &db, name);
+        block_closing(&ground, &copy);
+        copy
+    };
+    let put = blocked("put");
+    let closing = "nothing of it is lost, but closing met: create ";
+    fails(
+        &tinylsm(&["put", "--db", &put, "k", "v"]),
+        1,
+        &["the value is in the database and on disk; ", closing],
+    );
+    assert_eq!(tinylsm(&["get", "--db", &put, "k"]).out, "v\n");
+    let deleted = blocked("delete");
+    fails(&tinylsm(&["delete", "--db", &deleted, "zebra"]), 1, &["deleted, and that is on disk; ", closing]);
+    fails(&tinylsm(&["get", "--db", &deleted, "zebra"]), 3, &["not found"]);
+    let loaded = blocked("load");
+    let run = tinylsm_reading(&["load", "--db", &loaded, "-"], b"x\t1\ny\t2\n");
+    fails(&run, 1, &["all 2 rows are loaded and on disk; ", closing]);
+    assert_eq!(tinylsm(&["scan", "--db", &loaded, "--from", "x", "--to", "z"]).out, "x\t1\ny\t2\n");
+}
+
+#[test]
+fn a_load_that_the_disk_stops_says_how_many_rows_are_in() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    let lines: String = (0..30_000).map(|row| format!("key{row:06}\tvalue of row {row}\n")).collect();
+    fs::write(ground.path("rows.tsv"), lines).expect("the file can be written");
+    // No file may become longer than this: the log meets it in the middle, as it would a full disk.
+    let script = "ulimit -f 600; trap '' XFSZ; exec \"$0\" load --db \"$1\" \"$2\"";
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_tinylsm"), &db, &ground.text("rows.tsv")])
+        .output()
+        .expect("there is a shell");
+    let said = String::from_utf8(output.stderr).expect("messages are text");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let rows = said.split("the first ").nth(1).and_then(|rest| rest.split(' ').next());
+    let rows: usize = rows.expect("it says how many").replace(',', "").parse().expect("a number");
+    let scanned = tinylsm(&["scan", "--db", &db]).out.lines().count();
+    assert!(rows > 0 && [rows, rows + 1_000].contains(&scanned), "{scanned} rows are there: {said}");
+    assert!(
+        said.contains("of the next 1,000 either all or none; a power cut may take the last of them"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_missing_table_leaves_a_way_to_the_rest() {
+    let ground = Ground::new();
+    let db = ground.database(3_000);
+    let table = file_ending(&db, ".sst");
+    let name = table.file_name().expect("it has a name").to_string_lossy().into_owned();
+    all_right(&tinylsm(&["put", "--db", &db, "--keyspace", "other", "k", "v"]));
+    fs::remove_file(&table).expect("it is there");
+    for arguments in [&["verify"][..], &["stats"], &["scan"], &["get", "k"], &["put", "k", "v"], &["compact"]]
+    {
+        let run = tinylsm(&[&[arguments[0], "--db", &db], &arguments[1..]].concat());
+        fails(&run, 1, &[&name, "keyspace \"default\"", "missing", "--degraded opens the rest"]);
+        assert!(!run.err.contains("DbBuilder"), "{run:?}");
+    }
+    let degraded = |arguments: &[&str]| {
+        tinylsm(&[&arguments[..1], &["--db", &db, "--degraded"], &arguments[1..]].concat())
+    };
+    assert_eq!(degraded(&["get", "--keyspace", "other", "k"]).out, "v\n");
+    all_right(&degraded(&["put", "--keyspace", "other", "k", "w"]));
+    all_right(&degraded(&["compact", "--keyspace", "other"]));
+    assert_eq!(degraded(&["scan", "--keyspace", "other"]).out, "k\tw\n");
+    assert_eq!(degraded(&["get", "zebra"]).out, "in the log\n");
+    fails(&degraded(&["get", "key000001"]), 1, &[&name]);
+    fails(&degraded(&["scan"]), 1, &[&name]);
+    let verified = degraded(&["verify"]);
+    fails(&verified, 1, &["1 table is damaged", &name]);
+    assert!(verified.out.contains("the rest is all right: "), "{}", verified.out);
+    let stats = degraded(&["stats"]);
+    all_right(&stats);
+    for part in ["keyspace \"other\"", "damaged: ", "3,000", &format!("{name}            missing")] {
+        assert!(stats.out.contains(part), "no {part:?} in {}", stats.out);
+    }
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_table_is_called_that() {
+    let ground = Ground::new();
+    let db = ground.database(10);
+    let table = file_ending(&db, ".sst");
+    fs::remove_file(&table).expect("it is there");
+    fs::create_dir(&table).expect("a directory can be made");
+    fails(&tinylsm(&["verify", "--db", &db]), 1, &["a directory is in the place of a table", "--degraded"]);
+    assert_eq!(tinylsm(&["get", "--db", &db, "--degraded", "zebra"]).out, "in the log\n");
+}
+
+#[test]
+fn a_lost_pointer_is_called_damage_by_every_command() {
+    let ground = Ground::new();
+    let db = ground.database(10);
+    fs::remove_file(Path::new(&db).join("CURRENT")).expect("it is there");
+    for arguments in [
+        &["verify"][..],
+        &["stats"],
+        &["scan"],
+        &["get", "k"],
+        &["put", "k", "v"],
+        &["delete", "k"],
+        &["compact"],
+    ] {
+        let run = tinylsm(&[&[arguments[0], "--db", &db], &arguments[1..]].concat());
+        fails(&run, 1, &["CURRENT is missing, but ", "the database is damaged"]);
+    }
+}
+
+#[test]
+fn stats_mark_what_is_left_over_and_what_is_foreign() {
+    let ground = Ground::new();
+    let db = ground.database(10);
+    let plain = tinylsm(&["stats", "--db", &db]).out;
+    for mark in ["left over", "not the database's", "missing"] {
+        assert!(!plain.contains(mark), "{mark:?} in {plain}");
+    }
+    for name in ["000099.sst", "000098.wal", "MANIFEST-000097", "notes.txt"] {
+        fs::write(Path::new(&db).join(name), "").expect("a file can be written");
+    }
+    let text = tinylsm(&["stats", "--db", &db]).out;
+    let marked = |mark: &str| text.lines().filter(|line| line.contains(mark)).count();
+    assert_eq!((marked("left over"), marked("not the database's"), marked("missing")), (3, 1, 0), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_str(&tinylsm(&["stats", "--db", &db, "--json"]).out).expect("it is JSON");
+    let files = json["files"].as_array().expect("files are listed");
+    let role = |name: &str| files.iter().find(|file| file["name"] == name).map(|file| file["role"].clone());
+    assert_eq!(role("000099.sst"), Some("leftover".into()));
+    assert_eq!(role("notes.txt"), Some("foreign".into()));
+    assert_eq!(role("CURRENT"), Some("live".into()));
 }
 
 #[test]

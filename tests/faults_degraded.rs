@@ -166,6 +166,8 @@ fn a_database_without_one_of_its_tables_is_opened_degraded() {
             ground.harm(harm);
             let error = builder(&ground.disk).open().map(drop).expect_err("a table is missing");
             ground.check_names_the_victim("opening", &error);
+            let text = error.to_string();
+            assert!(text.contains("\"bad\"") && text.contains("DbBuilder::degraded"), "{text}");
             let db = builder(&ground.disk).degraded(true).open().expect("opens degraded");
             let [plain, bad, good] = NAMES.map(|name| db.keyspace(name).expect("there"));
             let errors = db.background_errors();
@@ -190,6 +192,13 @@ fn a_database_without_one_of_its_tables_is_opened_degraded() {
                 assert_eq!(contents(keyspace), ground.expected);
             }
             assert!(db.verify().is_err(), "verify passes over what is missing");
+            let mut damaged = Vec::new();
+            let report = db.verify_all(|keyspace, error| {
+                ground.check_names_the_victim("verify_all", &error);
+                damaged.push(keyspace.to_owned());
+            });
+            assert_eq!(damaged, ["bad"]);
+            assert_eq!(report.expect("open").files as usize, tables_of(&db).len() - 1, "{harm:?}");
         });
     }
 }

@@ -36,6 +36,9 @@ pub trait Comparator: Send + Sync + 'static {
 /// The name under which bytewise order is stored.
 pub const BYTEWISE_NAME: &str = "tinylsm.bytewise";
 
+/// The name under which [`ReverseBytewise`] is stored.
+pub const REVERSE_BYTEWISE_NAME: &str = "tinylsm.reverse-bytewise";
+
 /// Reads the first 16 bytes of a key as a big-endian number, zero-padded.
 #[inline]
 pub fn bytewise_prefix(key: &[u8]) -> u128 {
@@ -118,13 +121,31 @@ fn bytewise_separator(a: &[u8], b: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Bytewise order, backwards.
+/// Bytewise order, backwards: the largest keys come first. Every database knows it by its name,
+/// `tinylsm.reverse-bytewise`, which [`KeyspaceOptions::comparator`] takes.
+///
+/// ```
+/// # fn main() -> tinylsm::Result<()> {
+/// use tinylsm::{Comparator, Db, KeyspaceOptions, ReverseBytewise};
+/// let db = Db::open_in_memory()?;
+/// let comparator = ReverseBytewise.name().to_owned();
+/// let newest_first =
+///     db.create_keyspace("log", KeyspaceOptions { comparator, ..KeyspaceOptions::default() })?;
+/// newest_first.put("2026-01", "old")?;
+/// newest_first.put("2026-02", "new")?;
+/// let (_, value) = newest_first.iter()?.next().expect("there are two")?;
+/// assert_eq!(value, "new");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`KeyspaceOptions::comparator`]: crate::KeyspaceOptions::comparator
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReverseBytewise;
 
 impl Comparator for ReverseBytewise {
     fn name(&self) -> &str {
-        "tinylsm.reverse-bytewise"
+        REVERSE_BYTEWISE_NAME
     }
 
     fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {

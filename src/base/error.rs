@@ -23,7 +23,7 @@ pub enum ErrorKind {
     AlreadyExists,
     /// Another process (or another handle in this one) has the database open.
     Locked,
-    /// The database was made by a newer format, another comparator, or is not a database at all.
+    /// The database was made by a newer format or another comparator, or what lies in the directory is no database's.
     Incompatible,
     /// Bytes on disk are not what was written. The text names file and offset. Restore from a backup.
     Corruption,
@@ -177,6 +177,12 @@ impl Error {
         }))
     }
 
+    /// Adds to what the error says, in the same sentence.
+    #[must_use]
+    pub fn with_remark(self, remark: &str) -> Error {
+        self.edit(|inner| inner.message = format!("{}; {remark}", inner.message))
+    }
+
     /// Tells whether this is a clone of `other`.
     pub fn is_same(&self, other: &Error) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -197,7 +203,7 @@ impl Error {
         self.0.offset
     }
 
-    /// Returns the operation that met it, as `"append"` or `"sync"`.
+    /// Returns the operation that met it, as `"append"` or `"sync_dir"`; the text says it in words.
     pub fn operation(&self) -> Option<&'static str> {
         self.0.operation
     }
@@ -216,6 +222,19 @@ impl Error {
     }
 }
 
+/// Returns an operation as a text says it.
+fn in_words(operation: &'static str) -> &'static str {
+    match operation {
+        "hold_dir" => "open the directory",
+        "create_dir" => "create the directory",
+        "read_dir" => "list the directory",
+        "sync_dir" => "sync the directory",
+        "available_space" => "ask for the free space of",
+        "metadata" | "len" => "look at",
+        verb => verb,
+    }
+}
+
 /// Tells whether the process (EMFILE) or the system (ENFILE) has no descriptor left.
 fn lacks_descriptors(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -228,7 +247,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &self.0;
         if let Some(operation) = inner.operation {
-            write!(f, "{operation} ")?;
+            write!(f, "{} ", in_words(operation))?;
         }
         if let Some(file) = &inner.file {
             write!(f, "{}", file.display())?;
@@ -275,6 +294,18 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NoSpace);
         assert!(error.to_string().starts_with("sync x: No space left"));
         assert!(error.is_retryable());
+    }
+
+    #[test]
+    fn operations_are_said_in_words() {
+        let denied = |operation| {
+            Error::from_io(operation, Path::new("p"), io::Error::from(io::ErrorKind::PermissionDenied))
+        };
+        let error = denied("hold_dir");
+        assert_eq!(error.operation(), Some("hold_dir"));
+        assert!(error.to_string().starts_with("open the directory p: "), "{error}");
+        assert!(denied("sync_dir").to_string().starts_with("sync the directory p: "));
+        assert!(denied("len").with_remark("so it is").to_string().ends_with("; so it is"));
     }
 
     #[test]

@@ -14,6 +14,9 @@ use std::sync::{Arc, Weak};
 /// Later operations on a key win over earlier ones. A batch is not used up by writing it, so it can be written
 /// again after `Busy` or `NoSpace`.
 ///
+/// It takes 128 MiB (134,217,728 bytes) as counted by [`WriteBatch::byte_len`]: keys, values and a few bytes for each operation.
+/// One that went over this, or over the limits of [`Keyspace::put`] for a key or value, is refused as a whole when it is written.
+///
 /// ```
 /// # fn main() -> tinylsm::Result<()> {
 /// use tinylsm::{Db, WriteBatch, WriteOptions};
@@ -46,7 +49,7 @@ impl WriteBatch {
         WriteBatch::default()
     }
 
-    /// Adds a put. A key or value over the limits makes [`crate::db::Db::write`] fail with `InvalidArgument`.
+    /// Adds a put. A key or value over the limits (1 to 65,535 bytes, 64 MiB), or one too many for the batch, makes [`crate::db::Db::write`] fail with `InvalidArgument`.
     pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let (key, value) = (key.as_ref(), value.as_ref());
         if self.accepts(keyspace, key, value.len()) {

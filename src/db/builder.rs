@@ -93,7 +93,7 @@ impl DbBuilder {
         self
     }
 
-    /// Sets whether to open although tables are missing or damaged, so that the rest can be read, written and saved. What
+    /// Sets whether to open although tables are missing, short or otherwise damaged, so that the rest can be read, written and saved. What
     /// would have to look into such a table fails with what is wrong with it, and [`Db::background_errors`] names it.
     pub fn degraded(mut self, yes: bool) -> DbBuilder {
         self.is_degraded = yes;
@@ -103,14 +103,21 @@ impl DbBuilder {
     /// Opens the database, recovering it first if it was not closed in good order. What was recovered is durable
     /// when this returns.
     ///
+    /// A directory without `CURRENT` has no database, and a new one is made there, whatever else lies in it: files and
+    /// directories with names that are none of ours (`docs/format/README.md` lists ours) are never touched. What a crash leaves
+    /// while a database is made (`MANIFEST-NNNNNN`, `NNNNNN.wal` without a record, `NNNNNN.tmp` beside them) is removed. It is
+    /// refused if files of ours prove that there was a database (`Corruption`: a table, or a log with records), and if there is
+    /// a file that would be removed although no database can have left it (`Incompatible`: `RESERVE`, or `NNNNNN.tmp` and no
+    /// manifest).
+    ///
     /// A disk that is too full for that, even with the reserve of an earlier life, is no error: the database can be read
     /// as it was recovered, [`Db::background_errors`] says that writing is off, and [`Db::resume`] takes it up, and makes
     /// durable what was not, once there is room.
     ///
     /// # Errors
     /// `NotFound`; `Locked` if it is open already; `InvalidArgument` for an option out of range; `Incompatible` for
-    /// a newer format, an unknown comparator, or a directory that is not a database; `Corruption` with file and
-    /// offset; `NoSpace`; `Io`. Nothing that was in the directory is changed or removed then.
+    /// a newer format, an unknown comparator, or a directory as above; `Corruption` with file and offset, which for a
+    /// table [`DbBuilder::degraded`] gets past; `NoSpace`; `Io`. Nothing that was in the directory is changed or removed then.
     pub fn open(self) -> Result<Db> {
         let (host, runtime) = match &self.background {
             Background::Manual => (Host::Caller, None),

@@ -28,11 +28,23 @@ pub(crate) struct FileLife {
     segments: BTreeMap<FileNumber, u64>,
     /// Tables in no current version, perhaps still read.
     obsolete: Vec<LiveTable>,
+    /// What a database that is only read was read from, besides its tables: nothing of it changes.
+    read_from: BTreeSet<FileName>,
     /// Files that nobody needs any more, with what they take on the disk as far as it is known.
     removable: BTreeMap<FileName, u64>,
 }
 
 impl FileLife {
+    /// Notes what a database that is only read was read from.
+    pub(crate) fn note_read_from(&mut self, names: BTreeSet<FileName>) {
+        self.read_from = names;
+    }
+
+    /// Returns what a database that is only read was read from, besides its tables.
+    pub(crate) fn read_from(&self) -> impl Iterator<Item = FileName> {
+        self.read_from.iter().copied()
+    }
+
     /// Notes a log segment that may be needed; `len_bytes` is what it takes once nothing is appended to it any more.
     pub(crate) fn add_segment(&mut self, number: FileNumber, len_bytes: u64) {
         self.segments.insert(number, len_bytes);

@@ -9,8 +9,9 @@ use std::sync::Arc;
 /// Keys and values of a range, as of the moment the iterator was made; from both ends.
 ///
 /// `'static`, fused, and independent of what is written meanwhile. It keeps the memtables and tables it reads from
-/// existing, so one that is kept for long keeps their disk space, and it keeps the database open. After an error it ends; [`Iter::error`] still
-/// tells why, so that a loop that stopped early is not taken for the end.
+/// existing until it is dropped, so one that is kept for long keeps their disk space, and it keeps the database open. That one has come
+/// to its end changes nothing about this, since [`Iter::seek`] can take it back: drop it where no more is wanted of it. After an error it
+/// ends; [`Iter::error`] still tells why, so that a loop that stopped early is not taken for the end.
 ///
 /// ```
 /// # fn main() -> tinylsm::Result<()> {

@@ -56,7 +56,8 @@ impl Keyspace {
         &self.info.options
     }
 
-    /// Sets `key` to `value`, with the durability of the database's options. Returns the commit's number.
+    /// Sets `key` to `value`, with the durability of the database's options. Returns the commit's number. A key has 1 to
+    /// 65,535 bytes, a value at most 64 MiB (67,108,864).
     ///
     /// # Errors
     /// `InvalidArgument`, `Busy`, `NoSpace`: nothing was written. `Io`, `NoSpace` of the log, then `ReadOnly` for

@@ -115,7 +115,8 @@ pub struct Db {
 }
 
 impl Db {
-    /// Opens the database in a directory of the real disk, or creates it, with default options.
+    /// Opens the database in a directory of the real disk, or creates it, with default options. Any directory will do for
+    /// a new one, also one with files of others in it: these are left alone ([`DbBuilder::open`] says which are refused).
     ///
     /// # Errors
     /// As [`DbBuilder::open`].
@@ -368,17 +369,41 @@ impl Db {
     /// # Errors
     /// `Corruption` with file and offset of the first damage; `Io`; `Closed`.
     pub fn verify(&self) -> Result<VerifyReport> {
+        self.verify_tables(&mut |_, error| Err(error))
+    }
+
+    /// Reads and checks every byte of every table, as [`Db::verify`], and goes on behind damage: `tell` hears of each
+    /// table that has some, with the name of its keyspace and the first thing that is wrong. The report counts the others.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub fn verify_all(&self, mut tell: impl FnMut(&str, Error)) -> Result<VerifyReport> {
+        self.verify_tables(&mut |keyspace, error| match error.kind() {
+            ErrorKind::Closed => Err(error),
+            _ => {
+                tell(keyspace, error);
+                Ok(())
+            }
+        })
+    }
+
+    fn verify_tables(&self, damaged: &mut dyn FnMut(&str, Error) -> Result<()>) -> Result<VerifyReport> {
         let core = self.core();
         core.ends.check_open()?;
         let state = core.view.pin_state();
         let mut report = VerifyReport::default();
-        for (_, live) in state.tables() {
+        for (keyspace, live) in state.tables() {
             core.ends.check_open()?;
-            verify(&live.table)?;
-            report.files += 1;
-            report.blocks += live.table.index()?.blocks_count() as u64;
-            report.entries += live.meta.entries;
-            report.bytes += live.meta.len_bytes;
+            let checked = verify(&live.table).and_then(|()| Ok(live.table.index()?.blocks_count()));
+            match checked {
+                Ok(blocks_count) => {
+                    report.files += 1;
+                    report.blocks += blocks_count as u64;
+                    report.entries += live.meta.entries;
+                    report.bytes += live.meta.len_bytes;
+                }
+                Err(error) => damaged(&keyspace.info.name, error)?,
+            }
         }
         Ok(report)
     }

@@ -69,6 +69,8 @@ struct Recovered {
     generations: VecDeque<(FileNumber, Arc<Generation>)>,
     /// The end of the last segment; none in a new database.
     last_segment: Option<Predecessor>,
+    /// Manifest and log, as far as they are needed.
+    read_from: BTreeSet<FileName>,
     /// Proven records, as long as they are few enough to be written again.
     carried: Carried,
     /// Records that were readable but are not provably durable.
@@ -131,11 +133,8 @@ pub(crate) fn open(request: OpenRequest) -> Result<Arc<Core>> {
 
 fn open_in(directory: &Arc<Directory>, request: OpenRequest) -> Result<Arc<Core>> {
     let OpenRequest { options, comparators, cache, host, is_read_only, is_degraded, .. } = request;
-    let names = list(directory)?;
-    let is_database = names.contains(&FileName::Current);
-    if !is_database && (is_read_only || !request.create_if_missing) {
-        let message = format!("there is no database in {}", directory.path().display());
-        return Err(Error::new(ErrorKind::NotFound, message));
+    if is_read_only || !request.create_if_missing {
+        check_is_database(directory)?;
     }
     let mode = if is_read_only { LockMode::Shared } else { LockMode::Exclusive };
     match directory.lock_with(&FileName::Lock.path(directory.path()), mode) {
@@ -162,6 +161,60 @@ fn open_in(directory: &Arc<Directory>, request: OpenRequest) -> Result<Arc<Core>
     opening.start(recovered, names, host, is_read_only)
 }
 
+/// Fails if there is no database, before anything is created for its lock.
+///
+/// # Errors
+/// `NotFound`; `Corruption` if there was one.
+fn check_is_database(directory: &Directory) -> Result<()> {
+    let names = list(directory)?;
+    if names.contains(&FileName::Current) {
+        return Ok(());
+    }
+    let checked = check_nothing_was_lost(directory, &names);
+    // Nothing is locked yet: somebody may have made one since it was listed, and that is no damage.
+    if list(directory)?.contains(&FileName::Current) {
+        return Ok(());
+    }
+    checked?;
+    let message = format!("there is no database in {}", directory.path().display());
+    Err(Error::new(ErrorKind::NotFound, message))
+}
+
+/// Fails where files prove that there was a database: `CURRENT` is durable before any table has a name or any segment
+/// a record.
+fn check_nothing_was_lost(directory: &Directory, names: &BTreeSet<FileName>) -> Result<()> {
+    for evidence in names {
+        let path = evidence.path(directory.path());
+        let is_proof = match evidence {
+            FileName::Table(_) => true,
+            FileName::Wal(number) => has_records(directory, &path, *number)?,
+            _ => false,
+        };
+        if is_proof {
+            let message = format!("CURRENT is missing, but {evidence} is there: the database is damaged");
+            return Err(Error::corruption(&FileName::Current.path(directory.path()), 0, message));
+        }
+    }
+    Ok(())
+}
+
+/// Fails where a file has a name that we would remove or use up, and is none that a crash while a database was being made
+/// can have left: the name of the manifest is durable before its temporary file is created, and `CURRENT` before the
+/// reserve is.
+fn check_nothing_is_foreign(directory: &Directory, names: &BTreeSet<FileName>) -> Result<()> {
+    let is_foreign = |name: &&FileName| match **name {
+        FileName::Temporary(number) => {
+            !names.iter().any(|other| matches!(other, FileName::Manifest(manifest) if *manifest < number))
+        }
+        FileName::Reserve => true,
+        _ => false,
+    };
+    let Some(foreign) = names.iter().find(is_foreign) else { return Ok(()) };
+    let message = "a database would take this file for its own, and there is no database here: move it away, or choose \
+                   another directory";
+    Err(Error::new(ErrorKind::Incompatible, message).with_file(&foreign.path(directory.path())))
+}
+
 /// Returns the files of ours. What is not ours is left alone.
 fn list(directory: &Directory) -> Result<BTreeSet<FileName>> {
     let listed = directory.read_dir(directory.path())?;
@@ -172,7 +225,8 @@ fn list(directory: &Directory) -> Result<BTreeSet<FileName>> {
 impl Opening {
     /// Prepares a new database. What a crash in an earlier attempt can have left behind is no obstacle.
     fn create(&self, names: &BTreeSet<FileName>) -> Result<Recovered> {
-        self.check_nothing_was_lost(names)?;
+        check_nothing_was_lost(&self.directory, names)?;
+        check_nothing_is_foreign(&self.directory, names)?;
         let mut catalog = Catalog::default();
         let options = self.options.default_keyspace.clone().unwrap_or_default();
         self.options.check_keyspace(KeyspaceId::DEFAULT_NAME, &options)?;
@@ -201,29 +255,11 @@ impl Opening {
             state,
             generations: VecDeque::new(),
             last_segment: None,
+            read_from: BTreeSet::new(),
             carried: Carried { records: Vec::new(), len_bytes: 0, len_bytes_max },
             unproven: Vec::new(),
             torn_tails_count: 0,
         }
-    }
-
-    /// Refuses to make a new database where files prove that there was one: `CURRENT` is durable before any table has a
-    /// name or any segment a record.
-    fn check_nothing_was_lost(&self, names: &BTreeSet<FileName>) -> Result<()> {
-        let directory = self.directory.as_ref();
-        for evidence in names {
-            let path = evidence.path(directory.path());
-            let is_proof = match evidence {
-                FileName::Table(_) => true,
-                FileName::Wal(number) => has_records(directory, &path, *number)?,
-                _ => false,
-            };
-            if is_proof {
-                let message = format!("CURRENT is missing, but {evidence} is there: the database is damaged");
-                return Err(Error::corruption(&FileName::Current.path(directory.path()), 0, message));
-            }
-        }
-        Ok(())
     }
 
     /// Reads back what is there, modifying nothing.
@@ -248,7 +284,7 @@ impl Opening {
             let mut tables: Vec<(usize, LiveTable)> = Vec::new();
             for (level, metas) in keyspace.levels.iter().enumerate() {
                 for meta in metas.values() {
-                    let table = self.open_table(meta, &order)?;
+                    let table = self.open_table(&keyspace.name, meta, &order)?;
                     tables.push((level, Arc::new(Live::new(Arc::clone(meta), table, None))));
                 }
             }
@@ -260,20 +296,24 @@ impl Opening {
             state.keyspaces.push(KeyspaceTree { info: Arc::new(info), waste, tree });
         }
         let mut recovered = self.recovered(catalog, state);
+        recovered.read_from.insert(FileName::Manifest(pointer.manifest));
         self.replay_segments(&mut recovered)?;
         Ok(recovered)
     }
 
     /// Opens a table; one that is damaged or missing gets a stand-in in a degraded opening, which fails where it is asked.
-    fn open_table(&self, meta: &Arc<TableMeta>, order: &KeyOrder) -> Result<Arc<Table>> {
+    fn open_table(&self, keyspace: &str, meta: &Arc<TableMeta>, order: &KeyOrder) -> Result<Arc<Table>> {
         let disk = Arc::clone(&self.directory) as Arc<dyn Vfs>;
-        match open_table(&disk, self.directory.path(), meta, order, &self.cache) {
-            Err(error) if self.is_degraded && error.kind() == ErrorKind::Corruption => {
-                let path = FileName::Table(meta.number).path(self.directory.path());
-                Ok(Arc::new(Table::unavailable(path, meta.number, meta.len_bytes, order.clone(), error)))
-            }
-            opened => opened,
+        let error = match open_table(&disk, self.directory.path(), meta, order, &self.cache) {
+            Err(error) if error.kind() == ErrorKind::Corruption => error,
+            opened => return opened,
+        };
+        if !self.is_degraded {
+            let remark = format!("keyspace {keyspace:?} needs it, and DbBuilder::degraded opens the rest");
+            return Err(error.with_remark(&remark));
         }
+        let path = FileName::Table(meta.number).path(self.directory.path());
+        Ok(Arc::new(Table::unavailable(path, meta.number, meta.len_bytes, order.clone(), error)))
     }
 
     /// Applies the options given for the default keyspace to the stored ones, or refuses them.
@@ -329,6 +369,7 @@ impl Opening {
             }
         }
         for (number, declared_len) in chain.into_iter().rev() {
+            recovered.read_from.insert(FileName::Wal(number));
             self.replay_segment(recovered, number, declared_len)?;
         }
         if recovered.carried.is_small() {
@@ -405,7 +446,8 @@ impl Opening {
         host: Host,
         is_read_only: bool,
     ) -> Result<Arc<Core>> {
-        let Recovered { catalog, state, generations, last_segment, carried, unproven, .. } = recovered;
+        let Recovered { catalog, state, generations, last_segment, mut read_from, carried, unproven, .. } =
+            recovered;
         let is_carried = carried.is_small();
         // What is carried stands in the fresh segment as if it were its first content: nothing before it is needed.
         let predecessor = last_segment.filter(|_| !is_carried);
@@ -426,10 +468,17 @@ impl Opening {
         }
         let next_file = first_free_number(&names, catalog.next_file)?;
         let has_reserve = names.contains(&FileName::Reserve);
+        if is_read_only {
+            read_from.extend(has_reserve.then_some(FileName::Reserve));
+        } else {
+            // Establishing decides what of it stays.
+            read_from.clear();
+        }
         let mut book = Book { sealed: generations, ..Book::default() };
         for keyspace in &state.keyspaces {
             book.board.nominate(keyspace.info.id);
         }
+        book.files.note_read_from(read_from);
         for (keyspace, live) in state.tables() {
             if let Some(error) = live.table.failure() {
                 book.board.park(JobKind::Compact(keyspace.info.id), error, self.directory.now());

@@ -1,6 +1,6 @@
 //! What an embedder may choose, each with its default.
 
-use crate::base::comparator::{BYTEWISE_NAME, Comparator, KeyOrder, ReverseBytewise};
+use crate::base::comparator::{BYTEWISE_NAME, Comparator, KeyOrder, REVERSE_BYTEWISE_NAME, ReverseBytewise};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::limits;
@@ -118,7 +118,9 @@ impl Options {
 /// Options of a keyspace, fixed when it is created and stored with it; plain data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyspaceOptions {
-    /// The name of the comparator that orders its keys. `tinylsm.bytewise`.
+    /// The name of the comparator that orders its keys: `tinylsm.bytewise`, `tinylsm.reverse-bytewise`
+    /// ([`ReverseBytewise`]: largest keys first), or the name of one that
+    /// [`DbBuilder::comparator`](crate::db::builder::DbBuilder::comparator) was given. `tinylsm.bytewise`.
     pub comparator: String,
     /// How data blocks are packed. LZ4.
     pub compression: Compression,
@@ -303,8 +305,12 @@ impl Comparators {
         if name == ReverseBytewise.name() {
             return Ok(KeyOrder::Custom(Arc::new(ReverseBytewise)));
         }
+        let added = self.added.iter().map(|comparator| comparator.name());
+        let known: Vec<&str> = [BYTEWISE_NAME, REVERSE_BYTEWISE_NAME].into_iter().chain(added).collect();
         let message = format!(
-            "keyspace {keyspace:?} is ordered by comparator {name:?}, which was not given to the builder"
+            "keyspace {keyspace:?} is ordered by comparator {name:?}, which is unknown here; known are {}, and \
+             DbBuilder::comparator adds others",
+            known.join(", ")
         );
         Err(Error::new(ErrorKind::Incompatible, message))
     }
@@ -326,6 +332,15 @@ mod tests {
         assert_eq!(KeyspaceOptions::from_text(&options.comparator, &text), Ok(options));
         assert!(KeyspaceOptions::from_text("c", "merge_operator=sum\n").is_err());
         assert!(KeyspaceOptions::from_text("c", "block_bytes=1\n").is_err());
+    }
+
+    #[test]
+    fn an_unknown_comparator_is_told_which_are_known() {
+        assert!(Comparators::default().find(REVERSE_BYTEWISE_NAME, "k").is_ok());
+        let error = Comparators::default().find("mine", "k").expect_err("nobody gave it");
+        for name in ["\"k\"", "\"mine\"", BYTEWISE_NAME, REVERSE_BYTEWISE_NAME] {
+            assert!(error.to_string().contains(name), "{error}");
+        }
     }
 
     #[test]

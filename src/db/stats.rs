@@ -79,7 +79,7 @@ pub struct LevelStats {
     pub entries: u64,
 }
 
-/// What `verify` read.
+/// What `verify` read and found in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerifyReport {
     /// Tables.
@@ -113,6 +113,7 @@ impl Core {
         let mut live: Vec<FileName> =
             state.tables().map(|(_, live)| FileName::Table(live.meta.number)).collect();
         live.extend(book.files.segments().map(|(number, _)| FileName::Wal(number)));
+        live.extend(book.files.read_from());
         live.extend([FileName::Lock, FileName::Current]);
         live.extend(manifest.map(|(number, _)| FileName::Manifest(number)));
         live.extend((self.reserve.held_bytes() > 0).then_some(FileName::Reserve));

@@ -31,6 +31,7 @@ use crate::table::properties::{FEATURES_KNOWN, Properties};
 use crate::table::shared::Cache;
 use crate::table::stored;
 use crate::vfs::{ReadFile, Vfs, read_full};
+use rustix::io::Errno;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -458,7 +459,7 @@ fn check_compatible(properties: &Properties, order: &KeyOrder, path: &Path, offs
 
 /// Reads the footer of a file that should have `len_bytes`.
 fn read_footer(file: &dyn ReadFile, path: &Path, number: FileNumber, len_bytes: u64) -> Result<Footer> {
-    let actual_len_bytes = file.len()?;
+    let actual_len_bytes = file.len().map_err(name_missing)?;
     if actual_len_bytes != len_bytes {
         let message = format!("the file has {actual_len_bytes} bytes and should have {len_bytes}");
         return Err(Error::corruption(path, actual_len_bytes.min(len_bytes), message));
@@ -470,10 +471,13 @@ fn read_footer(file: &dyn ReadFile, path: &Path, number: FileNumber, len_bytes: 
 
 /// Says of a file that is not there what that means: tables are opened because a version names them.
 fn name_missing(error: Error) -> Error {
+    let is_directory = error.os_code() == Some(Errno::ISDIR.raw_os_error());
     match error.kind() {
         ErrorKind::NotFound => {
             error.wrap(ErrorKind::Corruption, "a table that the manifest names is missing")
         }
+        _ if is_directory => error
+            .wrap(ErrorKind::Corruption, "a directory is in the place of a table that the manifest names"),
         _ => error,
     }
 }

@@ -40,6 +40,11 @@ impl Failure {
         }
     }
 
+    /// Makes the failure that `later` is once something is done: `done` says what, and that stands.
+    pub(crate) fn after(done: &str, doing: &str, later: &Error) -> Failure {
+        Failure::Engine(format!("{done}; {doing} met: {}", text_of(later)))
+    }
+
     /// Makes the failure of a system call while doing `what`.
     pub(crate) fn system(what: &str, error: &io::Error) -> Failure {
         Failure::Engine(format!("{what}: {error}"))
@@ -56,20 +61,27 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        let mut text = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            let cause_text = cause.to_string();
-            if !text.ends_with(&cause_text) {
-                text = format!("{text}: {cause_text}");
-            }
-            source = cause.source();
-        }
+        let text = text_of(&error);
         match error.kind() {
             ErrorKind::InvalidArgument => Failure::Usage(text),
             _ => Failure::Engine(text),
         }
     }
+}
+
+/// Returns what an error of the engine says, with its causes, each of them once.
+pub(crate) fn text_of(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    // The engine names a way out as a caller in Rust has it; this is the same one here.
+    text.replace("DbBuilder::degraded", "--degraded")
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! `load`: from a file or standard input into a keyspace.
 //!
 //! Promises: every line before the one that is wrong is in the database when the message with its number appears,
-//! and nothing behind it; when the command reports success, all of it is synced.
+//! and nothing behind it; when the command reports success, all of it is synced. Whatever else fails, the message says
+//! how many rows are in the database and whether they are on disk.
 //!
 //! How: rows are gathered in batches, each one atomic, handed to the system without waiting for the disk; one sync at
 //! the end covers them all.
 
 use crate::escape::{from_hex, unescaped};
 use crate::failure::{Failure, Outcome};
+use crate::modify::{CLOSING, is_in_doubt};
 use crate::numbers;
 use crate::output::Output;
 use crate::place::KeyspacePlace;
@@ -53,20 +55,28 @@ pub(crate) fn run(arguments: &LoadArguments) -> Outcome {
     let (input, total_bytes) = open_input(&arguments.file)?;
     let (db, keyspace) = arguments.place.open_or_create()?;
     let mut loading = Loading {
-        sink: BatchSink { db: &db, keyspace: &keyspace, batch: WriteBatch::new(), rows: 0 },
+        sink: BatchSink { db: &db, keyspace: &keyspace, batch: WriteBatch::new(), committed_count: 0 },
         format: arguments.format.or_else(|| format_of_name(&arguments.file)),
         bytes: 0,
         line_number: 0,
         progress: progress_bar(total_bytes),
         started: Instant::now(),
     };
-    let result = loading.all_lines(input);
+    let stopped = loading.all_lines(input).err();
     loading.progress.finish_and_clear();
-    let Loading { sink: BatchSink { rows, .. }, bytes, started, .. } = loading;
-    db.sync()?;
+    let Loading { sink: BatchSink { batch, committed_count: rows, .. }, bytes, started, .. } = loading;
+    // Of the batch that failed all or nothing may be in the log, if the log is what failed.
+    let doubtful_count = if is_in_doubt(&db) { batch.len() as u64 } else { 0 };
+    let synced = db.sync();
     let taken = started.elapsed();
-    db.close()?;
-    result?;
+    let closed = db.close();
+    if let Some(stopped) = stopped {
+        return Err(told_after(stopped, rows, doubtful_count, synced));
+    }
+    let all = format!("all {} rows are loaded", numbers::count(rows));
+    synced.map_err(|error| {
+        Failure::after(&format!("{all}, but a power cut may take the last of them"), "syncing", &error)
+    })?;
     let mut out = Output::new();
     out.line(format_args!(
         "loaded {} rows, {} in {}: {} rows/s, {}",
@@ -76,7 +86,35 @@ pub(crate) fn run(arguments: &LoadArguments) -> Outcome {
         numbers::rate(rows, taken),
         numbers::throughput(bytes, taken)
     ))?;
-    out.flush()
+    out.flush()?;
+    closed.map_err(|error| Failure::after(&format!("{all} and on disk"), CLOSING, &error))
+}
+
+/// Adds to why a load stopped what is in the database: `rows` surely, and of `doubtful_count` more all or none.
+fn told_after(stopped: Failure, rows: u64, doubtful_count: u64, synced: tinylsm::Result<()>) -> Failure {
+    let loaded = numbers::count(rows);
+    let told = match (&stopped, doubtful_count) {
+        (Failure::Usage(_), _) => format!("the {loaded} rows before it are loaded"),
+        (_, 0) => format!("the first {loaded} rows are loaded"),
+        (_, count) => {
+            let next = numbers::count(count);
+            format!("the first {loaded} rows are loaded, and of the next {next} either all or none")
+        }
+    };
+    match (stopped, synced) {
+        (Failure::Usage(text), Ok(())) => Failure::Usage(format!("{text} ({told})")),
+        (Failure::Engine(text), Ok(())) => Failure::Engine(format!("{text} ({told})")),
+        // Why it stopped is why it cannot be synced.
+        (Failure::Engine(text), Err(_)) => {
+            Failure::Engine(format!("{text} ({told}; a power cut may take the last of them)"))
+        }
+        (Failure::Usage(text), Err(error)) => Failure::after(
+            &format!("{text} ({told}, but a power cut may take the last of them)"),
+            "syncing",
+            &error,
+        ),
+        (other, _) => other,
+    }
 }
 
 fn open_input(path: &Path) -> Outcome<(Box<dyn BufRead>, Option<u64>)> {
@@ -131,8 +169,11 @@ impl Loading<'_> {
             self.line_number += 1;
             self.bytes += length;
             if let Err(problem) = self.one_line(&line) {
-                self.sink.commit()?;
-                return Err(self.explained(problem));
+                // What the engine refused is not tried again.
+                if matches!(problem, Failure::Usage(_)) {
+                    self.sink.commit()?;
+                }
+                return Err(self.placed(problem));
             }
             if self.line_number.is_multiple_of(1 << 12) {
                 self.show_progress();
@@ -154,12 +195,11 @@ impl Loading<'_> {
         self.sink.row(&key, &value)
     }
 
-    /// Adds the line's number and what became of the lines before it.
-    fn explained(&self, problem: Failure) -> Failure {
+    /// Adds the line's number.
+    fn placed(&self, problem: Failure) -> Failure {
         let place = format!("line {}", self.line_number);
-        let before = format!("the {} rows before it are loaded", numbers::count(self.sink.rows));
         match problem {
-            Failure::Usage(text) => Failure::Usage(format!("{place}: {text} ({before})")),
+            Failure::Usage(text) => Failure::Usage(format!("{place}: {text}")),
             Failure::Engine(text) => Failure::Engine(format!("{place}: {text}")),
             other => other,
         }
@@ -170,8 +210,8 @@ impl Loading<'_> {
         self.progress.set_position(self.bytes);
         self.progress.set_message(format!(
             "{} rows, {} rows/s, {}",
-            numbers::count(self.sink.rows),
-            numbers::rate(self.sink.rows, taken.max(Duration::from_millis(1))),
+            numbers::count(self.sink.committed_count),
+            numbers::rate(self.sink.committed_count, taken.max(Duration::from_millis(1))),
             numbers::throughput(self.bytes, taken.max(Duration::from_millis(1)))
         ));
     }
@@ -181,8 +221,10 @@ impl Loading<'_> {
 struct BatchSink<'a> {
     db: &'a Db,
     keyspace: &'a Keyspace,
+    /// What is not committed yet, or could not be.
     batch: WriteBatch,
-    rows: u64,
+    /// Rows in the database.
+    committed_count: u64,
 }
 
 impl BatchSink<'_> {
@@ -203,7 +245,6 @@ impl BatchSink<'_> {
             )));
         }
         self.batch.put(self.keyspace, key, value);
-        self.rows += 1;
         if self.batch.len() >= BATCH_ROWS_MAX || self.batch.byte_len() >= BATCH_LEN_BYTES_MAX {
             self.commit()?;
         }
@@ -213,6 +254,7 @@ impl BatchSink<'_> {
     fn commit(&mut self) -> Outcome {
         if !self.batch.is_empty() {
             self.db.write(&self.batch, &WriteOptions::os())?;
+            self.committed_count += self.batch.len() as u64;
             self.batch.clear();
         }
         Ok(())

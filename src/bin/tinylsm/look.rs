@@ -3,17 +3,19 @@
 //! All of them open the database read-only: not one byte of it changes, and several may run at once.
 
 use crate::escape::{escaped, hex};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, text_of};
 use crate::modify::{KeyBounds, argument, bounds};
 use crate::numbers;
 use crate::output::Output;
 use crate::place::{KeyspacePlace, Place};
 use clap::Args;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use tinylsm::format::names::FileName;
 use tinylsm::vfs::{Vfs, os::OsVfs};
-use tinylsm::{Iter, Keyspace, Slice, Stats};
+use tinylsm::{BackgroundError, Iter, Keyspace, Slice, Stats};
 
 /// `get KEY`
 #[derive(Args)]
@@ -132,33 +134,102 @@ fn json_text(bytes: &[u8]) -> Value {
 pub(crate) fn stats(arguments: &StatsArguments) -> Outcome {
     let db = arguments.place.open_to_look()?;
     let stats = db.stats();
-    let files = files_in(&arguments.place.db)?;
+    let files = files_in(&arguments.place.db, &stats)?;
+    let damages = db.background_errors();
     let mut out = Output::new();
     if arguments.json {
-        let object = stats_json(&stats, &files);
+        let object = stats_json(&stats, &damages, &files);
         out.line(
             serde_json::to_string_pretty(&object).expect("numbers and strings always have a JSON form"),
         )?;
     } else {
-        print_stats(&mut out, &arguments.place.db, &stats, &files)?;
+        print_stats(&mut out, &arguments.place.db, &stats, &damages, &files)?;
     }
     out.flush()
 }
 
-/// Lists what is in the directory, by name, with lengths.
-fn files_in(dir: &Path) -> Outcome<Vec<(String, u64)>> {
+/// A file of the directory, or one that should be there.
+struct FileFound {
+    name: String,
+    /// None if it is missing.
+    len_bytes: Option<u64>,
+    role: Role,
+}
+
+/// What a file is to the database.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It belongs to it.
+    Live,
+    /// It did, or was to: a command that ended early left it.
+    Leftover,
+    /// It never did.
+    Foreign,
+    /// It belongs to it and is not there.
+    Missing,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Role::Live => "live",
+            Role::Leftover => "leftover",
+            Role::Foreign => "foreign",
+            Role::Missing => "missing",
+        }
+    }
+
+    /// Returns what to tell of it beside its size.
+    fn remark(self) -> &'static str {
+        match self {
+            Role::Live | Role::Missing => "",
+            Role::Leftover => "  left over: goes when the database is opened for writing",
+            Role::Foreign => "  not the database's",
+        }
+    }
+}
+
+/// Lists what is in the directory, and what should be, by name.
+fn files_in(dir: &Path, stats: &Stats) -> Outcome<Vec<FileFound>> {
     let disk = OsVfs::new();
-    let names = disk.read_dir(dir)?.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name);
-    names.map(|name| Ok((name.clone(), disk.metadata(&dir.join(name))?.len))).collect()
+    // A copy may lack the lock, and a reader makes none.
+    let expected = stats.live_files.iter().filter(|name| *name != "LOCK");
+    let mut found: BTreeMap<String, FileFound> = expected
+        .map(|name| (name.clone(), FileFound { name: name.clone(), len_bytes: None, role: Role::Missing }))
+        .collect();
+    for entry in disk.read_dir(dir)?.into_iter().filter(|entry| !entry.is_dir) {
+        let name = entry.name;
+        let role = match FileName::parse(&name) {
+            Some(FileName::Lock) => Role::Live,
+            Some(_) if found.contains_key(&name) => Role::Live,
+            Some(_) => Role::Leftover,
+            None => Role::Foreign,
+        };
+        let len_bytes = Some(disk.metadata(&dir.join(&name))?.len);
+        found.insert(name.clone(), FileFound { name, len_bytes, role });
+    }
+    Ok(found.into_values().collect())
 }
 
-/// Returns how many log segments there are and how many bytes they take, those allocated ahead included.
-fn log_of(files: &[(String, u64)]) -> (u64, u64) {
-    let segments = files.iter().filter(|(name, _)| name.ends_with(".wal"));
-    segments.fold((0, 0), |(count, bytes), (_, len)| (count + 1, bytes + len))
+/// Returns how many log segments belong to the database and how many bytes they take.
+fn log_of(files: &[FileFound]) -> (u64, u64) {
+    let segments = files.iter().filter(|file| file.role == Role::Live && file.name.ends_with(".wal"));
+    segments.fold((0, 0), |(count, bytes), file| (count + 1, bytes + file.len_bytes.unwrap_or(0)))
 }
 
-fn print_stats(out: &mut Output, dir: &Path, stats: &Stats, files: &[(String, u64)]) -> Outcome {
+/// Returns what a degraded opening found wrong with a keyspace; one table of several.
+fn damage_of(damages: &[BackgroundError], keyspace: &str) -> Option<String> {
+    let damage = damages.iter().find(|damage| damage.keyspace.as_deref() == Some(keyspace))?;
+    Some(text_of(&damage.error))
+}
+
+fn print_stats(
+    out: &mut Output,
+    dir: &Path,
+    stats: &Stats,
+    damages: &[BackgroundError],
+    files: &[FileFound],
+) -> Outcome {
     let (segments_count, segments_len_bytes) = log_of(files);
     out.line(format_args!("database         {}", dir.display()))?;
     out.line(format_args!("last sequence    {}", numbers::count(stats.last_seq.get())))?;
@@ -170,6 +241,9 @@ fn print_stats(out: &mut Output, dir: &Path, stats: &Stats, files: &[(String, u6
     for keyspace in &stats.keyspaces {
         out.line("")?;
         out.line(format_args!("keyspace \"{}\"  ordered by {}", keyspace.name, keyspace.comparator))?;
+        if let Some(damage) = damage_of(damages, &keyspace.name) {
+            out.line(format_args!("  damaged: {damage}"))?;
+        }
         if keyspace.levels.iter().all(|level| level.files == 0) {
             out.line("  no tables; what it has is in the log")?;
             continue;
@@ -185,15 +259,21 @@ fn print_stats(out: &mut Output, dir: &Path, stats: &Stats, files: &[(String, u6
             ))?;
         }
     }
+    print_files(out, files)
+}
+
+fn print_files(out: &mut Output, files: &[FileFound]) -> Outcome {
     out.line("")?;
-    out.line(numbers::counted(files.len() as u64, "file"))?;
-    for (name, len_bytes) in files {
-        out.line(format_args!("  {name:<16} {:>12}", numbers::bytes(*len_bytes)))?;
+    let present_count = files.iter().filter(|file| file.role != Role::Missing).count();
+    out.line(numbers::counted(present_count as u64, "file"))?;
+    for FileFound { name, len_bytes, role } in files {
+        let size = len_bytes.map_or("missing".to_owned(), numbers::bytes);
+        out.line(format_args!("  {name:<16} {size:>12}{}", role.remark()))?;
     }
     Ok(())
 }
 
-fn stats_json(stats: &Stats, files: &[(String, u64)]) -> Value {
+fn stats_json(stats: &Stats, damages: &[BackgroundError], files: &[FileFound]) -> Value {
     let (_, wal_len_bytes) = log_of(files);
     let keyspaces: Vec<Value> = stats
         .keyspaces
@@ -204,11 +284,19 @@ fn stats_json(stats: &Stats, files: &[(String, u64)]) -> Value {
                 .iter()
                 .map(|level| json!({ "files": level.files, "bytes": level.bytes, "entries": level.entries }))
                 .collect();
-            json!({ "name": keyspace.name, "comparator": keyspace.comparator, "levels": levels })
+            let damage = damage_of(damages, &keyspace.name);
+            json!({
+                "name": keyspace.name,
+                "comparator": keyspace.comparator,
+                "levels": levels,
+                "damage": damage,
+            })
         })
         .collect();
-    let files: Vec<Value> =
-        files.iter().map(|(name, len_bytes)| json!({ "name": name, "bytes": len_bytes })).collect();
+    let files: Vec<Value> = files
+        .iter()
+        .map(|file| json!({ "name": file.name, "bytes": file.len_bytes, "role": file.role.name() }))
+        .collect();
     json!({
         "last_seq": stats.last_seq.get(),
         "wal_bytes": wal_len_bytes,
@@ -217,21 +305,34 @@ fn stats_json(stats: &Stats, files: &[(String, u64)]) -> Value {
     })
 }
 
-/// Reads everything and reports how much that was; the first damage ends it with file and offset.
+/// Reads everything and reports how much of it is in order, with each table that is not by file and offset.
 pub(crate) fn verify(arguments: &VerifyArguments) -> Outcome {
     let started = Instant::now();
     let db = arguments.place.open_to_look()?;
-    let report = db.verify()?;
+    let mut damages = Vec::new();
+    let report =
+        db.verify_all(|keyspace, error| damages.push(format!("keyspace {keyspace:?}: {}", text_of(&error))))?;
     let mut out = Output::new();
+    for damage in &damages {
+        out.line(damage)?;
+    }
     out.line(format_args!(
-        "all right: {}, {}, {}, {} read and checked in {}; manifest and log read",
+        "{}: {}, {}, {}, {} read and checked in {}; manifest and log read",
+        if damages.is_empty() { "all right" } else { "the rest is all right" },
         numbers::counted(report.files, "table"),
         numbers::counted(report.blocks, "block"),
         numbers::counted(report.entries, "entry"),
         numbers::bytes(report.bytes),
         numbers::span(started.elapsed())
     ))?;
-    out.flush()
+    out.flush()?;
+    match damages.as_slice() {
+        [] => Ok(()),
+        [damage] => Err(Failure::Engine(format!("1 table is damaged: {damage}"))),
+        [first, ..] => {
+            Err(Failure::Engine(format!("{} tables are damaged, the first: {first}", damages.len())))
+        }
+    }
 }
 
 /// Prints one file as text. Needs no database around it.

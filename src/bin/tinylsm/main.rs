@@ -36,7 +36,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  all right
-  1  the engine failed (I/O error, corruption, locked, not a database …) or a check did not hold
+  1  the engine failed (I/O error, corruption, full disk, locked, not a database …) or a check did not hold;
+     what was done by then is said first
   2  wrong usage, or bad input to `load`
   3  the key was not found (`get`)
 

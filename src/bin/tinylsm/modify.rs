@@ -1,6 +1,8 @@
 //! The commands that change a database on purpose, one step at a time: `put`, `delete`, `compact`.
 //!
-//! Each is synced before it reports success, and closes the database so that a failure of the end is heard.
+//! Each is synced before it reports success, and closes the database so that a failure of the end is heard. What was done
+//! before something failed is said first: a full disk can keep a database from being closed in good order, and takes
+//! nothing back.
 
 use crate::escape::unescaped;
 use crate::failure::{Failure, Outcome};
@@ -10,6 +12,7 @@ use crate::place::KeyspacePlace;
 use clap::Args;
 use std::ops::Bound;
 use std::time::Instant;
+use tinylsm::{Db, Error, Stats};
 
 /// `put KEY VALUE`
 #[derive(Args)]
@@ -64,42 +67,79 @@ pub(crate) fn put(arguments: &PutArguments) -> Outcome {
     let key = argument("KEY", &arguments.key)?;
     let value = argument("VALUE", &arguments.value)?;
     let (db, keyspace) = arguments.place.open_or_create()?;
-    keyspace.put(key, value)?;
-    Ok(db.close()?)
+    keyspace.put(key, value).map_err(|error| not_written(&db, error))?;
+    close(db, "the value is in the database and on disk")
 }
 
 /// Deletes a key and returns when that is on disk.
 pub(crate) fn delete(arguments: &DeleteArguments) -> Outcome {
     let key = argument("KEY", &arguments.key)?;
     let (db, keyspace) = arguments.place.open_to_change()?;
-    keyspace.delete(key)?;
-    Ok(db.close()?)
+    keyspace.delete(key).map_err(|error| not_written(&db, error))?;
+    close(db, "deleted, and that is on disk")
 }
 
-/// Merges a range of keys to the last level and reports sizes before and after.
+/// Says what became of a write that failed.
+fn not_written(db: &Db, error: Error) -> Failure {
+    match Failure::from(error) {
+        Failure::Engine(text) if is_in_doubt(db) => Failure::Engine(format!(
+            "failed, and only the next opening shows whether it is done or not: {text}"
+        )),
+        Failure::Engine(text) => Failure::Engine(format!("nothing was changed: {text}")),
+        other => other,
+    }
+}
+
+/// Tells whether a write that failed may be in the log all the same: only a failure of the log turns writing off.
+pub(crate) fn is_in_doubt(db: &Db) -> bool {
+    db.background_errors().iter().any(|error| error.job == "writing")
+}
+
+/// Closes the database behind what `done` tells; that stands, whatever closing meets.
+fn close(db: Db, done: &str) -> Outcome {
+    db.close().map_err(|error| Failure::after(done, CLOSING, &error))
+}
+
+/// How a failure of closing is introduced: what was synced before is safe, and recovery does what closing did not.
+pub(crate) const CLOSING: &str = "nothing of it is lost, but closing";
+
+/// Merges a range of keys to the last level and reports what that changed.
 pub(crate) fn compact(arguments: &CompactArguments) -> Outcome {
     let range = bounds(arguments.from.as_deref(), arguments.to.as_deref())?;
     let (db, keyspace) = arguments.place.open_to_change()?;
-    let size = |db: &tinylsm::Db| -> (u64, u64) {
-        let stats = db.stats();
-        let levels =
-            stats.keyspaces.iter().filter(|it| it.name == arguments.place.keyspace).flat_map(|it| &it.levels);
-        levels.fold((0, 0), |(files, bytes), level| (files + level.files as u64, bytes + level.bytes))
-    };
     let started = Instant::now();
     db.flush()?;
-    let (files_before, bytes_before) = size(&db);
+    let before = db.stats();
     db.compact_range(&keyspace, range)?;
     db.wait_idle()?;
-    let (files_after, bytes_after) = size(&db);
+    let after = db.stats();
     let taken = started.elapsed();
-    db.close()?;
-    Output::new().line(format_args!(
-        "compacted {} of {} into {} of {} in {}",
-        numbers::counted(files_before, "table"),
-        numbers::bytes(bytes_before),
-        numbers::count(files_after),
-        numbers::bytes(bytes_after),
-        numbers::span(taken)
-    ))
+    let report = what_changed(&arguments.place.keyspace, &before, &after);
+    let mut out = Output::new();
+    out.line(format_args!("{report}, in {}", numbers::span(taken)))?;
+    out.flush()?;
+    close(db, "merged as reported")
+}
+
+/// Says what happened to a keyspace's tables between two looks.
+fn what_changed(keyspace: &str, before: &Stats, after: &Stats) -> String {
+    let size = |stats: &Stats| {
+        let levels = stats.keyspaces.iter().filter(|it| it.name == keyspace).flat_map(|it| &it.levels);
+        levels.fold((0, 0), |(files, bytes), level| (files + level.files as u64, bytes + level.bytes))
+    };
+    let ((files_before, bytes_before), (files_after, bytes_after)) = (size(before), size(after));
+    let merges = after.compactions - before.compactions;
+    let moves = after.trivial_moves - before.trivial_moves;
+    let tables_before =
+        format!("{} of {}", numbers::counted(files_before, "table"), numbers::bytes(bytes_before));
+    match (merges, moves) {
+        (0, 0) => format!("nothing to merge: {tables_before}, unchanged"),
+        (0, _) => format!("nothing to merge: {tables_before}, moved down unchanged"),
+        _ => format!(
+            "compacted {tables_before} into {} of {} by {}",
+            numbers::count(files_after),
+            numbers::bytes(bytes_after),
+            numbers::counted(merges, "merge")
+        ),
+    }
 }

@@ -11,6 +11,9 @@ pub(crate) struct Place {
     /// The directory that holds the database.
     #[arg(long, value_name = "DIR")]
     pub(crate) db: PathBuf,
+    /// Open although tables are missing or damaged: what needs them fails, the rest is read and written.
+    #[arg(long)]
+    pub(crate) degraded: bool,
 }
 
 /// A keyspace of a database.
@@ -25,7 +28,7 @@ pub(crate) struct KeyspacePlace {
 
 impl Place {
     fn builder(&self) -> DbBuilder {
-        Db::builder(&self.db)
+        Db::builder(&self.db).degraded(self.degraded)
     }
 
     /// Opens the database so that no byte of it can change.

@@ -201,6 +201,10 @@ impl ReadFile for OsReadFile {
 
     fn len(&self) -> Result<u64> {
         match self.file.metadata() {
+            // Opening one for reading is no error to the system, and its length says nothing.
+            Ok(metadata) if metadata.is_dir() => {
+                Err(Error::from_io("open", &self.path, io::Error::from(rustix::io::Errno::ISDIR)))
+            }
             Ok(metadata) => Ok(metadata.len()),
             Err(error) => Err(Error::from_io("len", &self.path, error)),
         }

@@ -205,7 +205,7 @@ fn a_missing_ability_is_named() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let text = error.to_string();
     assert!(
-        text.starts_with("sync_dir /odd/db: this file system cannot sync directories (fsync: "),
+        text.starts_with("sync the directory /odd/db: this file system cannot sync directories (fsync: "),
         "{text}"
     );
     assert!(text.contains("OsVfs::accept_missing_dir_sync"), "{text}");
