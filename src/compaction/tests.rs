@@ -315,7 +315,7 @@ fn bytes_of(tables: &[LiveTable]) -> u64 {
 
 /// Returns how many of a key's entries are needed by nobody, if nothing of the key lies elsewhere.
 fn garbage_count(tags: &[Tag], snapshots: &[SeqNum]) -> usize {
-    let mut retention = Retention::new(snapshots.to_vec());
+    let mut retention = Retention::new(snapshots);
     let (mut dropped, mut waiting) = (0, 0);
     for &tag in tags {
         match retention.judge(tag, || true).expect("known kinds") {
