@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// A total order over user keys.
@@ -83,6 +84,17 @@ impl KeyOrder {
         }
     }
 
+    /// Tells whether no key can lie between two bounds: they are one key that one of them excludes, or the lower one comes
+    /// after the upper one.
+    pub fn is_range_empty(&self, lower: &Bound<Vec<u8>>, upper: &Bound<Vec<u8>>) -> bool {
+        let (Some(first), Some(last)) = (key_of(lower), key_of(upper)) else { return false };
+        match self.compare(first, last) {
+            Ordering::Less => false,
+            Ordering::Equal => !matches!((lower, upper), (Bound::Included(_), Bound::Included(_))),
+            Ordering::Greater => true,
+        }
+    }
+
     /// Returns the stored name of the order.
     pub fn name(&self) -> &str {
         match self {
@@ -100,6 +112,13 @@ impl KeyOrder {
 impl fmt::Debug for KeyOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+fn key_of(bound: &Bound<Vec<u8>>) -> Option<&[u8]> {
+    match bound {
+        Bound::Included(key) | Bound::Excluded(key) => Some(key),
+        Bound::Unbounded => None,
     }
 }
 

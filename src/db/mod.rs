@@ -54,7 +54,6 @@ use crate::table::verify::verify;
 use crate::version::edit::Change;
 use crate::vfs::mem::MemVfs;
 use crate::write::commit::Durability;
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -289,17 +288,17 @@ impl Db {
 
     /// Merges everything in a range down to the deepest level that holds any of it, and waits. Of what was committed
     /// before the call, old versions and deletes that no snapshot needs are gone from the tables afterwards, and from
-    /// the disk once no reader holds the tables that had them.
+    /// the disk once no reader holds the tables that had them. A range whose end lies before its start is empty, and nothing
+    /// is done.
     ///
     /// # Errors
     /// What the merge met; everything is as readable as before. `InvalidArgument` for a keyspace of another database;
-    /// `ReadOnly`; `Closed`.
+    /// `ReadOnly`; `Closed`; `Internal` if the keyspace's comparator panics.
     pub fn compact_range(&self, keyspace: &Keyspace, range: impl KeyRange) -> Result<()> {
         let core = self.core();
         core.ends.check_writable()?;
         keyspace.check_belongs(core)?;
-        let (lower, upper) = range.into_bounds();
-        core.compact_range(keyspace.id(), (key_of(lower), key_of(upper)))
+        core.compact_range(keyspace.id(), range.into_bounds())
     }
 
     /// Waits until every flush, merge and removal of a file that is due is done, and what these make due, such as become
@@ -400,13 +399,6 @@ impl Db {
     /// off before. The database is closed in any case. `Closed`, once it is closed, if another handle closed it.
     pub fn close(self) -> Result<()> {
         self.handle.close()
-    }
-}
-
-fn key_of(bound: Bound<Vec<u8>>) -> Option<Vec<u8>> {
-    match bound {
-        Bound::Included(key) | Bound::Excluded(key) => Some(key),
-        Bound::Unbounded => None,
     }
 }
 

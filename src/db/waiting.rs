@@ -13,6 +13,7 @@ use crate::db::jobs::Job;
 use crate::db::state::{Book, Core, Host, KeyspaceTree};
 use crate::vfs::Vfs;
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 /// How often a merge on request is tried again on a full disk without one that succeeds.
 const FULL_DISK_ATTEMPTS: u32 = 8;
@@ -183,17 +184,22 @@ impl Core {
     }
 
     /// Merges what lies in a range down to the deepest level that holds any of it, and rewrites what lies there already
-    /// if that can drop anything. The keys are included; `None` is no bound.
+    /// if that can drop anything.
     ///
     /// # Errors
     /// As `Db::compact_range`.
     pub(crate) fn compact_range(
         &self,
         id: KeyspaceId,
-        (smallest, largest): (Option<Vec<u8>>, Option<Vec<u8>>),
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
     ) -> Result<()> {
+        let order = self.view.state().keyspace(id).tree.order.clone();
+        let is_empty = || Ok(order.is_range_empty(&bounds.0, &bounds.1));
+        if contain("looking at a range", is_empty)? {
+            return Ok(());
+        }
         let upto = self.flush()?;
-        let mut walk = RangeWalk::new(smallest, largest, upto);
+        let mut walk = RangeWalk::new(bounds, upto);
         let mut is_helping = false;
         let mut attempts_left = FULL_DISK_ATTEMPTS;
         loop {
@@ -214,7 +220,6 @@ impl Core {
                     return Err(error);
                 }
             };
-            let order = keyspace.tree.order.clone();
             let merged = self.run_claimed(Job::Compact(keyspace, plan.clone()));
             self.wake_background();
             if let Err(error) = merged {
@@ -251,8 +256,13 @@ impl Core {
         if *is_helping {
             let limits = keyspace.info.options.level_limits();
             let situation = self.situation(keyspace, self.reserve.is_spent(), &snapshots);
-            if let Some(plan) = picker::pick(tables, limits, order, situation).plan {
-                return Some(plan);
+            let plan = if self.reserve.is_spent() {
+                picker::pick(tables, limits, order, situation).plan
+            } else {
+                picker::pick_overdue(tables, limits, order, situation)
+            };
+            if plan.is_some() {
+                return plan;
             }
             *is_helping = false;
         }
