@@ -248,7 +248,7 @@ impl Opening {
             let mut tables: Vec<(usize, LiveTable)> = Vec::new();
             for (level, metas) in keyspace.levels.iter().enumerate() {
                 for meta in metas.values() {
-                    let table = self.open_table(meta, &order)?;
+                    let table = self.open_table(id, meta, &order)?;
                     tables.push((level, Arc::new(Live::new(Arc::clone(meta), table, None))));
                 }
             }
@@ -265,9 +265,14 @@ impl Opening {
     }
 
     /// Opens a table; one that is damaged or missing gets a stand-in in a degraded opening, which fails where it is asked.
-    fn open_table(&self, meta: &Arc<TableMeta>, order: &KeyOrder) -> Result<Arc<Table>> {
+    fn open_table(
+        &self,
+        keyspace: KeyspaceId,
+        meta: &Arc<TableMeta>,
+        order: &KeyOrder,
+    ) -> Result<Arc<Table>> {
         let disk = Arc::clone(&self.directory) as Arc<dyn Vfs>;
-        match open_table(&disk, self.directory.path(), meta, order, &self.cache) {
+        match open_table(&disk, self.directory.path(), (keyspace, meta), order, &self.cache) {
             Err(error) if self.is_degraded && error.kind() == ErrorKind::Corruption => {
                 let path = FileName::Table(meta.number).path(self.directory.path());
                 Ok(Arc::new(Table::unavailable(path, meta.number, meta.len_bytes, order.clone(), error)))
