@@ -12,6 +12,11 @@ use std::sync::Arc;
 ///
 /// Laws: the order is total and never changes for a given [`Comparator::name`]; `Equal` means that the bytes
 /// are equal. A comparator that breaks them makes reads miss keys.
+///
+/// One that panics makes the call that met it fail with `Internal`, and so fail merges of its keyspace; other keyspaces
+/// are read and merged as ever. Writes are held up in all of them: one flush writes the recent writes of every keyspace,
+/// and while it fails for the sake of one, memory fills up until puts and deletes to any keyspace get `Busy`. Nothing is
+/// lost. Once the comparator answers again it goes on by itself within minutes, or at once with `Db::resume`.
 pub trait Comparator: Send + Sync + 'static {
     /// Names the order for ever; stored with the keyspace, at most 255 bytes.
     fn name(&self) -> &str;
