@@ -161,7 +161,7 @@ impl Db {
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         self.core().ends.check_open()?;
         let state = self.core().view.state();
-        let found = state.keyspaces.iter().find(|keyspace| keyspace.info.name == name);
+        let found = state.keyspaces().find(|keyspace| keyspace.info.name == name);
         let found =
             found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no keyspace {name:?}")))?;
         Ok(Keyspace::new(Arc::clone(&self.handle), Arc::clone(&found.info)))
@@ -187,7 +187,7 @@ impl Db {
 
     /// Returns the names of the keyspaces in the order they were created; `"default"` is the first.
     pub fn keyspaces(&self) -> Vec<String> {
-        self.core().view.state().keyspaces.iter().map(|keyspace| keyspace.info.name.clone()).collect()
+        self.core().view.state().keyspaces().map(|keyspace| keyspace.info.name.clone()).collect()
     }
 
     /// Sets a key of the default keyspace; see [`Keyspace::put`].
@@ -413,8 +413,8 @@ impl Core {
         // Leadership keeps the set of active memtables as it is while a group is committed.
         let _leader = self.writing.leader.lock();
         let mut manifest = self.manifest.lock();
-        let count = self.view.state().keyspaces.len();
-        if self.view.state().keyspaces.iter().any(|keyspace| keyspace.info.name == name) {
+        let count = self.view.state().keyspaces_count();
+        if self.view.state().keyspaces().any(|keyspace| keyspace.info.name == name) {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("keyspace {name:?} exists already")));
         }
         if count >= limits::KEYSPACES_COUNT_MAX {
@@ -436,7 +436,7 @@ impl Core {
             tree: Tree::new(order, self.options.memtable_bytes / (count + 1)),
         };
         let mut book = self.book.lock();
-        self.change_state(&mut book, |state| state.keyspaces.push(keyspace));
+        self.change_state(&mut book, |state| state.add_keyspace(keyspace));
         Ok(info)
     }
 }

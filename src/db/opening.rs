@@ -188,8 +188,9 @@ impl Opening {
             KeyspaceInfo { id: KeyspaceId::DEFAULT, name: KeyspaceId::DEFAULT_NAME.to_owned(), options };
         let tree = Tree::new(order, self.options.memtable_bytes);
         let waste = self.link.new_waste(KeyspaceId::DEFAULT, self.options.memtable_bytes);
-        let keyspaces = vec![KeyspaceTree { info: Arc::new(info), waste, tree }];
-        Ok(self.recovered(catalog, State { keyspaces }))
+        let mut state = State::default();
+        state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree });
+        Ok(self.recovered(catalog, state))
     }
 
     fn recovered(&self, catalog: Catalog, state: State) -> Recovered {
@@ -257,7 +258,7 @@ impl Opening {
             let info = KeyspaceInfo { id, name: keyspace.name.clone(), options };
             let tree = Tree { tables: Arc::new(version), ..Tree::new(order, share) };
             let waste = self.link.new_waste(id, self.options.memtable_bytes);
-            state.keyspaces.push(KeyspaceTree { info: Arc::new(info), waste, tree });
+            state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree });
         }
         let mut recovered = self.recovered(catalog, state);
         self.replay_segments(&mut recovered)?;
@@ -340,8 +341,8 @@ impl Opening {
             // They are committed again; the sealed memtables made of them would be flushed for nothing.
             recovered.generations.clear();
             recovered.last_seq = recovered.catalog.flushed_seq;
-            for keyspace in &mut recovered.state.keyspaces {
-                keyspace.tree.sealed.clear();
+            for id in recovered.state.ids() {
+                recovered.state.tree_mut(id).sealed.clear();
             }
         }
         Ok(())
@@ -355,12 +356,9 @@ impl Opening {
     ) -> Result<()> {
         let path = FileName::Wal(number).path(self.directory.path());
         let Recovered { state, last_seq, time_high_water, carried, .. } = recovered;
-        let share = self.options.memtable_bytes / state.keyspaces.len().max(1);
-        let memtables: Vec<Arc<Memtable>> = state
-            .keyspaces
-            .iter()
-            .map(|keyspace| Arc::new(Memtable::new(&keyspace.tree.order, share)))
-            .collect();
+        let share = self.options.memtable_bytes / state.keyspaces_count().max(1);
+        let memtables: Vec<Arc<Memtable>> =
+            state.keyspaces().map(|keyspace| Arc::new(Memtable::new(&keyspace.tree.order, share))).collect();
         let mut arena = Arena::new(self.options.memtable_bytes);
         let is_known = |id: KeyspaceId| (id.0 as usize) < memtables.len();
         let mut admit = |record: &Record| -> Result<()> {
@@ -389,10 +387,10 @@ impl Opening {
         recovered.last_segment = Some(Predecessor { number, good_len: durable_len, last_seq: durable_seq });
         recovered.unproven = replayed.unproven;
         let mut filled = Vec::new();
-        for (keyspace, memtable) in recovered.state.keyspaces.iter_mut().zip(memtables) {
+        for (id, memtable) in recovered.state.ids().zip(memtables) {
             if !memtable.is_empty() {
-                keyspace.tree.sealed.insert(0, Arc::clone(&memtable));
-                filled.push((keyspace.info.id, memtable));
+                recovered.state.tree_mut(id).sealed.insert(0, Arc::clone(&memtable));
+                filled.push((id, memtable));
             }
         }
         if !filled.is_empty() {
@@ -432,7 +430,7 @@ impl Opening {
         let next_file = first_free_number(&names, catalog.next_file)?;
         let has_reserve = names.contains(&FileName::Reserve);
         let mut book = Book { sealed: generations, ..Book::default() };
-        for keyspace in &state.keyspaces {
+        for keyspace in state.keyspaces() {
             book.board.nominate(keyspace.info.id);
         }
         for (keyspace, live) in state.tables() {

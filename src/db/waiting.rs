@@ -161,11 +161,12 @@ impl Core {
                     looks_before = book.board.looks_count();
                     book.board.busy_keyspaces().collect()
                 });
-                due.retain(|id| {
-                    let is_busy =
-                        book.board.is_candidate(*id) || book.board.is_running(JobKind::Compact(*id));
-                    is_busy && !book.board.was_idle_since(*id, looks_before)
-                });
+                // One after the other: each of many jobs wakes this waiter, and one at rest is not asked about again.
+                while let Some(id) = due.first()
+                    && !book.board.is_busy_since(*id, looks_before)
+                {
+                    due.pop_first();
+                }
                 due.is_empty()
                     && !self.is_reserve_awaited(book)
                     && !book.board.is_running(JobKind::Flush)
