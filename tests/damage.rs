@@ -481,3 +481,51 @@ fn two_tables_that_change_places_are_noticed() {
         }
     }
 }
+
+/// What is put into a database before its only flush.
+type Fill<'a> = &'a dyn Fn(&Db);
+
+/// A table of another database, with the same number and length: all its checksums are right, and it is not ours.
+#[test]
+fn a_table_of_another_database_is_told_from_our_own() {
+    let put_all = |db: &Db, entries: &[(&str, &str)]| {
+        for (key, value) in entries {
+            db.put(key, value).expect("puts");
+        }
+    };
+    let make = |fill: Fill<'_>| {
+        let disk = Arc::new(MemVfs::new());
+        let mut options = options();
+        options.default_keyspace.get_or_insert_default().compression = Compression::None;
+        let builder = Db::builder("/db").vfs(disk.clone()).options(options).background(Background::Manual);
+        let db = builder.clone().open().expect("opens");
+        fill(&db);
+        db.flush().expect("flushes");
+        db.close().expect("closes");
+        let is_table = |path: &Path| path.extension().is_some_and(|extension| extension == "sst");
+        let (path, bytes) = files_of(&disk).into_iter().find(|(path, _)| is_table(path)).expect("one table");
+        (builder, disk, path, bytes)
+    };
+    let (builder, disk, path, ours) = make(&|db| put_all(db, &[("bbbb", "one"), ("cccc", "two")]));
+    // Other keys; other deletes; other numbers of the same.
+    let strangers: [(&str, Fill<'_>); 4] = [
+        ("first", &|db| put_all(db, &[("aaaa", "one"), ("cccc", "two")])),
+        ("last", &|db| put_all(db, &[("bbbb", "one"), ("dddd", "two")])),
+        ("seq", &|db| put_all(db, &[("bbbb", "xxx"), ("bbbb", "one"), ("cccc", "two")])),
+        ("keyspace", &|db| {
+            let other = db.create_keyspace("other", KeyspaceOptions::default()).expect("creates");
+            other.put("bbbb", "one").expect("puts");
+            other.put("cccc", "two").expect("puts");
+        }),
+    ];
+    for (what, fill) in strangers {
+        let (_, _, strange_path, strange) = make(fill);
+        assert_eq!(strange_path, path, "{what}");
+        let is_alike = strange.len() == ours.len() || what == "keyspace";
+        assert!(is_alike, "{what}: {} and {} bytes", strange.len(), ours.len());
+        disk.write(&path, &strange).expect("replaces");
+        let error = builder.clone().open().map(drop).expect_err(what);
+        check_error(&error, &path);
+        disk.write(&path, &ours).expect("mends");
+    }
+}

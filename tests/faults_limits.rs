@@ -254,6 +254,26 @@ fn every_option_at_its_far_end_works_or_is_refused() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// The largest memtable means "flush when I say so": its memory follows what is in it.
+#[test]
+fn a_memtable_without_a_limit_takes_memory_for_its_entries_only() {
+    const NAME: &str = "a_memtable_without_a_limit_takes_memory_for_its_entries_only";
+    if let Some(place) = child::place_in_child(NAME) {
+        let options = Options { memtable_bytes: usize::MAX, ..Options::default() };
+        let db = Db::builder(place.join("db")).options(options).open().expect("opens");
+        let put = |i: u32| {
+            let keyspace = db.default_keyspace();
+            keyspace.put_with(format!("key{i:05}"), "v", &WriteOptions::none()).expect("puts");
+        };
+        let info = allocation_counter::measure(|| (0..20_000).for_each(put));
+        assert!(info.bytes_max < 8 << 20, "{} bytes for 20,000 small entries", info.bytes_max);
+        db.close().expect("closes");
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    child::run_with_little_memory(NAME, dir.path(), 2048);
+}
+
 /// Uses a crafted database as an application would: opens it, and if that is not refused writes and flushes. No panic.
 #[track_caller]
 fn check_no_panic(what: &str, disk: &MemVfs) {

@@ -5,6 +5,7 @@ mod common;
 
 use common::{contents, tiny};
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -233,6 +234,36 @@ fn compact_range_keeps_its_promise_beside_background_merges() {
         let live = contents(db.default_keyspace()).len() as u64;
         assert_eq!(table_entries(&db), live, "round {round}: {:?}", db.stats().keyspaces[0]);
     }
+}
+
+/// As a scan of such a range finds nothing, merging it does nothing.
+#[test]
+fn compact_range_of_an_empty_range_merges_nothing() {
+    let mut options = small();
+    options.default_keyspace.get_or_insert_default().level0_compaction_trigger = 30;
+    let (db, _) = manual(options);
+    for round in 0..2 {
+        for i in 0..10 {
+            db.put(format!("{i}"), format!("{round}")).expect("puts");
+        }
+        db.flush().expect("flushes");
+    }
+    db.put("unflushed", "").expect("puts");
+    let flushes = db.stats().flushes;
+    let excluded = |key: &'static str| Bound::Excluded(key);
+    let keyspace = db.default_keyspace();
+    db.compact_range(keyspace, "9".."1").expect("nothing to do");
+    db.compact_range(keyspace, "5".."5").expect("nothing to do");
+    db.compact_range(keyspace, "6"..="5").expect("nothing to do");
+    db.compact_range(keyspace, (excluded("5"), excluded("5"))).expect("nothing to do");
+    assert_eq!(db.stats().compactions + db.stats().trivial_moves, 0);
+    assert_eq!(db.stats().flushes, flushes);
+    // A bound that the range leaves out touches nothing either.
+    db.compact_range(keyspace, (excluded("unflushed"), Bound::Unbounded::<&str>)).expect("nothing there");
+    db.compact_range(keyspace, .."0").expect("nothing there");
+    assert_eq!(db.stats().compactions + db.stats().trivial_moves, 0);
+    db.compact_range(keyspace, "5"..="5").expect("merges");
+    assert_eq!(db.stats().compactions + db.stats().trivial_moves, 1);
 }
 
 #[test]

@@ -5,12 +5,18 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// A total order over user keys.
 ///
 /// Laws: the order is total and never changes for a given [`Comparator::name`]; `Equal` means that the bytes
 /// are equal. A comparator that breaks them makes reads miss keys.
+///
+/// One that panics makes the call that met it fail with `Internal`, and so fail merges of its keyspace; other keyspaces
+/// are read and merged as ever. Writes are held up in all of them: one flush writes the recent writes of every keyspace,
+/// and while it fails for the sake of one, memory fills up until puts and deletes to any keyspace get `Busy`. Nothing is
+/// lost. Once the comparator answers again it goes on by itself within minutes, or at once with `Db::resume`.
 pub trait Comparator: Send + Sync + 'static {
     /// Names the order for ever; stored with the keyspace, at most 255 bytes.
     fn name(&self) -> &str;
@@ -86,6 +92,17 @@ impl KeyOrder {
         }
     }
 
+    /// Tells whether no key can lie between two bounds: they are one key that one of them excludes, or the lower one comes
+    /// after the upper one.
+    pub fn is_range_empty(&self, lower: &Bound<Vec<u8>>, upper: &Bound<Vec<u8>>) -> bool {
+        let (Some(first), Some(last)) = (key_of(lower), key_of(upper)) else { return false };
+        match self.compare(first, last) {
+            Ordering::Less => false,
+            Ordering::Equal => !matches!((lower, upper), (Bound::Included(_), Bound::Included(_))),
+            Ordering::Greater => true,
+        }
+    }
+
     /// Returns the stored name of the order.
     pub fn name(&self) -> &str {
         match self {
@@ -103,6 +120,13 @@ impl KeyOrder {
 impl fmt::Debug for KeyOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+fn key_of(bound: &Bound<Vec<u8>>) -> Option<&[u8]> {
+    match bound {
+        Bound::Included(key) | Bound::Excluded(key) => Some(key),
+        Bound::Unbounded => None,
     }
 }
 

@@ -44,7 +44,7 @@ pub fn flush_all(
         let outputs = Outputs::in_group(context, settings, created, &mut unsynced);
         let entries = Entries::new(vec![memtable.cursor()], order.clone());
         let is_bottom = |key: &[u8]| !lies_anywhere(&tables, key, &order);
-        let live = write_merged(entries, outputs, Retention::new(snapshots.to_vec()), is_bottom)?;
+        let live = write_merged(entries, outputs, Retention::new(snapshots), is_bottom)?;
         written.extend(live.into_iter().map(|table| (keyspace, table)));
     }
     unsynced.settle(context)?;

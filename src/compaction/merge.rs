@@ -29,7 +29,7 @@ const CHECK_INTERVAL_COUNT: u32 = 1024;
 pub struct Surroundings<'a> {
     /// The version that the job began with.
     pub tables: &'a Tables,
-    /// The snapshots that were live after that version was taken.
+    /// The snapshots that were live after that version was taken, ascending.
     pub snapshots: Vec<SeqNum>,
 }
 
@@ -60,7 +60,7 @@ pub fn merge(
     let is_bottom = |key: &[u8]| !lies_in(tables, plan.target + 1, key, &order);
     let shaded_seq = plan.above.iter().map(|live| live.meta.largest_seq).max().unwrap_or_default();
     let outputs = Outputs::new(context, settings, created).shaded_up_to(shaded_seq);
-    write_merged(entries, outputs, Retention::new(snapshots), is_bottom)
+    write_merged(entries, outputs, Retention::new(&snapshots), is_bottom)
 }
 
 /// Tells whether a sorted level at or below `from` may hold an entry of `key`.
@@ -116,7 +116,7 @@ impl Entries {
 pub fn write_merged(
     mut entries: Entries,
     mut outputs: Outputs<'_>,
-    mut retention: Retention,
+    mut retention: Retention<'_>,
     is_bottom: impl Fn(&[u8]) -> bool,
 ) -> Result<Vec<Arc<Live<Arc<Table>>>>> {
     let mut last_key: Vec<u8> = Vec::new();

@@ -14,6 +14,7 @@ use crate::base::time::UnixMillis;
 use crate::format::names::FileName;
 use crate::mvcc::retain::{Kept, Reason};
 use crate::table::options::TableOptions;
+use crate::table::properties::Properties;
 use crate::table::reader::{Table, TableFile, TableSource};
 use crate::table::shared::Cache;
 use crate::table::writer::{TableSettings, TableSummary, TableWriter};
@@ -278,23 +279,24 @@ impl<'a> Outputs<'a> {
     }
 
     fn open(&mut self, summary: &TableSummary, kept: Kept) -> Result<Arc<Live<Arc<Table>>>> {
-        let meta = Arc::new(meta_of(summary));
+        let meta = Arc::new(meta_of(summary.number, summary.len_bytes, &summary.properties));
         let (context, order) = (self.context, self.settings.order.clone());
+        let keyspace = self.settings.keyspace;
         let table = self.with_descriptor(|| {
-            open_table(&context.vfs, &context.directory, &meta, &order, &context.cache)
+            open_table(&context.vfs, &context.directory, (keyspace, &meta), &order, &context.cache)
         })?;
         Ok(Arc::new(Live::new(meta, table, Some(kept))))
     }
 }
 
-/// Opens a table that the catalog knows.
+/// Opens a table that the catalog knows, and checks that it is the one that the catalog means.
 ///
 /// # Errors
-/// `Corruption` if it is missing or damaged; `Incompatible`; `Exhausted`; `Io`.
+/// `Corruption` if it is missing or damaged, or another table has its name; `Incompatible`; `Exhausted`; `Io`.
 pub fn open_table(
     vfs: &Arc<dyn Vfs>,
     directory: &Path,
-    meta: &TableMeta,
+    (keyspace, meta): (KeyspaceId, &TableMeta),
     order: &KeyOrder,
     cache: &Arc<Cache>,
 ) -> Result<Arc<Table>> {
@@ -304,14 +306,22 @@ pub fn open_table(
         number: meta.number,
         len_bytes: meta.len_bytes,
     };
-    Ok(Arc::new(Table::open(file, order.clone(), Arc::clone(cache))?))
+    let table = Table::open(file, order.clone(), Arc::clone(cache))?;
+    // Its checksums are right and bound to its number, but a table of another database, or of an earlier copy of this one,
+    // can have the same number and length.
+    let told = table.properties()?;
+    if told.keyspace != keyspace || meta_of(meta.number, meta.len_bytes, told) != *meta {
+        let message = "the table is not the one that the manifest names: it holds other entries";
+        return Err(Error::corruption(table.path(), table.footer()?.properties.offset, message));
+    }
+    Ok(Arc::new(table))
 }
 
-fn meta_of(summary: &TableSummary) -> TableMeta {
-    let properties = &summary.properties;
+/// Returns what the catalog is told of a table with these properties.
+fn meta_of(number: FileNumber, len_bytes: u64, properties: &Properties) -> TableMeta {
     TableMeta {
-        number: summary.number,
-        len_bytes: summary.len_bytes,
+        number,
+        len_bytes,
         smallest: properties.smallest.user_key.to_vec(),
         largest: properties.largest.user_key.to_vec(),
         smallest_seq: properties.seq_lowest,

@@ -102,6 +102,18 @@ pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder, situation: S
     Pick { plan, awaited }
 }
 
+/// Returns a merge of a level that has grown over its limit, if one has: what writers may come to wait for. What it costs
+/// to find that none has does not grow with the tables.
+pub fn pick_overdue(
+    tables: &Tables,
+    limits: LevelLimits,
+    order: &KeyOrder,
+    situation: Situation<'_>,
+) -> Option<Plan> {
+    let survey = Survey::new(tables, order, situation.snapshots);
+    Picker { survey, limits, situation, needs: Plan::needs_bytes, is_short: Cell::new(false) }.by_score()
+}
+
 /// Returns what merging level 0 would rewrite, in bytes; `None` if there is nothing in it.
 pub fn level0_price_bytes(tables: &Tables, order: &KeyOrder) -> Option<u64> {
     let (smallest, largest) = range_of(tables.level(0), order)?;

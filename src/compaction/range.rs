@@ -17,15 +17,13 @@ use crate::base::seq::SeqNum;
 use crate::compaction::plan::{Plan, Thrift};
 use crate::compaction::space::{LiveTable, Survey};
 use crate::read::tree::Tables;
-use std::cmp::Ordering;
+use std::ops::Bound;
 
 /// A range on its way down.
 #[derive(Debug)]
 pub struct RangeWalk {
-    /// The first key; every key, if none.
-    smallest: Option<Vec<u8>>,
-    /// The last key; every key, if none.
-    largest: Option<Vec<u8>>,
+    lower: Bound<Vec<u8>>,
+    upper: Bound<Vec<u8>>,
     /// What has a higher number does not count.
     seq: SeqNum,
     /// No level above this has anything of the range that counts.
@@ -35,10 +33,10 @@ pub struct RangeWalk {
 }
 
 impl RangeWalk {
-    /// Starts a walk over the keys from `smallest` to `largest`, both included, each without bound if none, and over
-    /// what was committed up to `seq`, all of which is in tables.
-    pub fn new(smallest: Option<Vec<u8>>, largest: Option<Vec<u8>>, seq: SeqNum) -> RangeWalk {
-        RangeWalk { smallest, largest, seq, level: 0, done_to: None }
+    /// Starts a walk over the keys between two bounds, which do not exclude each other, and over what was committed up to
+    /// `seq`, all of which is in tables.
+    pub fn new((lower, upper): (Bound<Vec<u8>>, Bound<Vec<u8>>), seq: SeqNum) -> RangeWalk {
+        RangeWalk { lower, upper, seq, level: 0, done_to: None }
     }
 
     /// Returns the next merge; `None` when the promise is kept. `tables` is the current version, and no merge of tables
@@ -48,22 +46,23 @@ impl RangeWalk {
     pub fn next(&mut self, tables: &Tables, order: &KeyOrder, snapshots: &[SeqNum]) -> Option<Plan> {
         let survey = Survey::new(tables, order, snapshots);
         while self.level < LEVELS_COUNT {
-            let old: Vec<LiveTable> = self
-                .touched(tables, self.level, order)
-                .filter(|live| live.meta.smallest_seq <= self.seq)
-                .cloned()
-                .collect();
-            let has_deeper = (self.level + 1..LEVELS_COUNT)
-                .any(|level| self.touched(tables, level, order).next().is_some());
-            if !old.is_empty() && self.level == 0 {
+            let is_old = |live: &&LiveTable| live.meta.smallest_seq <= self.seq;
+            if self.level == 0 && self.touched_of_level0(tables, order).any(|live| is_old(&live)) {
                 return Plan::level0(&survey, Thrift::Thorough);
             }
-            if !old.is_empty() && has_deeper {
-                return Some(Plan::down(&survey, self.level, old, Thrift::Thorough));
-            }
+            let mut deeper = self.level + 1..LEVELS_COUNT;
+            let has_deeper = deeper.any(|level| !self.touched(tables, level, order).is_empty());
             if !has_deeper {
-                let undone = old.iter().find(|live| self.is_undone(live, order) && survey.can_shrink(live));
-                return undone.map(|live| Plan::in_place(&survey, self.level, live));
+                let undone = self.undone(tables, order).iter().filter(is_old);
+                let shrinkable = undone.into_iter().find(|live| survey.can_shrink(live));
+                return shrinkable.map(|live| Plan::in_place(&survey, self.level, live));
+            }
+            if self.level > 0 {
+                let old: Vec<LiveTable> =
+                    self.touched(tables, self.level, order).iter().filter(is_old).cloned().collect();
+                if !old.is_empty() {
+                    return Some(Plan::down(&survey, self.level, old, Thrift::Thorough));
+                }
             }
             self.level += 1;
             self.done_to = None;
@@ -80,25 +79,49 @@ impl RangeWalk {
         }
     }
 
-    fn is_undone(&self, live: &LiveTable, order: &KeyOrder) -> bool {
-        self.done_to
-            .as_ref()
-            .is_none_or(|done_to| order.compare(&live.meta.largest, done_to) == Ordering::Greater)
+    /// Returns the tables of the walk's level that hold something of the range and are not done; none of level 0, of which
+    /// nothing is left to do when this is asked.
+    fn undone<'t>(&self, tables: &'t Tables, order: &KeyOrder) -> &'t [LiveTable] {
+        if self.level == 0 {
+            return &[];
+        }
+        let touched = self.touched(tables, self.level, order);
+        let Some(done_to) = &self.done_to else { return touched };
+        &touched[touched.partition_point(|live| order.compare(&live.meta.largest, done_to).is_le())..]
     }
 
-    /// Returns the tables of a level that hold something of the range.
-    fn touched<'t>(
+    /// Returns the tables of a sorted level that hold something of the range. They lie side by side, so that a walk of
+    /// many steps does not compare the keys of every table at each.
+    fn touched<'t>(&self, tables: &'t Tables, level: usize, order: &KeyOrder) -> &'t [LiveTable] {
+        assert!(level > 0, "the tables of level 0 overlap");
+        let tables = tables.level(level);
+        let tables = &tables[tables.partition_point(|live| self.is_behind(live, order))..];
+        &tables[..tables.partition_point(|live| !self.is_ahead(live, order))]
+    }
+
+    fn touched_of_level0<'t>(
         &self,
         tables: &'t Tables,
-        level: usize,
         order: &KeyOrder,
     ) -> impl Iterator<Item = &'t LiveTable> {
-        tables.level(level).iter().filter(move |live| {
-            let begins =
-                self.largest.as_ref().is_none_or(|key| order.compare(&live.meta.smallest, key).is_le());
-            let ends =
-                self.smallest.as_ref().is_none_or(|key| order.compare(&live.meta.largest, key).is_ge());
-            begins && ends
-        })
+        tables.level(0).iter().filter(move |live| !self.is_behind(live, order) && !self.is_ahead(live, order))
+    }
+
+    /// Tells whether all of a table lies before the range.
+    fn is_behind(&self, live: &LiveTable, order: &KeyOrder) -> bool {
+        match &self.lower {
+            Bound::Included(key) => order.compare(&live.meta.largest, key).is_lt(),
+            Bound::Excluded(key) => order.compare(&live.meta.largest, key).is_le(),
+            Bound::Unbounded => false,
+        }
+    }
+
+    /// Tells whether all of a table lies after the range.
+    fn is_ahead(&self, live: &LiveTable, order: &KeyOrder) -> bool {
+        match &self.upper {
+            Bound::Included(key) => order.compare(&live.meta.smallest, key).is_gt(),
+            Bound::Excluded(key) => order.compare(&live.meta.smallest, key).is_ge(),
+            Bound::Unbounded => false,
+        }
     }
 }

@@ -21,6 +21,7 @@ use crate::read::waste::STEP_COST_BYTES;
 use crate::table::properties::Properties;
 use crate::table::reader::Table;
 use crate::version::levels::Live;
+use std::cell::OnceCell;
 use std::ops::AddAssign;
 use std::sync::Arc;
 
@@ -89,23 +90,27 @@ pub struct Survey<'a> {
     order: &'a KeyOrder,
     /// Live snapshots, ascending.
     snapshots: &'a [SeqNum],
-    /// For each level and each place in it, what lies before that place.
-    sums: Vec<Vec<Amount>>,
+    /// For each level and each place in it, what lies before that place; summed up when it is first asked for, since
+    /// many a question is about one table alone.
+    sums: [OnceCell<Vec<Amount>>; LEVELS_COUNT],
 }
 
 impl<'a> Survey<'a> {
-    /// Sums up a version while `snapshots` are live, which ascend.
+    /// Looks at a version while `snapshots` are live, which ascend.
     pub fn new(tables: &'a Tables, order: &'a KeyOrder, snapshots: &'a [SeqNum]) -> Survey<'a> {
-        let sums = tables.levels().iter().map(|level| {
+        Survey { tables, order, snapshots, sums: Default::default() }
+    }
+
+    fn sums(&self, level: usize) -> &[Amount] {
+        self.sums[level].get_or_init(|| {
             let mut sum = Amount::default();
             let mut sums = vec![sum];
-            for live in level {
+            for live in self.tables.level(level) {
                 sum += Amount::of(live);
                 sums.push(sum);
             }
             sums
-        });
-        Survey { tables, order, snapshots, sums: sums.collect() }
+        })
     }
 
     /// Returns the version.
@@ -121,14 +126,14 @@ impl<'a> Survey<'a> {
     /// Returns what all tables have.
     pub fn all(&self) -> Amount {
         let mut all = Amount::default();
-        self.sums.iter().filter_map(|sums| sums.last()).for_each(|&sum| all += sum);
+        (0..LEVELS_COUNT).filter_map(|level| self.sums(level).last()).for_each(|&sum| all += sum);
         all
     }
 
     /// Returns what the tables of a sorted level have that share keys with a range.
     pub fn overlap(&self, level: usize, (smallest, largest): (&[u8], &[u8])) -> Amount {
         let span = self.tables.span(level, smallest, largest, self.order);
-        let (start, end) = (self.sums[level][span.start], self.sums[level][span.end]);
+        let (start, end) = (self.sums(level)[span.start], self.sums(level)[span.end]);
         Amount { bytes: end.bytes - start.bytes, entries: end.entries - start.entries }
     }
 

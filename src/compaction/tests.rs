@@ -225,7 +225,8 @@ impl Forest {
     }
 
     fn walk(&self, range: (Option<u16>, Option<u16>)) -> RangeWalk {
-        RangeWalk::new(range.0.map(key), range.1.map(key), SeqNum::new(self.seq))
+        let bound = |end: Option<u16>| end.map_or(Bound::Unbounded, |end| Bound::Included(key(end)));
+        RangeWalk::new((bound(range.0), bound(range.1)), SeqNum::new(self.seq))
     }
 
     /// Takes one step of a walk; `false` if it has come to its end.
@@ -315,7 +316,7 @@ fn bytes_of(tables: &[LiveTable]) -> u64 {
 
 /// Returns how many of a key's entries are needed by nobody, if nothing of the key lies elsewhere.
 fn garbage_count(tags: &[Tag], snapshots: &[SeqNum]) -> usize {
-    let mut retention = Retention::new(snapshots.to_vec());
+    let mut retention = Retention::new(snapshots);
     let (mut dropped, mut waiting) = (0, 0);
     for &tag in tags {
         match retention.judge(tag, || true).expect("known kinds") {

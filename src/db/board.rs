@@ -1,8 +1,9 @@
 //! The job board: which background jobs run, which wait before they are tried again, and what each has met.
 //!
 //! Pure data, kept under the book's lock; nothing here runs a job. Claims, pauses and errors belong to one kind of job,
-//! and merges to one keyspace as well, so that what fails in one place delays nothing elsewhere and is not forgotten
-//! when something else succeeds.
+//! and merges to one keyspace as well, so that a merge that fails delays nothing elsewhere, and no failure is forgotten
+//! when something else succeeds. A flush is of one generation, which is of all keyspaces (docs/decisions/0001): one that
+//! fails for ever, because the comparator of one keyspace panics, comes to stop the writes to all of them.
 //!
 //! ```text
 //!           due, and its pause is over
@@ -146,6 +147,13 @@ impl Board {
     pub(crate) fn give_back(&mut self, kind: JobKind) {
         self.note_change();
         assert!(self.running.remove(&kind), "{kind:?} was claimed until now");
+        if let Some(id) = kind.keyspace()
+            && !self.candidates.contains(&id)
+        {
+            // It is at rest, whatever comes next: that counts like a look that found nothing.
+            self.looks_count += 1;
+            self.idle.insert(id, self.looks_count);
+        }
     }
 
     /// Notes that other jobs may be due, or may be claimed, than before.
@@ -195,7 +203,8 @@ impl Board {
     /// after its beginning: that has nominated the keyspace again.
     pub(crate) fn note_idle(&mut self, id: KeyspaceId) {
         let look = *self.looks.get(&id).expect("a look that ends has begun");
-        self.idle.insert(id, look);
+        let idle = self.idle.entry(id).or_default();
+        *idle = look.max(*idle);
     }
 
     /// Returns how many looks have begun.
@@ -203,20 +212,17 @@ impl Board {
         self.looks_count
     }
 
-    /// Tells whether a look at a keyspace that began after `count` others has found nothing to merge.
-    pub(crate) fn was_idle_since(&self, id: KeyspaceId, count: u64) -> bool {
-        self.idle.get(&id).is_some_and(|at| *at > count)
+    /// Tells whether a keyspace may have something to merge or is being merged, and was so ever since `count` looks had
+    /// begun.
+    pub(crate) fn is_busy_since(&self, id: KeyspaceId, count: u64) -> bool {
+        let is_busy = self.candidates.contains(&id) || self.running.contains(&JobKind::Compact(id));
+        is_busy && self.idle.get(&id).is_none_or(|at| *at <= count)
     }
 
     /// Returns the keyspaces that may have something to merge or are being merged.
     pub(crate) fn busy_keyspaces(&self) -> impl Iterator<Item = KeyspaceId> {
         let merging = self.running.iter().filter_map(|kind| kind.keyspace());
         self.candidates.iter().copied().chain(merging)
-    }
-
-    /// Tells whether a keyspace may have something to merge.
-    pub(crate) fn is_candidate(&self, id: KeyspaceId) -> bool {
-        self.candidates.contains(&id)
     }
 
     /// Returns the next keyspace behind `last` that may have something to merge and may be claimed, going round, so

@@ -137,7 +137,7 @@ impl Core {
             return;
         }
         book.quiet.looked_at = Some(book.quiet.since.0);
-        for keyspace in &self.view.state().keyspaces {
+        for keyspace in self.view.state().keyspaces() {
             book.board.nominate(keyspace.info.id);
         }
     }
@@ -316,7 +316,7 @@ impl Core {
         is_quiet: bool,
         snapshots: &'a [SeqNum],
     ) -> Situation<'a> {
-        let count = self.view.state().keyspaces.len().max(1);
+        let count = self.view.state().keyspaces_count().max(1);
         let price_bytes = picker::level0_price_bytes(&keyspace.tree.tables, &keyspace.tree.order);
         Situation {
             is_quiet,
@@ -529,12 +529,11 @@ impl Core {
         book.files.drop_segments_before(wal_first);
         self.change_state(&mut book, |state| {
             for (id, memtable) in &generation.memtables {
-                let tree = &mut state.keyspaces[id.0 as usize].tree;
-                let oldest = tree.sealed.pop().expect("a flushed memtable was sealed");
+                let oldest = state.tree_mut(*id).sealed.pop().expect("a flushed memtable was sealed");
                 assert!(Arc::ptr_eq(&oldest, memtable), "memtables are flushed oldest first");
             }
             for (id, tables) in merged {
-                state.keyspaces[id.0 as usize].tree.tables = tables;
+                state.set_tables(id, tables);
             }
         });
         for (id, _) in added {
@@ -597,7 +596,7 @@ impl Core {
         if !plan.is_trivial_move() {
             book.files.retire_tables(plan.upper.iter().chain(&plan.lower).cloned());
         }
-        self.change_state(&mut book, |state| state.keyspaces[id.0 as usize].tree.tables = tables);
+        self.change_state(&mut book, |state| state.set_tables(id, tables));
         Ok(())
     }
 

@@ -54,7 +54,6 @@ use crate::table::verify::verify;
 use crate::version::edit::Change;
 use crate::vfs::mem::MemVfs;
 use crate::write::commit::Durability;
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -163,7 +162,7 @@ impl Db {
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         self.core().ends.check_open()?;
         let state = self.core().view.state();
-        let found = state.keyspaces.iter().find(|keyspace| keyspace.info.name == name);
+        let found = state.keyspaces().find(|keyspace| keyspace.info.name == name);
         let found =
             found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no keyspace {name:?}")))?;
         Ok(Keyspace::new(Arc::clone(&self.handle), Arc::clone(&found.info)))
@@ -189,7 +188,7 @@ impl Db {
 
     /// Returns the names of the keyspaces in the order they were created; `"default"` is the first.
     pub fn keyspaces(&self) -> Vec<String> {
-        self.core().view.state().keyspaces.iter().map(|keyspace| keyspace.info.name.clone()).collect()
+        self.core().view.state().keyspaces().map(|keyspace| keyspace.info.name.clone()).collect()
     }
 
     /// Sets a key of the default keyspace; see [`Keyspace::put`].
@@ -290,17 +289,17 @@ impl Db {
 
     /// Merges everything in a range down to the deepest level that holds any of it, and waits. Of what was committed
     /// before the call, old versions and deletes that no snapshot needs are gone from the tables afterwards, and from
-    /// the disk once no reader holds the tables that had them.
+    /// the disk once no reader holds the tables that had them. A range whose end lies before its start is empty, and nothing
+    /// is done.
     ///
     /// # Errors
     /// What the merge met; everything is as readable as before. `InvalidArgument` for a keyspace of another database;
-    /// `ReadOnly`; `Closed`.
+    /// `ReadOnly`; `Closed`; `Internal` if the keyspace's comparator panics.
     pub fn compact_range(&self, keyspace: &Keyspace, range: impl KeyRange) -> Result<()> {
         let core = self.core();
         core.ends.check_writable()?;
         keyspace.check_belongs(core)?;
-        let (lower, upper) = range.into_bounds();
-        core.compact_range(keyspace.id(), (key_of(lower), key_of(upper)))
+        core.compact_range(keyspace.id(), range.into_bounds())
     }
 
     /// Waits until every flush, merge and removal of a file that is due is done, and what these make due, such as become
@@ -428,13 +427,6 @@ impl Db {
     }
 }
 
-fn key_of(bound: Bound<Vec<u8>>) -> Option<Vec<u8>> {
-    match bound {
-        Bound::Included(key) | Bound::Excluded(key) => Some(key),
-        Bound::Unbounded => None,
-    }
-}
-
 impl Core {
     /// Creates a keyspace, durably.
     fn create_keyspace(
@@ -446,8 +438,8 @@ impl Core {
         // Leadership keeps the set of active memtables as it is while a group is committed.
         let _leader = self.writing.leader.lock();
         let mut manifest = self.manifest.lock();
-        let count = self.view.state().keyspaces.len();
-        if self.view.state().keyspaces.iter().any(|keyspace| keyspace.info.name == name) {
+        let count = self.view.state().keyspaces_count();
+        if self.view.state().keyspaces().any(|keyspace| keyspace.info.name == name) {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("keyspace {name:?} exists already")));
         }
         if count >= limits::KEYSPACES_COUNT_MAX {
@@ -469,7 +461,7 @@ impl Core {
             tree: Tree::new(order, self.options.memtable_bytes / (count + 1)),
         };
         let mut book = self.book.lock();
-        self.change_state(&mut book, |state| state.keyspaces.push(keyspace));
+        self.change_state(&mut book, |state| state.add_keyspace(keyspace));
         Ok(info)
     }
 }

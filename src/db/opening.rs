@@ -242,8 +242,9 @@ impl Opening {
             KeyspaceInfo { id: KeyspaceId::DEFAULT, name: KeyspaceId::DEFAULT_NAME.to_owned(), options };
         let tree = Tree::new(order, self.options.memtable_bytes);
         let waste = self.link.new_waste(KeyspaceId::DEFAULT, self.options.memtable_bytes);
-        let keyspaces = vec![KeyspaceTree { info: Arc::new(info), waste, tree }];
-        Ok(self.recovered(catalog, State { keyspaces }))
+        let mut state = State::default();
+        state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree });
+        Ok(self.recovered(catalog, state))
     }
 
     fn recovered(&self, catalog: Catalog, state: State) -> Recovered {
@@ -284,7 +285,7 @@ impl Opening {
             let mut tables: Vec<(usize, LiveTable)> = Vec::new();
             for (level, metas) in keyspace.levels.iter().enumerate() {
                 for meta in metas.values() {
-                    let table = self.open_table(&keyspace.name, meta, &order)?;
+                    let table = self.open_table((id, &keyspace.name), meta, &order)?;
                     tables.push((level, Arc::new(Live::new(Arc::clone(meta), table, None))));
                 }
             }
@@ -293,7 +294,7 @@ impl Opening {
             let info = KeyspaceInfo { id, name: keyspace.name.clone(), options };
             let tree = Tree { tables: Arc::new(version), ..Tree::new(order, share) };
             let waste = self.link.new_waste(id, self.options.memtable_bytes);
-            state.keyspaces.push(KeyspaceTree { info: Arc::new(info), waste, tree });
+            state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree });
         }
         let mut recovered = self.recovered(catalog, state);
         recovered.read_from.insert(FileName::Manifest(pointer.manifest));
@@ -302,14 +303,19 @@ impl Opening {
     }
 
     /// Opens a table; one that is damaged or missing gets a stand-in in a degraded opening, which fails where it is asked.
-    fn open_table(&self, keyspace: &str, meta: &Arc<TableMeta>, order: &KeyOrder) -> Result<Arc<Table>> {
+    fn open_table(
+        &self,
+        (keyspace, name): (KeyspaceId, &str),
+        meta: &Arc<TableMeta>,
+        order: &KeyOrder,
+    ) -> Result<Arc<Table>> {
         let disk = Arc::clone(&self.directory) as Arc<dyn Vfs>;
-        let error = match open_table(&disk, self.directory.path(), meta, order, &self.cache) {
+        let error = match open_table(&disk, self.directory.path(), (keyspace, meta), order, &self.cache) {
             Err(error) if error.kind() == ErrorKind::Corruption => error,
             opened => return opened,
         };
         if !self.is_degraded {
-            let remark = format!("keyspace {keyspace:?} needs it, and DbBuilder::degraded opens the rest");
+            let remark = format!("keyspace {name:?} needs it, and DbBuilder::degraded opens the rest");
             return Err(error.with_remark(&remark));
         }
         let path = FileName::Table(meta.number).path(self.directory.path());
@@ -376,8 +382,8 @@ impl Opening {
             // They are committed again; the sealed memtables made of them would be flushed for nothing.
             recovered.generations.clear();
             recovered.last_seq = recovered.catalog.flushed_seq;
-            for keyspace in &mut recovered.state.keyspaces {
-                keyspace.tree.sealed.clear();
+            for id in recovered.state.ids() {
+                recovered.state.tree_mut(id).sealed.clear();
             }
         }
         Ok(())
@@ -391,12 +397,9 @@ impl Opening {
     ) -> Result<()> {
         let path = FileName::Wal(number).path(self.directory.path());
         let Recovered { state, last_seq, time_high_water, carried, .. } = recovered;
-        let share = self.options.memtable_bytes / state.keyspaces.len().max(1);
-        let memtables: Vec<Arc<Memtable>> = state
-            .keyspaces
-            .iter()
-            .map(|keyspace| Arc::new(Memtable::new(&keyspace.tree.order, share)))
-            .collect();
+        let share = self.options.memtable_bytes / state.keyspaces_count().max(1);
+        let memtables: Vec<Arc<Memtable>> =
+            state.keyspaces().map(|keyspace| Arc::new(Memtable::new(&keyspace.tree.order, share))).collect();
         let mut arena = Arena::new(self.options.memtable_bytes);
         let is_known = |id: KeyspaceId| (id.0 as usize) < memtables.len();
         let mut admit = |record: &Record| -> Result<()> {
@@ -425,10 +428,10 @@ impl Opening {
         recovered.last_segment = Some(Predecessor { number, good_len: durable_len, last_seq: durable_seq });
         recovered.unproven = replayed.unproven;
         let mut filled = Vec::new();
-        for (keyspace, memtable) in recovered.state.keyspaces.iter_mut().zip(memtables) {
+        for (id, memtable) in recovered.state.ids().zip(memtables) {
             if !memtable.is_empty() {
-                keyspace.tree.sealed.insert(0, Arc::clone(&memtable));
-                filled.push((keyspace.info.id, memtable));
+                recovered.state.tree_mut(id).sealed.insert(0, Arc::clone(&memtable));
+                filled.push((id, memtable));
             }
         }
         if !filled.is_empty() {
@@ -475,7 +478,7 @@ impl Opening {
             read_from.clear();
         }
         let mut book = Book { sealed: generations, ..Book::default() };
-        for keyspace in &state.keyspaces {
+        for keyspace in state.keyspaces() {
             book.board.nominate(keyspace.info.id);
         }
         book.files.note_read_from(read_from);

@@ -55,8 +55,7 @@ impl Core {
         if max == 0 || self.reserve.is_impossible.load(Ordering::Relaxed) {
             return 0;
         }
-        let tables_bytes: u64 = self.view.state().tables().map(|(_, live)| live.meta.len_bytes).sum();
-        let wanted = tables_bytes / limits::RESERVE_PART;
+        let wanted = self.view.state().tables_len_bytes() / limits::RESERVE_PART;
         let min = limits::reserve_len_min(self.options.memtable_bytes);
         wanted.clamp(min, max.max(min))
     }

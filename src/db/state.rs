@@ -27,7 +27,7 @@ use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
 use crate::mvcc::snapshots::Snapshots;
 use crate::mvcc::visible::Horizon;
-use crate::read::tree::Tree;
+use crate::read::tree::{Tables, Tree};
 use crate::read::waste::ReadWaste;
 use crate::sync::{Condvar, Mutex, yield_point};
 use crate::table::reader::Table;
@@ -64,20 +64,74 @@ pub(crate) struct KeyspaceTree {
     pub tree: Tree,
 }
 
-/// Everything readers look at, at one moment. Keyspaces lie at the index of their number.
+/// Keyspaces that states share together.
+const SHARE_COUNT: usize = 32;
+
+/// Everything readers look at, at one moment.
+///
+/// A state that differs from the one before in a few keyspaces shares all others with it, some tens together: what is
+/// copied for a change hardly grows with how many keyspaces there are.
 #[derive(Clone, Default)]
 pub(crate) struct State {
-    pub keyspaces: Vec<KeyspaceTree>,
+    /// By number; every share but the last is full.
+    shares: Vec<Arc<[KeyspaceTree]>>,
+    tables_len_bytes: u64,
 }
 
 impl State {
+    #[inline]
     pub(crate) fn keyspace(&self, id: KeyspaceId) -> &KeyspaceTree {
-        &self.keyspaces[id.0 as usize]
+        let index = id.0 as usize;
+        &self.shares[index / SHARE_COUNT][index % SHARE_COUNT]
+    }
+
+    /// Lends a keyspace's tree to be changed, all but its tables.
+    pub(crate) fn tree_mut(&mut self, id: KeyspaceId) -> &mut Tree {
+        let index = id.0 as usize;
+        &mut Arc::make_mut(&mut self.shares[index / SHARE_COUNT])[index % SHARE_COUNT].tree
+    }
+
+    /// Gives a keyspace other tables.
+    pub(crate) fn set_tables(&mut self, id: KeyspaceId, tables: Arc<Tables>) {
+        let before = &self.keyspace(id).tree.tables;
+        self.tables_len_bytes = self.tables_len_bytes - before.len_bytes() + tables.len_bytes();
+        self.tree_mut(id).tables = tables;
+    }
+
+    /// Adds the keyspace with the next number.
+    pub(crate) fn add_keyspace(&mut self, keyspace: KeyspaceTree) {
+        assert!(keyspace.info.id.0 as usize == self.keyspaces_count(), "keyspaces are numbered one by one");
+        self.tables_len_bytes += keyspace.tree.tables.len_bytes();
+        match self.shares.last_mut().filter(|share| share.len() < SHARE_COUNT) {
+            Some(share) => *share = share.iter().cloned().chain([keyspace]).collect(),
+            None => self.shares.push(Arc::new([keyspace])),
+        }
+    }
+
+    /// Returns all keyspaces by number.
+    pub(crate) fn keyspaces(&self) -> impl Iterator<Item = &KeyspaceTree> {
+        self.shares.iter().flat_map(|share| share.iter())
+    }
+
+    /// Returns the numbers of all keyspaces.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = KeyspaceId> + use<> {
+        let count = u32::try_from(self.keyspaces_count()).expect("bounded by limits.rs");
+        (0..count).map(KeyspaceId)
+    }
+
+    pub(crate) fn keyspaces_count(&self) -> usize {
+        let last = self.shares.last().map_or(0, |share| share.len());
+        self.shares.len().saturating_sub(1) * SHARE_COUNT + last
+    }
+
+    /// Returns how many bytes all tables have.
+    pub(crate) fn tables_len_bytes(&self) -> u64 {
+        self.tables_len_bytes
     }
 
     /// Returns every table with its keyspace.
     pub(crate) fn tables(&self) -> impl Iterator<Item = (&KeyspaceTree, &LiveTable)> {
-        self.keyspaces.iter().flat_map(|keyspace| {
+        self.keyspaces().flat_map(|keyspace| {
             let tables = keyspace.tree.tables.levels().iter().flatten();
             tables.map(move |live| (keyspace, live))
         })

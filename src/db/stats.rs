@@ -119,7 +119,6 @@ impl Core {
         live.extend((self.reserve.held_bytes() > 0).then_some(FileName::Reserve));
         let mut live: Vec<String> = live.iter().map(ToString::to_string).collect();
         live.sort();
-        let tables_bytes: u64 = state.tables().map(|(_, live)| live.meta.len_bytes).sum();
         let sealed_log_bytes: u64 = book.files.segments().map(|(_, len)| len).sum();
         let open_log_bytes = book.active_wal.as_ref().map_or(0, |segment| segment.disk_len());
         let cache = self.cache.blocks().stats();
@@ -127,9 +126,9 @@ impl Core {
             last_seq: self.view.visible_seq(),
             memtable_bytes: count(&self.writing.active_bytes),
             sealed_memtables: book.sealed.len(),
-            keyspaces: state.keyspaces.iter().map(keyspace_stats).collect(),
+            keyspaces: state.keyspaces().map(keyspace_stats).collect(),
             wal_bytes: count(&self.writing.wal_bytes),
-            disk_bytes: tables_bytes
+            disk_bytes: state.tables_len_bytes()
                 + sealed_log_bytes
                 + open_log_bytes
                 + manifest.map_or(0, |(_, len)| len)

@@ -13,6 +13,7 @@ use crate::db::jobs::Job;
 use crate::db::state::{Book, Core, Host, KeyspaceTree, LiveTable};
 use crate::vfs::Vfs;
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 /// How often a merge on request is tried again on a full disk without one that succeeds.
 const FULL_DISK_ATTEMPTS: u32 = 8;
@@ -146,17 +147,22 @@ impl Core {
     }
 
     /// Merges what lies in a range down to the deepest level that holds any of it, and rewrites what lies there already
-    /// if that can drop anything. The keys are included; `None` is no bound.
+    /// if that can drop anything.
     ///
     /// # Errors
     /// As `Db::compact_range`.
     pub(crate) fn compact_range(
         &self,
         id: KeyspaceId,
-        (smallest, largest): (Option<Vec<u8>>, Option<Vec<u8>>),
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
     ) -> Result<()> {
+        let order = self.view.state().keyspace(id).tree.order.clone();
+        let is_empty = || Ok(order.is_range_empty(&bounds.0, &bounds.1));
+        if contain("looking at a range", is_empty)? {
+            return Ok(());
+        }
         let upto = self.flush()?;
-        let mut walk = RangeWalk::new(smallest, largest, upto);
+        let mut walk = RangeWalk::new(bounds, upto);
         let mut is_helping = false;
         let mut attempts_left = FULL_DISK_ATTEMPTS;
         loop {
@@ -177,7 +183,6 @@ impl Core {
                     return Err(error);
                 }
             };
-            let order = keyspace.tree.order.clone();
             let merged = self.run_claimed(Job::Compact { keyspace, plan: plan.clone(), _permit: None });
             self.wake_background();
             if let Err(error) = merged {
@@ -214,8 +219,13 @@ impl Core {
         if *is_helping {
             let limits = keyspace.info.options.level_limits();
             let situation = self.situation(keyspace, self.reserve.is_spent(), &snapshots);
-            if let Some(plan) = picker::pick(tables, limits, order, situation).plan {
-                return Some(plan);
+            let plan = if self.reserve.is_spent() {
+                picker::pick(tables, limits, order, situation).plan
+            } else {
+                picker::pick_overdue(tables, limits, order, situation)
+            };
+            if plan.is_some() {
+                return plan;
             }
             *is_helping = false;
         }
@@ -260,12 +270,14 @@ impl Idleness {
         let rest = self.rest.get_or_insert_with(|| Rest::of(core, book));
         let state = core.view.state();
         let (tables, looks_before) = (&rest.tables, rest.looks_before);
-        rest.keyspaces.retain(|id| {
-            let board = &book.board;
-            let is_busy = board.is_candidate(*id) || board.is_running(JobKind::Compact(*id));
-            let is_due = is_busy && !board.was_idle_since(*id, looks_before);
-            is_due && !(goes_on && has_merged(state.keyspace(*id), tables))
-        });
+        // One after the other: each of many jobs wakes this waiter, and one at rest is not asked about again.
+        let is_due = |id| {
+            let is_busy = book.board.is_busy_since(id, looks_before);
+            is_busy && !(goes_on && has_merged(state.keyspace(id), tables))
+        };
+        while rest.keyspaces.first().is_some_and(|&id| !is_due(id)) {
+            rest.keyspaces.pop_first();
+        }
         let is_still =
             |kind, until| !book.board.is_running(kind) || (goes_on && book.board.ended_count(kind) >= until);
         let are_still = rest.ends.iter().all(|&(kind, until)| is_still(kind, until));

@@ -222,10 +222,10 @@ impl Core {
     /// Switches to `next`: the memtables filled so far become a sealed generation.
     fn seal(&self, leader: &mut Leader, next: WalWriter) {
         let state = self.view.pin_state();
-        let filled = state.keyspaces.iter().filter(|keyspace| !keyspace.tree.active.is_empty());
+        let filled = state.keyspaces().filter(|keyspace| !keyspace.tree.active.is_empty());
         let memtables: Vec<_> =
             filled.map(|keyspace| (keyspace.info.id, Arc::clone(&keyspace.tree.active))).collect();
-        let share = self.options.memtable_bytes / state.keyspaces.len();
+        let share = self.options.memtable_bytes / state.keyspaces_count();
         let sealed: Vec<KeyspaceId> = memtables.iter().map(|(id, _)| *id).collect();
         let old_len = leader.wal.as_ref().map_or(0, WalWriter::len);
         let mut book = self.book.lock();
@@ -238,7 +238,7 @@ impl Core {
         book.sealed.push_back((first, Arc::new(Generation { last_seq: leader.last_seq, memtables })));
         self.change_state(&mut book, |state| {
             for id in sealed {
-                let tree = &mut state.keyspaces[id.0 as usize].tree;
+                let tree = state.tree_mut(id);
                 let fresh = Arc::new(Memtable::new(&tree.order, share));
                 tree.sealed.insert(0, std::mem::replace(&mut tree.active, fresh));
             }

@@ -62,7 +62,7 @@ impl Memtable {
     /// # Panics
     /// If key or value is over its limit of limits.rs.
     pub fn insert(&self, arena: &mut Arena, key: InternalKey<'_>, value: &[u8]) {
-        self.filter.insert(hash_key(key.user_key));
+        self.filter.insert(hash_key(key.user_key), self.count());
         let bytes = arena.store(key.user_key, value);
         match &self.list {
             List::Bytewise(set) => {

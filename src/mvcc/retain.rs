@@ -16,6 +16,7 @@ use crate::base::error::Result;
 use crate::base::key::{Kind, Tag};
 use crate::base::seq::SeqNum;
 use crate::mvcc::visible::unknown_kind;
+use std::collections::BTreeSet;
 
 /// What becomes of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,18 +42,17 @@ pub enum Reason {
 
 /// Decides entry by entry, in the order of a merge.
 #[derive(Debug)]
-pub struct Retention {
+pub struct Retention<'a> {
     /// Live snapshots, ascending.
-    snapshots: Vec<SeqNum>,
+    snapshots: &'a [SeqNum],
     /// The stretch of the entry before, of the same key; `None` at a new key.
     stretch: Option<usize>,
 }
 
-impl Retention {
-    /// Starts a merge while `snapshots` are live.
-    pub fn new(mut snapshots: Vec<SeqNum>) -> Retention {
-        snapshots.sort_unstable();
-        snapshots.dedup();
+impl<'a> Retention<'a> {
+    /// Starts a merge while `snapshots` are live, which ascend. They are borrowed: a flush starts one of these for every
+    /// keyspace.
+    pub fn new(snapshots: &'a [SeqNum]) -> Retention<'a> {
         Retention { snapshots, stretch: None }
     }
 
@@ -91,8 +91,9 @@ impl Retention {
 pub struct Kept {
     /// Deletes that an older entry deeper down may have needed.
     for_deeper_count: u64,
-    /// Snapshots for which old versions, and deletes above them, stayed; ascending.
-    for_snapshots: Vec<SeqNum>,
+    /// Snapshots for which old versions, and deletes above them, stayed. A set, since the versions of one key name them
+    /// newest first and one key may have a version for every snapshot.
+    for_snapshots: BTreeSet<SeqNum>,
     /// Up to this number, what lies above it has been asked what it hides in the table.
     shaded_seq: SeqNum,
 }
@@ -108,11 +109,7 @@ impl Kept {
         match reason {
             Reason::Newest => {}
             Reason::Deeper => self.for_deeper_count += 1,
-            Reason::Snapshot(seq) => {
-                if let Err(at) = self.for_snapshots.binary_search(&seq) {
-                    self.for_snapshots.insert(at, seq);
-                }
-            }
+            Reason::Snapshot(seq) => drop(self.for_snapshots.insert(seq)),
         }
     }
 
@@ -127,7 +124,7 @@ impl Kept {
     }
 
     /// Returns the snapshots for which something stayed, ascending.
-    pub fn for_snapshots(&self) -> &[SeqNum] {
+    pub fn for_snapshots(&self) -> &BTreeSet<SeqNum> {
         &self.for_snapshots
     }
 }

@@ -10,8 +10,8 @@ use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::mvcc::visible::Horizon;
 use crate::sync::Mutex;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The live snapshots of a database.
 #[derive(Default, Debug)]
@@ -25,6 +25,8 @@ struct List {
     live: BTreeMap<SeqNum, usize>,
     /// Numbers that the background waits for, ascending, by the keyspace for whose sake it does.
     watched: BTreeMap<KeyspaceId, Vec<SeqNum>>,
+    /// The same by number: giving a snapshot up does not ask every keyspace.
+    watchers: BTreeSet<(SeqNum, KeyspaceId)>,
 }
 
 impl Snapshots {
@@ -51,8 +53,8 @@ impl Snapshots {
             return Vec::new();
         }
         count.remove();
-        let waiting = list.watched.iter().filter(|(_, seqs)| seqs.binary_search(&seq).is_ok());
-        waiting.map(|(id, _)| *id).collect()
+        let waiting = list.watchers.range((seq, KeyspaceId(0))..=(seq, KeyspaceId(u32::MAX)));
+        waiting.map(|(_, id)| *id).collect()
     }
 
     /// Returns the numbers of the live snapshots, ascending, each once.
@@ -65,12 +67,24 @@ impl Snapshots {
     pub fn watch(&self, id: KeyspaceId, seqs: Vec<SeqNum>) -> bool {
         let mut list = self.list.lock();
         let are_live = seqs.iter().all(|seq| list.live.contains_key(seq));
-        if are_live && !seqs.is_empty() {
-            list.watched.insert(id, seqs);
-        } else {
-            list.watched.remove(&id);
-        }
+        list.set_watched(id, if are_live { seqs } else { Vec::new() });
         are_live
+    }
+}
+
+impl List {
+    /// Has a keyspace hear of `seqs`, which ascend, and of nothing else.
+    fn set_watched(&mut self, id: KeyspaceId, seqs: Vec<SeqNum>) {
+        let before = self.watched.remove(&id).unwrap_or_default();
+        // Mostly few of many change.
+        for seq in before.iter().filter(|seq| seqs.binary_search(seq).is_err()) {
+            self.watchers.remove(&(*seq, id));
+        }
+        let new = seqs.iter().filter(|seq| before.binary_search(seq).is_err());
+        self.watchers.extend(new.map(|seq| (*seq, id)));
+        if !seqs.is_empty() {
+            self.watched.insert(id, seqs);
+        }
     }
 }
 
@@ -124,5 +138,7 @@ mod tests {
         assert_eq!(snapshots.release(SeqNum::new(3)), []);
         assert!(snapshots.watch(ONE, Vec::new()));
         assert_eq!(snapshots.release(SeqNum::new(7)), []);
+        let list = snapshots.list.lock();
+        assert!(list.watched.is_empty() && list.watchers.is_empty());
     }
 }

@@ -94,14 +94,7 @@ impl Scan {
     }
 
     fn is_range_empty(&self) -> bool {
-        let (Some(lower), Some(upper)) = (key_of(&self.lower), key_of(&self.upper)) else { return false };
-        match self.tree.order.compare(lower, upper) {
-            Ordering::Less => false,
-            Ordering::Equal => {
-                !matches!((&self.lower, &self.upper), (Bound::Included(_), Bound::Included(_)))
-            }
-            Ordering::Greater => true,
-        }
+        self.tree.order.is_range_empty(&self.lower, &self.upper)
     }
 
     /// Returns the next pair from the front; `None` at the end, for ever.
@@ -467,13 +460,6 @@ impl Scan {
 impl Drop for Scan {
     fn drop(&mut self) {
         self.report_all();
-    }
-}
-
-fn key_of(bound: &Bound<Vec<u8>>) -> Option<&[u8]> {
-    match bound {
-        Bound::Included(key) | Bound::Excluded(key) => Some(key),
-        Bound::Unbounded => None,
     }
 }
 

@@ -421,6 +421,11 @@ impl Parts {
             let message = "index and properties do not agree on how many blocks there are";
             return Err(Error::corruption(path, footer.index.offset, message));
         }
+        let ends = [&properties.smallest, &properties.largest].map(|key| index.find(key.as_internal()));
+        if ends != [Some(0), Some(index.blocks_count() - 1)] {
+            let message = "index and properties do not agree on where the entries begin and end";
+            return Err(Error::corruption(path, footer.index.offset, message));
+        }
         Ok(Parts { footer, index, filter, properties })
     }
 }

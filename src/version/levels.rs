@@ -9,6 +9,7 @@ use crate::base::limits::LEVELS_COUNT;
 use crate::mvcc::retain::Kept;
 use crate::version::edit::TableMeta;
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering as Atomic};
@@ -49,11 +50,12 @@ impl<T> Live<T> {
 #[derive(Debug)]
 pub struct Version<T> {
     levels: [Vec<Arc<Live<T>>>; LEVELS_COUNT],
+    levels_len_bytes: [u64; LEVELS_COUNT],
 }
 
 impl<T> Default for Version<T> {
     fn default() -> Version<T> {
-        Version { levels: Default::default() }
+        Version { levels: Default::default(), levels_len_bytes: [0; LEVELS_COUNT] }
     }
 }
 
@@ -75,13 +77,18 @@ impl<T> Version<T> {
 
     /// Returns how many bytes a level holds.
     pub fn level_len_bytes(&self, level: usize) -> u64 {
-        self.levels[level].iter().map(|live| live.meta.len_bytes).sum()
+        self.levels_len_bytes[level]
     }
 
-    /// Returns a version without `removed` and with `added`.
+    /// Returns how many bytes all levels hold.
+    pub fn len_bytes(&self) -> u64 {
+        self.levels_len_bytes.iter().sum()
+    }
+
+    /// Returns a version without `removed` and with `added`. Keys are compared where something has changed, and only there.
     ///
     /// # Panics
-    /// If a removed table is not there, or the result breaks INV-1.
+    /// If a removed table is not there, or an added one breaks INV-1.
     #[must_use]
     pub fn with(
         &self,
@@ -89,28 +96,44 @@ impl<T> Version<T> {
         added: Vec<(usize, Arc<Live<T>>)>,
         order: &KeyOrder,
     ) -> Version<T> {
-        let mut levels = self.levels.clone();
+        let mut leaving: [BTreeSet<FileNumber>; LEVELS_COUNT] = Default::default();
         for (level, number) in removed {
-            let before = levels[*level].len();
-            levels[*level].retain(|live| live.meta.number != *number);
-            assert_eq!(levels[*level].len() + 1, before, "table {number} leaves level {level} once");
+            assert!(leaving[*level].insert(*number), "table {number} leaves level {level} once");
         }
+        let mut joining: [Vec<Arc<Live<T>>>; LEVELS_COUNT] = Default::default();
         for (level, live) in added {
-            levels[level].push(live);
+            joining[level].push(live);
         }
-        let version = Version { levels }.sorted(order);
-        if let Err(reason) = version.check(order) {
-            panic!("a version of our own is broken: {reason}");
+        let mut version = Version { levels: self.levels.clone(), levels_len_bytes: self.levels_len_bytes };
+        let changed = leaving.into_iter().zip(joining).enumerate();
+        for (level, (leaving, joining)) in
+            changed.filter(|(_, (old, new))| !old.is_empty() || !new.is_empty())
+        {
+            let tables = &mut version.levels[level];
+            let before = tables.len();
+            if !leaving.is_empty() {
+                tables.retain(|live| !leaving.contains(&live.meta.number));
+            }
+            assert_eq!(tables.len() + leaving.len(), before, "what leaves level {level} was there");
+            if level == 0 {
+                tables.extend(joining);
+                sort_level0(tables);
+            } else if let Err(reason) = insert_sorted(level, tables, joining, order) {
+                panic!("a version of our own is broken: {reason}");
+            }
+            version.levels_len_bytes[level] = sum_len_bytes(tables);
         }
         version
     }
 
     fn sorted(mut self, order: &KeyOrder) -> Version<T> {
         let [level0, deeper @ ..] = &mut self.levels;
-        // A table's newest entry decides, since flushes follow the order of commits.
-        level0.sort_by_key(|live| std::cmp::Reverse((live.meta.largest_seq, live.meta.number)));
+        sort_level0(level0);
         for tables in deeper {
             tables.sort_by(|a, b| order.compare(&a.meta.smallest, &b.meta.smallest));
+        }
+        for (tables, len_bytes) in self.levels.iter().zip(&mut self.levels_len_bytes) {
+            *len_bytes = sum_len_bytes(tables);
         }
         self
     }
@@ -131,19 +154,11 @@ impl<T> Version<T> {
     pub fn check(&self, order: &KeyOrder) -> Result<(), String> {
         for (level, tables) in self.levels.iter().enumerate() {
             for live in tables {
-                if order.compare(&live.meta.smallest, &live.meta.largest) == Ordering::Greater {
-                    return Err(format!("table {} ends before it begins", live.meta.number));
-                }
+                check_range(&live.meta, order)?;
             }
             let pairs = tables.windows(2).filter(|_| level > 0);
             for pair in pairs {
-                let (left, right) = (&pair[0].meta, &pair[1].meta);
-                if order.compare(&left.largest, &right.smallest) != Ordering::Less {
-                    return Err(format!(
-                        "tables {} and {} overlap on level {level}",
-                        left.number, right.number
-                    ));
-                }
+                check_pair(level, &pair[0].meta, &pair[1].meta, order)?;
             }
         }
         Ok(())
@@ -169,8 +184,9 @@ impl<T> Version<T> {
         let candidates =
             if level == 0 { 0..self.levels[0].len() } else { self.span(level, smallest, largest, order) };
         self.levels[level][candidates].iter().filter(move |live| {
-            order.compare(&live.meta.largest, smallest) != Ordering::Less
-                && order.compare(&live.meta.smallest, largest) != Ordering::Greater
+            level > 0
+                || order.compare(&live.meta.largest, smallest) != Ordering::Less
+                    && order.compare(&live.meta.smallest, largest) != Ordering::Greater
         })
     }
 
@@ -187,4 +203,61 @@ impl<T> Version<T> {
             tables.partition_point(|live| order.compare(&live.meta.smallest, largest) != Ordering::Greater);
         start..end.max(start)
     }
+}
+
+/// Puts tables into a sorted level, each where it belongs, and checks that none overlaps its neighbours.
+fn insert_sorted<T>(
+    level: usize,
+    tables: &mut Vec<Arc<Live<T>>>,
+    mut joining: Vec<Arc<Live<T>>>,
+    order: &KeyOrder,
+) -> Result<(), String> {
+    joining.sort_by(|a, b| order.compare(&a.meta.smallest, &b.meta.smallest));
+    let mut rest = std::mem::take(tables);
+    let mut tails = Vec::new();
+    // From the last one backwards, so that places before it stay what they are.
+    for live in joining.into_iter().rev() {
+        check_range(&live.meta, order)?;
+        let begins_before =
+            |other: &Arc<Live<T>>| order.compare(&other.meta.smallest, &live.meta.smallest).is_lt();
+        let tail = rest.split_off(rest.partition_point(begins_before));
+        let next = tail.first().or(tails.last().map(|(joined, _)| joined));
+        if let Some(next) = next {
+            check_pair(level, &live.meta, &next.meta, order)?;
+        }
+        if let Some(before) = rest.last() {
+            check_pair(level, &before.meta, &live.meta, order)?;
+        }
+        tails.push((live, tail));
+    }
+    for (live, tail) in tails.into_iter().rev() {
+        rest.push(live);
+        rest.extend(tail);
+    }
+    *tables = rest;
+    Ok(())
+}
+
+fn sort_level0<T>(tables: &mut [Arc<Live<T>>]) {
+    // A table's newest entry decides, since flushes follow the order of commits.
+    tables.sort_by_key(|live| std::cmp::Reverse((live.meta.largest_seq, live.meta.number)));
+}
+
+fn sum_len_bytes<T>(tables: &[Arc<Live<T>>]) -> u64 {
+    tables.iter().map(|live| live.meta.len_bytes).sum()
+}
+
+fn check_range(meta: &TableMeta, order: &KeyOrder) -> Result<(), String> {
+    if order.compare(&meta.smallest, &meta.largest) == Ordering::Greater {
+        return Err(format!("table {} ends before it begins", meta.number));
+    }
+    Ok(())
+}
+
+/// Checks that two neighbours of a sorted level share no key.
+fn check_pair(level: usize, left: &TableMeta, right: &TableMeta, order: &KeyOrder) -> Result<(), String> {
+    if order.compare(&left.largest, &right.smallest) != Ordering::Less {
+        return Err(format!("tables {} and {} overlap on level {level}", left.number, right.number));
+    }
+    Ok(())
 }

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 /// Returns the numbers of the entries of one key that a merge keeps, and why.
 fn merged(snapshots: &[u64], entries: &[(u64, Kind)], is_bottom: bool) -> (Vec<u64>, Kept) {
-    let mut retention = Retention::new(snapshots.iter().map(|&seq| SeqNum::new(seq)).collect());
+    let snapshots: BTreeSet<SeqNum> = snapshots.iter().map(|&seq| SeqNum::new(seq)).collect();
+    let snapshots = Vec::from_iter(snapshots);
+    let mut retention = Retention::new(&snapshots);
     let (mut kept, mut waiting, mut why) = (Vec::new(), Vec::new(), Kept::default());
     for &(seq, kind) in entries {
         let tag = Tag::new(SeqNum::new(seq), kind);
@@ -50,7 +52,7 @@ fn a_delete_above_a_snapshot_that_sees_nothing_beneath_it_goes() {
 #[test]
 fn what_stays_has_its_reason_noted() {
     let (_, why) = merged(&[4, 6], &[(9, Kind::Put), (5, Kind::Put), (1, Kind::Put)], true);
-    assert_eq!(why.for_snapshots(), [SeqNum::new(4), SeqNum::new(6)]);
+    assert_eq!(Vec::from_iter(why.for_snapshots()), [&SeqNum::new(4), &SeqNum::new(6)]);
     assert_eq!(why.for_deeper_count(), 0);
     let (_, why) = merged(&[4], &[(9, Kind::Delete), (3, Kind::Delete)], false);
     assert_eq!(why.for_deeper_count(), 2);
@@ -62,17 +64,33 @@ fn what_stays_has_its_reason_noted() {
     assert_eq!(merged(&[], &[(9, Kind::Put), (5, Kind::Put)], false).1, Kept::default());
 }
 
+/// A key with a version for each of very many snapshots is merged in decent time: its versions name them backwards.
+#[test]
+fn very_many_snapshots_are_noted_in_decent_time() {
+    const COUNT: u64 = 1_000_000;
+    let snapshots: Vec<SeqNum> = (1..=COUNT).map(SeqNum::new).collect();
+    let mut retention = Retention::new(&snapshots);
+    let mut why = Kept::default();
+    for &seq in snapshots.iter().rev() {
+        match retention.judge(Tag::new(seq, Kind::Put), || true).expect("known") {
+            Verdict::Keep(reason) => why.note(reason),
+            verdict => panic!("{seq}: {verdict:?}"),
+        }
+    }
+    assert!(why.for_snapshots().iter().eq(&snapshots[..snapshots.len() - 1]));
+}
+
 #[test]
 fn an_entry_of_an_unknown_kind_is_neither_kept_nor_dropped() {
     for kind in [Kind::RangeDelete, Kind::Merge, Kind::SingleDelete, Kind::ValueReference] {
-        let mut retention = Retention::new(Vec::new());
+        let mut retention = Retention::new(&[]);
         let put = Tag::new(SeqNum::new(9), Kind::Put);
         assert_eq!(retention.judge(put, || true).expect("known"), Verdict::Keep(Reason::Newest));
         // Not even where a newer entry hides it.
         let error = retention.judge(Tag::new(SeqNum::new(5), kind), || true).expect_err("unknown");
         assert_eq!(error.kind(), ErrorKind::Incompatible);
     }
-    let error = Retention::new(Vec::new()).judge(Tag::from_raw(5 << 8 | 0x7F), || true).expect_err("unknown");
+    let error = Retention::new(&[]).judge(Tag::from_raw(5 << 8 | 0x7F), || true).expect_err("unknown");
     assert_eq!(error.kind(), ErrorKind::Incompatible);
 }
 
