@@ -265,6 +265,9 @@ impl WriteFile for GuardedFile {
         let _inside = self.guard.enter()?;
         self.file.allocate(len)
     }
+    fn allocated_len(&self) -> u64 {
+        self.file.allocated_len()
+    }
     fn trim(&mut self) -> Result<()> {
         let _inside = self.guard.enter()?;
         self.file.trim()
