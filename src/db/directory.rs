@@ -16,6 +16,7 @@
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::time::UnixMillis;
 use crate::db::ends::closed;
+use crate::format::names::FileName;
 use crate::sync::{Condvar, Mutex, process_id, yield_point};
 use crate::vfs::final_sync::FinalSync;
 use crate::vfs::{Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
@@ -129,6 +130,11 @@ impl Directory {
     /// Returns the path that it was opened under.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns what a file takes, with what was allocated ahead; 0 if that cannot be told.
+    pub(crate) fn len_of(&self, name: FileName) -> u64 {
+        self.metadata(&name.path(&self.path)).map_or(0, |metadata| metadata.len)
     }
 
     /// Locks it until it is let go of.

@@ -65,6 +65,8 @@ pub(crate) struct OpenRequest {
 struct Recovered {
     catalog: Catalog,
     state: State,
+    /// What is needed of the directory beside the tables: the manifest that counts and the segments that were replayed.
+    needed: Vec<FileName>,
     /// Replayed segments, oldest first, with what was in them.
     generations: VecDeque<(FileNumber, Arc<Generation>)>,
     /// The end of the last segment; none in a new database.
@@ -199,6 +201,7 @@ impl Opening {
             time_high_water: catalog.time_high_water,
             catalog,
             state,
+            needed: vec![FileName::Lock, FileName::Current],
             generations: VecDeque::new(),
             last_segment: None,
             carried: Carried { records: Vec::new(), len_bytes: 0, len_bytes_max },
@@ -260,6 +263,7 @@ impl Opening {
             state.keyspaces.push(KeyspaceTree { info: Arc::new(info), waste, tree });
         }
         let mut recovered = self.recovered(catalog, state);
+        recovered.needed.push(FileName::Manifest(pointer.manifest));
         self.replay_segments(&mut recovered)?;
         Ok(recovered)
     }
@@ -328,6 +332,7 @@ impl Opening {
                 }
             }
         }
+        recovered.needed.extend(chain.iter().map(|(number, _)| FileName::Wal(*number)));
         for (number, declared_len) in chain.into_iter().rev() {
             self.replay_segment(recovered, number, declared_len)?;
         }
@@ -405,7 +410,8 @@ impl Opening {
         host: Host,
         is_read_only: bool,
     ) -> Result<Arc<Core>> {
-        let Recovered { catalog, state, generations, last_segment, carried, unproven, .. } = recovered;
+        let Recovered { catalog, state, needed, generations, last_segment, carried, unproven, .. } =
+            recovered;
         let is_carried = carried.is_small();
         // What is carried stands in the fresh segment as if it were its first content: nothing before it is needed.
         let predecessor = last_segment.filter(|_| !is_carried);
@@ -435,7 +441,12 @@ impl Opening {
                 book.board.park(JobKind::Compact(keyspace.info.id), error, self.directory.now());
             }
         }
-        if !is_read_only {
+        for name in needed.into_iter().filter(|name| names.contains(name)) {
+            book.files.add_found(name, self.directory.len_of(name));
+        }
+        if is_read_only {
+            self.note_rest(&mut book, &names, &catalog);
+        } else {
             let wal_first = book.sealed.front().map(|(number, _)| *number);
             let establishment =
                 Establishment { catalog, predecessor, wal_first, records, names, time_high_water };
@@ -470,6 +481,22 @@ impl Opening {
         core.ends.open(Step::Open);
         core.tidy_up();
         Ok(core)
+    }
+}
+
+impl Opening {
+    /// Notes what a database that is only read has beside what it needs: its reserve, and what the next writer removes.
+    fn note_rest(&self, book: &mut Book, names: &BTreeSet<FileName>, catalog: &Catalog) {
+        let tables: BTreeSet<FileName> =
+            catalog.tables().map(|(_, _, meta)| FileName::Table(meta.number)).collect();
+        let known: BTreeSet<FileName> = book.files.found().map(|(name, _)| name).chain(tables).collect();
+        for name in names.difference(&known) {
+            let len = self.directory.len_of(*name);
+            match name {
+                FileName::Reserve => book.files.add_found(*name, len),
+                _ => book.files.discard(*name, len),
+            }
+        }
     }
 }
 
