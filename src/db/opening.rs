@@ -141,7 +141,8 @@ fn open_in(directory: &Arc<Directory>, request: OpenRequest) -> Result<Arc<Core>
     }
     let mode = if is_read_only { LockMode::Shared } else { LockMode::Exclusive };
     match directory.lock_with(&FileName::Lock.path(directory.path()), mode) {
-        // A copy of a database may lack its lock file, and a reader changes no byte, so it makes none.
+        // A copy of a database may lack its lock file, and a reader changes no byte, so it makes none. Without one nothing
+        // keeps a writer away, and `Directory::check_alone` tells whether one has come.
         Err(error) if is_read_only && error.kind() == ErrorKind::NotFound => {}
         other => other?,
     }
@@ -161,7 +162,9 @@ fn open_in(directory: &Arc<Directory>, request: OpenRequest) -> Result<Arc<Core>
         Some(pointer) => opening.recover(pointer)?,
         None => opening.create(&names)?,
     };
-    opening.start(recovered, names, host, is_read_only)
+    let core = opening.start(recovered, names, host, is_read_only)?;
+    directory.check_alone()?;
+    Ok(core)
 }
 
 /// Returns the files of ours. What is not ours is left alone.
