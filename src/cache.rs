@@ -37,6 +37,7 @@
 //! It does not load blocks, and it does not forget a file that was removed: keys are never reused, so its
 //! blocks just grow old.
 
+use crate::sync::process_id;
 use arc_swap::{ArcSwapOption, Guard};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -146,6 +147,7 @@ pub struct BlockCache {
     inserts_count: AtomicU64,
     evictions_count: AtomicU64,
     counters: Box<[Counters]>,
+    process: u32,
 }
 
 /// Sets that are allocated together, each with the claim of whoever changes it.
@@ -207,6 +209,7 @@ impl BlockCache {
             inserts_count: AtomicU64::new(0),
             evictions_count: AtomicU64::new(0),
             counters: (0..COUNTER_SHARDS_COUNT).map(|_| Counters::default()).collect(),
+            process: process_id(),
         }
     }
 
@@ -248,7 +251,8 @@ impl BlockCache {
     pub fn insert(&self, key: BlockKey, block: Arc<Vec<u8>>) -> Arc<Vec<u8>> {
         assert!(key.is_stamped_on(&block), "a cached block carries its key");
         let charge = charge_of(&block);
-        if charge > self.capacity_bytes {
+        // In a forked process, a thread that is not there may be allocating the chunk, for ever.
+        if charge > self.capacity_bytes || process_id() != self.process {
             return block;
         }
         self.used_bytes.fetch_add(charge, Ordering::Relaxed);

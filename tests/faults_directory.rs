@@ -8,20 +8,28 @@
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/hooked.rs"]
+mod hooked;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
 use common::{Model, contents, tiny, tiny_keyspace};
 use fork::Fork;
+use hooked::{HookedVfs, Op};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use tempfile::TempDir;
 use tinylsm::sync::{Condvar, Mutex, spawn};
-use tinylsm::{Background, Db, DbBuilder, ErrorKind, KeyspaceOptions, Result, WriteOptions};
-use watchdog::{CALL_MAX, ends, within};
+use tinylsm::vfs::os::OsVfs;
+use tinylsm::{
+    Background, Cache, Db, DbBuilder, ErrorKind, Iter, Keyspace, KeyspaceOptions, Result, Runtime, Snapshot,
+    WriteBatch, WriteOptions,
+};
+use watchdog::{CALL_MAX, Gate, ends, start, within};
 
 fn value_of(db: &Db, key: &str) -> Option<String> {
     let value = db.get(key).expect("reads")?;
@@ -281,6 +289,115 @@ fn said_of<T>(result: Result<T>) -> String {
     result.map_or_else(|error| format!("refused: {error}"), |_| "done".to_owned())
 }
 
+/// Handles that a parent has when it forks.
+struct Handles {
+    db: Db,
+    keyspace: Keyspace,
+    snapshot: Snapshot,
+    iter: Iter,
+}
+
+impl Handles {
+    fn of(db: &Db) -> Handles {
+        let keyspace = db.default_keyspace().clone();
+        let mut iter = keyspace.iter().expect("open");
+        assert!(iter.next().is_some_and(|item| item.is_ok()), "there is something to read");
+        Handles { db: db.clone(), keyspace, snapshot: db.snapshot(), iter }
+    }
+}
+
+type Use = (&'static str, fn(&mut Handles) -> String);
+
+/// Calls that are errors in a forked child.
+const REFUSED: [Use; 33] = [
+    ("put", |of| said_of(of.db.put("child", "1"))),
+    ("put without durability", |of| said_of(of.keyspace.put_with("child", "1", &WriteOptions::none()))),
+    ("delete", |of| said_of(of.keyspace.delete("parent00"))),
+    ("delete without durability", |of| said_of(of.keyspace.delete_with("parent00", &WriteOptions::none()))),
+    ("write", |of| {
+        let mut batch = WriteBatch::new();
+        batch.delete(&of.keyspace, "parent00");
+        said_of(of.db.write(&batch, &WriteOptions::default()))
+    }),
+    ("get", |of| said_of(of.db.get("parent00"))),
+    ("multi_get", |of| said_of(of.db.multi_get(&["parent00"]))),
+    ("iter", |of| said_of(of.db.iter())),
+    ("range", |of| said_of(of.db.range("a".."z"))),
+    ("prefix", |of| said_of(of.db.prefix("parent"))),
+    ("get of a snapshot", |of| said_of(of.snapshot.get(&of.keyspace, "parent00"))),
+    ("multi_get of a snapshot", |of| said_of(of.snapshot.multi_get(&of.keyspace, &["parent00"]))),
+    ("iter of a snapshot", |of| said_of(of.snapshot.iter(&of.keyspace))),
+    ("range of a snapshot", |of| said_of(of.snapshot.range(&of.keyspace, "a".."z"))),
+    ("prefix of a snapshot", |of| said_of(of.snapshot.prefix(&of.keyspace, "parent"))),
+    ("get of a snapshot of its own", |of| said_of(of.db.snapshot().get(&of.keyspace, "parent00"))),
+    ("next", |of| said_of(of.iter.next().expect("not at its end"))),
+    ("next_back", |of| said_of(of.iter.next_back().expect("not at its end"))),
+    ("seek", |of| said_of(of.iter.seek("parent01"))),
+    ("next and then error", |of| {
+        let _ = of.iter.next();
+        said_of(of.iter.error().cloned().map_or(Ok(()), Err))
+    }),
+    ("sync", |of| said_of(of.db.sync())),
+    ("flush", |of| said_of(of.db.flush())),
+    ("compact_range", |of| said_of(of.db.compact_range(&of.keyspace, ..))),
+    ("wait_idle", |of| said_of(of.db.wait_idle())),
+    ("background_step", |of| said_of(of.db.background_step())),
+    ("background_error", |of| said_of(of.db.background_error().map_or(Ok(()), Err))),
+    ("background_errors", |of| {
+        let told = of.db.background_errors();
+        said_of(told.into_iter().next().map_or(Ok(()), |told| Err(told.error)))
+    }),
+    ("resume", |of| said_of(of.db.resume())),
+    ("verify", |of| said_of(of.db.verify())),
+    ("keyspace", |of| said_of(of.db.keyspace("default"))),
+    ("create_keyspace", |of| said_of(of.db.create_keyspace("child", KeyspaceOptions::default()))),
+    ("close", |of| said_of(of.db.clone().close())),
+    ("another opening", |of| said_of(Db::builder(of.db.path()).open())),
+];
+
+/// Calls that cannot fail, and answer in a forked child with what it has.
+const ANSWERED: [Use; 8] = [
+    ("stats", |of| {
+        let stats = of.db.stats();
+        let is_right =
+            stats.last_seq.get() == 20 && stats.keyspaces.len() == 1 && stats.live_files.is_empty();
+        if is_right { "done".to_owned() } else { format!("{stats:?}") }
+    }),
+    ("last_seq", |of| done_if(of.db.last_seq().get() == 20)),
+    ("keyspaces", |of| done_if(of.db.keyspaces() == ["default"])),
+    ("path", |of| done_if(of.db.path().ends_with("db"))),
+    ("name and options", |of| {
+        done_if(of.keyspace.name() == "default" && of.keyspace.options().block_bytes == 128)
+    }),
+    ("snapshot", |of| done_if(of.db.snapshot().seq() == of.snapshot.seq())),
+    ("dropping an iterator", |of| {
+        if let Ok(other) = of.keyspace.iter() {
+            of.iter = other;
+        }
+        "done".to_owned()
+    }),
+    ("cloning and dropping", |of| {
+        drop((of.db.clone(), of.keyspace.clone(), of.snapshot.clone()));
+        "done".to_owned()
+    }),
+];
+
+fn done_if(is_right: bool) -> String {
+    if is_right { "done" } else { "another answer" }.to_owned()
+}
+
+/// Makes each call in a forked child of its own, which must answer.
+fn check_calls(handles: &mut Handles) {
+    for (calls, beginning) in [(&REFUSED[..], "refused"), (&ANSWERED[..], "done")] {
+        for (what, call) in calls {
+            let mut line = fork_off(|| call(handles));
+            let said = line.hear().unwrap_or_else(|| "nothing".to_owned());
+            line.say("go");
+            assert!(said.starts_with(beginning), "a forked child's {what}: {said}");
+        }
+    }
+}
+
 /// Use in a forked child is an error, at once, and changes nothing for the parent.
 #[test]
 fn every_call_in_a_forked_child_is_refused_at_once() {
@@ -289,30 +406,105 @@ fn every_call_in_a_forked_child_is_refused_at_once() {
         let db = real(place.join("db")).open().expect("opens");
         let expected = fill(&db, "parent");
         let before = files_in(&place.join("db"));
-        type Use = fn(&Db) -> String;
-        let calls: [(&str, Use); 9] = [
-            ("put", |db| said_of(db.put("child", "1"))),
-            ("put without durability", |db| {
-                said_of(db.default_keyspace().put_with("child", "1", &WriteOptions::none()))
-            }),
-            ("get", |db| said_of(db.get("parent00"))),
-            ("range", |db| said_of(db.range("a"..))),
-            ("sync", |db| said_of(db.sync())),
-            ("flush", |db| said_of(db.flush())),
-            ("compact_range", |db| said_of(db.compact_range(db.default_keyspace(), ..))),
-            ("create_keyspace", |db| said_of(db.create_keyspace("child", KeyspaceOptions::default()))),
-            ("close", |db| said_of(db.clone().close())),
-        ];
-        for (what, call) in calls {
-            let mut line = fork_off(|| call(&db));
-            let said = line.hear().unwrap_or_else(|| "nothing".to_owned());
-            line.say("go");
-            assert!(said.starts_with("refused"), "a forked child's {what}: {said}");
-            assert!(before == files_in(&place.join("db")), "a forked child's {what} changed a file");
-        }
+        check_calls(&mut Handles::of(&db));
+        assert!(before == files_in(&place.join("db")), "a forked child changed a file");
         assert_eq!(contents(db.default_keyspace()), expected);
         db.put("after", "1").expect("the parent goes on");
         db.close().expect("closes");
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    child::run(NAME, dir.path());
+}
+
+/// No call in a forked child waits for a lock that a thread of the parent held when it was forked: not for the leader's
+/// and the manifest's, which are held over a sync, and not for the short ones.
+#[test]
+fn no_call_in_a_forked_child_waits_for_a_lock_of_its_parent() {
+    const NAME: &str = "no_call_in_a_forked_child_waits_for_a_lock_of_its_parent";
+    if let Some(place) = child::place_in_child(NAME) {
+        let disk = HookedVfs::over(OsVfs::new());
+        let builder = real(place.join("db")).vfs(Arc::new(disk.clone())).background(Background::Manual);
+        let db = builder.open().expect("opens");
+        fill(&db, "parent");
+        let mut handles = Handles::of(&db);
+        let (syncing, looking) = (Gate::default(), Gate::default());
+        let _opens = [syncing.opens_at_the_end(), looking.opens_at_the_end()];
+        syncing.close();
+        let doors = [syncing.clone(), looking.clone()];
+        disk.set_hook(move |call| {
+            let is_manifest = call.path.to_string_lossy().contains("MANIFEST");
+            match call.op {
+                Op::Sync if is_manifest => doors[0].pass(),
+                // The book is locked over a look at the clock.
+                Op::Now => doors[1].pass(),
+                _ => {}
+            }
+            Ok(())
+        });
+        let creator = db.clone();
+        let creating = start("creating", move || creator.create_keyspace("new", tiny_keyspace()).map(drop));
+        syncing.await_parked();
+        looking.close();
+        let stepper = db.clone();
+        let stepping = start("a step", move || stepper.background_step().map(drop));
+        looking.await_parked();
+        check_calls(&mut handles);
+        looking.open();
+        syncing.open();
+        creating.join().expect("creates");
+        stepping.join().expect("steps");
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    child::run(NAME, dir.path());
+}
+
+/// A forked child has no threads of a runtime that its parent made, and may find its cache half changed: opening a
+/// database with either is an error at once, and with ones of its own it works.
+#[test]
+fn a_forked_child_opens_databases_with_a_runtime_and_a_cache_of_its_own_only() {
+    const NAME: &str = "a_forked_child_opens_databases_with_a_runtime_and_a_cache_of_its_own_only";
+    if let Some(place) = child::place_in_child(NAME) {
+        let runtime = Runtime::new(2).expect("threads");
+        let cache = Arc::new(Cache::new(1 << 20, 10));
+        let use_it = |builder: DbBuilder| {
+            let db = builder.open()?;
+            db.put("k", "v")?;
+            db.flush()?;
+            db.wait_idle()?;
+            db.close()
+        };
+        let own = place.join("own");
+        let calls: [(&str, &str, &dyn Fn() -> String); 5] = [
+            ("opening with the parent's runtime", "refused", &|| {
+                said_of(use_it(real(place.join("a")).background(Background::Shared(runtime.clone()))))
+            }),
+            ("opening with the parent's cache", "refused", &|| {
+                said_of(use_it(real(place.join("b")).cache(Arc::clone(&cache))))
+            }),
+            ("opening with the parent's cache for reading", "refused", &|| {
+                said_of(real(place.join("b")).cache(Arc::clone(&cache)).open_read_only())
+            }),
+            ("opening with its own", "done", &|| {
+                let runtime = Runtime::new(1).expect("threads");
+                let cache = Arc::new(Cache::new(1 << 20, 10));
+                said_of(use_it(real(&own).background(Background::Shared(runtime)).cache(cache)))
+            }),
+            ("looking and dropping", "done", &|| {
+                cache.descriptors().close_idle();
+                let counts = (runtime.threads_count(), cache.descriptors().stats().open_count);
+                drop((runtime.clone(), Arc::clone(&cache)));
+                done_if(counts == (2, 0))
+            }),
+        ];
+        for (what, beginning, call) in calls {
+            let mut line = fork_off(call);
+            let said = line.hear().unwrap_or_else(|| "nothing".to_owned());
+            line.say("go");
+            assert!(said.starts_with(beginning), "a forked child's {what}: {said}");
+        }
+        assert!(!place.join("a").exists() && !place.join("b").exists(), "a refused opening makes nothing");
         return;
     }
     let dir = TempDir::new().expect("a directory");

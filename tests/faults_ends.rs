@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering as Atomic};
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
-use tinylsm::{Background, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Options, Result};
+use tinylsm::{
+    Background, Cache, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Options, Result, WriteOptions,
+};
 use watchdog::{CALL_MAX, CHANCE, Gate, ends, start, within};
 
 fn builder(disk: &(impl Vfs + Clone)) -> DbBuilder {
@@ -323,6 +325,112 @@ fn old_handles_give_closed_and_change_nothing_when_the_database_is_open_again() 
         next.close().expect("closes");
         assert_eq!(value_of(&open(&disk), "k").as_deref(), Some("new"));
     });
+}
+
+/// A handle's reads are refused from the moment when somebody closes, those of an iterator at its next step: it does not
+/// read on in a directory that somebody else has.
+#[test]
+fn an_iterator_gives_closed_once_the_database_is_closed() {
+    within(|| {
+        let disk = MemVfs::new();
+        let db = open(&disk);
+        for round in 0..2 {
+            for i in 0..10 {
+                db.put(format!("key{i}"), format!("{round}")).expect("puts");
+            }
+            if round == 0 {
+                db.flush().expect("flushes");
+            }
+        }
+        let iter = || db.iter().expect("open");
+        let [mut unused, mut front, mut back, mut sought, mut ended] =
+            [iter(), iter(), iter(), iter(), iter()];
+        assert!(front.next().is_some_and(|item| item.is_ok()));
+        assert!(back.next_back().is_some_and(|item| item.is_ok()));
+        assert_eq!(ended.by_ref().count(), 10);
+        db.close().expect("closes");
+        let next = open(&disk);
+        next.compact_range(next.default_keyspace(), ..).expect("merges");
+        let kind = |item: Option<Result<_>>| item.map(|item| item.map(drop).map_err(|error| error.kind()));
+        for (what, item) in [
+            ("the first step", unused.next()),
+            ("a step", front.next()),
+            ("a step backwards", back.next_back()),
+        ] {
+            assert_eq!(kind(item), Some(Err(ErrorKind::Closed)), "{what}");
+        }
+        assert_eq!(sought.seek("key3").map_err(|error| error.kind()), Err(ErrorKind::Closed));
+        for mut iter in [unused, front, back, sought] {
+            assert_eq!(iter.error().map(Error::kind), Some(ErrorKind::Closed));
+            assert!(iter.next().is_none() && iter.next_back().is_none(), "it has ended");
+        }
+        assert!(ended.next().is_none() && ended.error().is_none(), "one that came to its end stays there");
+    });
+}
+
+/// Closing does not wait for a read under way. That ends with what was there before the close, or with `Closed`; never
+/// with damage that the next owner of the directory seems to have done, nor with what that one has written.
+#[test]
+fn a_read_under_way_while_the_database_is_closed_ends_with_the_old_value_or_closed() {
+    for parked_at in [Op::Open, Op::Read] {
+        within(move || {
+            let inner = MemVfs::new();
+            let disk = HookedVfs::over(inner.clone());
+            // Neither blocks nor files are kept, so that each read asks the disk.
+            let db = builder(&disk).cache(Arc::new(Cache::new(0, 0))).open().expect("opens");
+            for i in 0..10 {
+                db.put(format!("key{i}"), "old").expect("puts");
+            }
+            db.flush().expect("flushes");
+            db.wait_idle().expect("idle");
+            let gate = Gate::default();
+            let _opens = gate.opens_at_the_end();
+            gate.close();
+            let door = gate.clone();
+            disk.set_hook(move |call| {
+                if call.is(parked_at, ".sst") {
+                    door.pass();
+                }
+                Ok(())
+            });
+            let reader = db.clone();
+            let reading =
+                start("get", move || reader.get("key3").map(|value| value.map(|value| value.to_vec())));
+            gate.await_parked();
+            ends("closing", move || db.close()).expect("closes");
+            let next = open(&inner);
+            next.put("key3", "new").expect("puts");
+            next.compact_range(next.default_keyspace(), ..).expect("merges");
+            next.wait_idle().expect("idle");
+            gate.open();
+            match reading.join() {
+                Ok(value) => assert_eq!(value.as_deref(), Some(&b"old"[..]), "parked at {parked_at:?}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Closed, "parked at {parked_at:?}: {error}"),
+            }
+            assert_eq!(disk.late_calls(), [""; 0]);
+        });
+    }
+}
+
+/// A long log is written to tables by closing, also if all of it was recovered and nothing was written since.
+#[test]
+fn closing_writes_a_long_recovered_log_to_tables() {
+    let disk = MemVfs::new();
+    let options = Options { memtable_bytes: 16 << 20, wal_preallocate_bytes: 0, ..tiny() };
+    let open =
+        || builder(&disk).options(options.clone()).background(Background::Manual).open().expect("opens");
+    let db = open();
+    for i in 0..500 {
+        let key = format!("key{i:03}");
+        // What no sync has covered is committed again by the next opening.
+        db.default_keyspace().put_with(key, vec![b'x'; 1000], &WriteOptions::os()).expect("puts");
+    }
+    drop(db);
+    open().close().expect("closes");
+    let files = disk.files().into_iter().filter(|path| path.extension().is_some_and(|end| end == "wal"));
+    let log_len: usize = files.map(|path| disk.read(&path).expect("listed").len()).sum();
+    assert!(log_len < 10 << 10, "a closed database has {log_len} bytes of log");
+    assert_eq!(contents(open().default_keyspace()).len(), 500);
 }
 
 // ---- Waits ----

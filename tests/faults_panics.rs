@@ -285,3 +285,58 @@ fn a_panic_while_opening_is_an_error_and_leaves_no_lock() {
         check_contained("opening", outcome);
     }
 }
+
+/// A comparator's panic, wherever it happens in whichever call, is an error of that call or nobody's, and never a panic of
+/// the caller's.
+#[test]
+fn a_comparators_panic_gets_out_of_no_call() {
+    type Call = (&'static str, fn(&Db, &Keyspace) -> Result<()>);
+    let calls: [Call; 15] = [
+        ("put", |_, keyspace| keyspace.put("key05", "w").map(drop)),
+        ("delete", |_, keyspace| keyspace.delete("key05").map(drop)),
+        ("get", |_, keyspace| keyspace.get("key05").map(drop)),
+        ("multi_get", |_, keyspace| keyspace.multi_get(&["key05", "key07"]).map(drop)),
+        ("scan", |_, keyspace| keyspace.range("key03".."key09")?.try_for_each(|item| item.map(drop))),
+        ("scan backwards", |_, keyspace| {
+            keyspace.range("key03".."key09")?.rev().try_for_each(|item| item.map(drop))
+        }),
+        ("seek", |_, keyspace| keyspace.iter()?.seek("key07")),
+        ("snapshot get", |db, keyspace| db.snapshot().get(keyspace, "key05").map(drop)),
+        ("flush", |db, _| db.flush()),
+        ("compact_range", |db, keyspace| db.compact_range(keyspace, "key02".."key08")),
+        ("wait_idle", |db, _| db.wait_idle()),
+        ("background_step", |db, _| db.background_step().map(drop)),
+        ("verify", |db, _| db.verify().map(drop)),
+        ("resume", |db, _| db.resume()),
+        ("close", |db, _| db.clone().close()),
+    ];
+    for (what, call) in calls {
+        within(move || {
+            for count in 0.. {
+                let order = Fragile::sound();
+                let (db, keyspace) = fragile(&MemVfs::new(), &order, Background::Manual);
+                for round in 0..2 {
+                    for i in 0..6 {
+                        keyspace.put(format!("key{i:02}"), format!("{round}")).expect("puts");
+                    }
+                    db.flush().expect("flushes");
+                }
+                keyspace.put("key04", "in memory").expect("puts");
+                order.break_after(count);
+                let (callers, of) = (db.clone(), keyspace.clone());
+                let outcome = ends_somehow(what, move || call(&callers, &of));
+                let has_panicked = order.left.load(Atomic::SeqCst) == 0;
+                order.mend();
+                let result =
+                    outcome.unwrap_or_else(|text| panic!("the panic got out of {what}, {count}: {text}"));
+                if let Err(error) = result {
+                    assert!(has_panicked, "{what}: {error}");
+                    check_names_the_panic(what, &error);
+                }
+                if !has_panicked || count > 300 {
+                    break;
+                }
+            }
+        });
+    }
+}

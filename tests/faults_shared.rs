@@ -7,19 +7,26 @@
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/small_disk.rs"]
+mod small_disk;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
 use common::{contents, keyspace_of, tiny};
+use small_disk::SmallDisk;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 use tempfile::TempDir;
+use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
-use tinylsm::{Background, Cache, Comparator, Db, Options, Runtime, WriteBatch, WriteOptions};
+use tinylsm::{
+    Background, Cache, Comparator, Db, DbBuilder, Options, Runtime, Stats, WriteBatch, WriteOptions,
+};
 use watchdog::{ends, within};
 
 /// Makes what several databases share.
@@ -288,4 +295,119 @@ fn the_stats_count_what_lies_on_the_disk() {
         db.wait_idle().expect("idle");
         check("at rest");
     });
+}
+
+fn on_disk_in_memory(disk: &(impl Vfs + Clone)) -> DbBuilder {
+    Db::builder("/db").vfs(Arc::new(disk.clone())).options(tiny()).background(Background::Manual)
+}
+
+/// Returns the files in a database's directory with their lengths.
+fn lens_of(disk: &impl Vfs) -> BTreeMap<String, u64> {
+    let listed = disk.read_dir(Path::new("/db")).expect("the directory is there");
+    let len_of = |name: &str| disk.metadata(&Path::new("/db").join(name)).expect("listed").len;
+    listed.into_iter().map(|entry| (entry.name.clone(), len_of(&entry.name))).collect()
+}
+
+/// Checks that the figures know each file, and every byte but those of `CURRENT`.
+#[track_caller]
+fn check_knows_all(when: &str, stats: &Stats, files: &BTreeMap<String, u64>) {
+    let bytes: u64 = files.iter().filter(|(name, _)| *name != "CURRENT").map(|(_, len)| len).sum();
+    assert_eq!(stats.live_files, files.keys().cloned().collect::<Vec<_>>(), "{when}");
+    assert_eq!(stats.disk_bytes, bytes, "{when}: {files:?}");
+}
+
+/// Segments of an earlier life that stay needed count with what they take.
+#[test]
+fn the_stats_count_recovered_segments() {
+    for durability in [WriteOptions::os(), WriteOptions::disk()] {
+        let disk = MemVfs::new();
+        let options = Options { memtable_bytes: 8 << 20, ..tiny() };
+        let open = || on_disk_in_memory(&disk).options(options.clone()).open().expect("opens");
+        let db = open();
+        for i in 0..100 {
+            db.default_keyspace().put_with(key(i), noise(i), &durability).expect("puts");
+        }
+        drop(db);
+        let db = open();
+        check_knows_all("recovered", &db.stats(), &lens_of(&disk));
+        db.flush().expect("flushes");
+        db.wait_idle().expect("idle");
+        check_knows_all("flushed", &db.stats(), &lens_of(&disk));
+    }
+}
+
+/// The length of the open segment is that of the one that is open now: after a recovery, a write and a flush.
+#[test]
+fn the_stats_tell_the_length_of_the_open_segment() {
+    let disk = MemVfs::new();
+    let options = Options { memtable_bytes: 1 << 20, wal_preallocate_bytes: 0, ..tiny() };
+    let open = || on_disk_in_memory(&disk).options(options.clone()).open().expect("opens");
+    let check = |when: &str, db: &Db| {
+        let files = lens_of(&disk);
+        let segments: Vec<u64> =
+            files.iter().filter(|(name, _)| name.ends_with(".wal")).map(|(_, len)| *len).collect();
+        assert_eq!(segments, [db.stats().wal_bytes], "{when}");
+    };
+    let db = open();
+    check("new", &db);
+    for i in 0..20 {
+        db.put(key(i), noise(i)).expect("puts");
+    }
+    check("written", &db);
+    db.flush().expect("flushes");
+    db.wait_idle().expect("idle");
+    check("flushed", &db);
+    db.put("k", noise(0)).expect("puts");
+    drop(db);
+    let db = open();
+    check("recovered", &db);
+    let old = db.clone();
+    db.close().expect("closes");
+    check("closed", &old);
+}
+
+/// A database that is only read knows its files too, and so does one that was opened on a disk too full to write.
+#[test]
+fn the_stats_of_a_database_that_is_only_read_know_its_files() {
+    let disk = SmallDisk::new(1 << 20);
+    let db = on_disk_in_memory(&disk).open().expect("opens");
+    for i in 0..30 {
+        db.put(key(i), "v").expect("puts");
+    }
+    db.flush().expect("flushes");
+    db.wait_idle().expect("idle");
+    assert!(db.stats().live_files.contains(&"RESERVE".to_owned()));
+    db.put("k", "v").expect("puts");
+    db.close().expect("closes");
+    let files = lens_of(&disk);
+    let reader = on_disk_in_memory(&disk).open_read_only().expect("opens");
+    check_knows_all("opened for reading", &reader.stats(), &files);
+    drop(reader);
+    disk.leave_free(0);
+    let db = on_disk_in_memory(&disk).open().expect("opens");
+    assert!(db.background_error().is_some(), "there is no room to write");
+    let stats = db.stats();
+    assert_eq!(stats.live_files, files.keys().cloned().collect::<Vec<_>>(), "on a full disk");
+    disk.leave_free(1 << 20);
+    db.resume().expect("there is room");
+    db.wait_idle().expect("idle");
+    check_knows_all("resumed", &db.stats(), &lens_of(&disk));
+}
+
+/// Obsolete tables are those that a reader holds, and no others.
+#[test]
+fn the_stats_count_the_obsolete_tables_that_a_reader_holds() {
+    let db = on_disk_in_memory(&MemVfs::new()).open().expect("opens");
+    for round in 0..3 {
+        for i in 0..10 {
+            db.put(key(i), format!("{round}")).expect("puts");
+        }
+        db.flush().expect("flushes");
+    }
+    let iter = db.iter().expect("open");
+    let tables_count = db.stats().keyspaces[0].levels[0].files;
+    db.compact_range(db.default_keyspace(), ..).expect("merges");
+    assert_eq!(db.stats().obsolete_tables, tables_count);
+    drop(iter);
+    assert_eq!(db.stats().obsolete_tables, 0, "nobody holds any, though no purge has come by");
 }

@@ -117,26 +117,41 @@ impl DbBuilder {
     /// # Errors
     /// `NotFound`; `Locked` if it is open already; `InvalidArgument` for an option out of range; `Incompatible` for
     /// a newer format, an unknown comparator, or a directory as above; `Corruption` with file and offset, which for a
-    /// table [`DbBuilder::degraded`] gets past; `NoSpace`; `Io`. Nothing that was in the directory is changed or removed then.
+    /// table [`DbBuilder::degraded`] gets past; `NoSpace`; `Io`; `Closed` for a runtime or cache of the process that this
+    /// one was forked from. Nothing that was in the directory is changed or removed then.
     pub fn open(self) -> Result<Db> {
         let (host, runtime) = match &self.background {
             Background::Manual => (Host::Caller, None),
             Background::Threads(count) => hosted(Runtime::new(*count)?),
-            Background::Shared(runtime) => hosted(runtime.clone()),
+            Background::Shared(runtime) => {
+                runtime.check_process()?;
+                hosted(runtime.clone())
+            }
         };
-        let core = opening::open(self.request(host))?;
+        let core = opening::open(self.request(host)?)?;
         Ok(Db::new(core, runtime))
     }
 
     /// Opens the database for reading only and changes no byte of it: what recovery would write stays in memory.
     ///
+    /// Its lock file keeps writers away meanwhile. A copy of a database may have none, and a medium that cannot be written
+    /// cannot get one: then nothing keeps a writer away. What is read stays as it was when this returned, until a read
+    /// misses a file that a writer has removed since, which gives `Locked`.
+    ///
     /// # Errors
-    /// As [`DbBuilder::open`]; `Locked` while a writer has it open.
+    /// As [`DbBuilder::open`]; `Locked` while a writer has it open, and if one has opened it meanwhile.
     pub fn open_read_only(self) -> Result<Db> {
-        Ok(Db::new(opening::open(self.request(Host::Nobody))?, None))
+        Ok(Db::new(opening::open(self.request(Host::Nobody)?)?, None))
     }
 
-    fn request(self, host: Host) -> OpenRequest {
+    fn request(self, host: Host) -> Result<OpenRequest> {
+        if let Some(cache) = &self.cache {
+            cache.check_process()?;
+        }
+        Ok(self.gathered(host))
+    }
+
+    fn gathered(self, host: Host) -> OpenRequest {
         OpenRequest {
             directory: self.path,
             vfs: self.vfs.unwrap_or_else(|| Arc::new(OsVfs::new())),

@@ -8,8 +8,9 @@ use crate::db::ends::writing_is_off;
 use crate::db::jobs::Job;
 use crate::db::state::{Core, Host, Leader};
 use crate::version::edit::Change;
+use crate::wal::writer::WalWriter;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 impl Core {
     /// Closes the database. Whoever else closes it waits for that.
@@ -69,6 +70,7 @@ impl Core {
         drop(self.flush_at_the_end(&mut leader));
         let wal = leader.wal.as_mut().expect("a writable database has an open segment");
         wal.finish()?;
+        self.note_wal_len(wal);
         let closed = Change::Closed { wal: wal.number(), good_len: wal.good_len() };
         {
             let mut manifest = self.manifest.lock();
@@ -86,7 +88,8 @@ impl Core {
 
     /// Writes memtables out if the log is so long that the next opening would have to.
     fn flush_at_the_end(&self, leader: &mut Leader) -> Result<()> {
-        let is_small = self.writing.wal_bytes.load(Ordering::Relaxed) <= self.carried_len_max();
+        let wal_len = leader.wal.as_ref().map_or(0, WalWriter::len);
+        let is_small = wal_len <= self.carried_len_max();
         if is_small && self.book.lock().sealed.is_empty() {
             return Ok(());
         }

@@ -11,11 +11,13 @@
 //!   `Closed`, whoever still has a handle.
 //! - **A failed sync of its names is final** for everybody ([`crate::vfs::final_sync`]).
 //!
-//! Reads are not counted in and out; they fail with `Closed` once the directory was let go of.
+//! Reads are not counted in and out; they fail with `Closed` once the directory was let go of. A reader of a directory
+//! without a lock file holds nothing that could keep a writer away; it is told when one has come.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::time::UnixMillis;
-use crate::db::ends::closed;
+use crate::db::ends::{closed, forked};
+use crate::format::names::FileName;
 use crate::sync::{Condvar, Mutex, process_id, yield_point};
 use crate::vfs::final_sync::FinalSync;
 use crate::vfs::{Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
@@ -66,9 +68,8 @@ impl Drop for Inside<'_> {
 impl Guard {
     /// Begins a change, unless the directory was let go of or this process is not its holder.
     fn enter(&self) -> Result<Inside<'_>> {
-        if process_id() != self.process {
-            let message = "this process was forked off the one that opened the database; open it anew here";
-            return Err(Error::new(ErrorKind::Closed, message));
+        if self.is_forked() {
+            return Err(forked());
         }
         // In this order, against `shut`: either it sees us inside, or we see it shut.
         self.inside_count.fetch_add(1, Ordering::SeqCst);
@@ -131,6 +132,11 @@ impl Directory {
         &self.path
     }
 
+    /// Returns what a file takes, with what was allocated ahead; 0 if that cannot be told.
+    pub(crate) fn len_of(&self, name: FileName) -> u64 {
+        self.metadata(&name.path(&self.path)).map_or(0, |metadata| metadata.len)
+    }
+
     /// Locks it until it is let go of.
     ///
     /// # Errors
@@ -173,6 +179,22 @@ impl Directory {
     fn check_held(&self) -> Result<()> {
         if self.guard.is_shut.load(Ordering::SeqCst) { Err(closed()) } else { Ok(()) }
     }
+
+    /// Fails if a writer has opened the directory beside this reader, which found no lock file to hold: whatever is
+    /// missing or changed then is the writer's doing and no damage. Whoever opens it to write makes the lock file, and
+    /// nobody removes that.
+    ///
+    /// # Errors
+    /// `Locked`.
+    pub(crate) fn check_alone(&self) -> Result<()> {
+        let lock_file = FileName::Lock.path(&self.path);
+        if self.guard.lock.lock().is_some() || self.disk.metadata(&lock_file).is_err() {
+            return Ok(());
+        }
+        let message = "a writer has opened the database since it was opened here for reading only, without a lock \
+                       file that would have kept the writer away; open it anew";
+        Err(Error::new(ErrorKind::Locked, message).with_file(&lock_file))
+    }
 }
 
 impl Vfs for Directory {
@@ -186,7 +208,13 @@ impl Vfs for Directory {
     }
     fn open(&self, path: &Path) -> Result<Arc<dyn ReadFile>> {
         self.check_held()?;
-        self.disk.open(path)
+        let opened = self.disk.open(path);
+        // Once it is somebody else's, what is there or missing says nothing of ours.
+        self.check_held()?;
+        if opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            self.check_alone()?;
+        }
+        opened
     }
     fn sync_file(&self, path: &Path) -> Result<()> {
         let _inside = self.guard.enter_checked()?;
@@ -264,6 +292,9 @@ impl WriteFile for GuardedFile {
     fn allocate(&mut self, len: u64) -> Result<()> {
         let _inside = self.guard.enter()?;
         self.file.allocate(len)
+    }
+    fn allocated_len(&self) -> u64 {
+        self.file.allocated_len()
     }
     fn trim(&mut self) -> Result<()> {
         let _inside = self.guard.enter()?;

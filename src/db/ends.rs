@@ -216,7 +216,8 @@ impl Ends {
         process_id() != self.process
     }
 
-    /// Fails if the database was closed, or is being closed, and in a forked process. Cheap: for reads.
+    /// Fails if the database was closed, or is being closed, and in a forked process. Cheap: for reads, and for each step
+    /// of an iterator.
     ///
     /// # Errors
     /// `Closed`.
@@ -267,7 +268,7 @@ pub(crate) fn is_mendable(error: &Error) -> bool {
 }
 
 #[cold]
-fn forked() -> Error {
+pub(crate) fn forked() -> Error {
     let message = "this process was forked off the one that opened the database; open it anew here";
     Error::new(ErrorKind::Closed, message)
 }

@@ -21,7 +21,7 @@ use crate::version::manifest::ManifestWriter;
 use crate::wal::Predecessor;
 use crate::wal::reader::Record;
 use crate::wal::writer::WalWriter;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What recovery found, as far as it is still to be written.
@@ -78,27 +78,30 @@ impl Core {
         let manifest = ManifestWriter::create(disk, path, manifest_number, temporary, catalog)?
             .with_edit_len_max(self.options.manifest_roll_bytes);
         needed.extend([FileName::Lock, FileName::Current, FileName::Manifest(manifest_number)]);
-        let mut book = self.book.lock();
-        for name in &plan.names {
-            let is_kept = |segment: FileNumber| {
-                segment >= wal_first && plan.predecessor.is_some_and(|last| segment <= last.number)
-            };
-            if let FileName::Wal(segment) = *name
-                && is_kept(segment)
-            {
-                // Not known without a look at each; they go with the next flush.
-                book.files.add_segment(segment, 0);
-            }
-        }
-        book.files.add_segment(number, 0);
         if plan.names.contains(&FileName::Reserve) {
             needed.insert(FileName::Reserve);
         }
-        book.files.find_orphans(&plan.names, &needed);
+        let unnamed: BTreeMap<FileName, u64> =
+            plan.names.difference(&needed).map(|name| (*name, self.directory.len_of(*name))).collect();
+        let is_kept = |segment: FileNumber| {
+            segment >= wal_first && plan.predecessor.is_some_and(|last| segment <= last.number)
+        };
+        let mut book = self.book.lock();
+        book.files.forget_found();
+        for (name, len) in &unnamed {
+            if let FileName::Wal(segment) = *name
+                && is_kept(segment)
+            {
+                book.files.add_segment(segment, *len);
+            }
+        }
+        book.files.add_segment(number, 0);
+        book.files.find_orphans(&unnamed);
         book.active_wal = Some(Arc::clone(wal.segment()));
         drop(book);
         *self.manifest.lock() = Some(manifest);
         self.note_stated(next_file);
+        self.note_wal_len(&wal);
         leader.wal = Some(wal);
         Ok(())
     }

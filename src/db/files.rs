@@ -18,31 +18,37 @@
 use crate::base::ids::FileNumber;
 use crate::db::state::LiveTable;
 use crate::format::names::FileName;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Files and what may become of them.
 #[derive(Default)]
 pub(crate) struct FileLife {
+    /// Files beside the tables that a database needs as it found them, with what they take: one that is only read, or that
+    /// has not yet been established.
+    found: BTreeMap<FileName, u64>,
     /// Log segments that may be needed, with the length of the sealed ones.
     segments: BTreeMap<FileNumber, u64>,
     /// Tables in no current version, perhaps still read.
     obsolete: Vec<LiveTable>,
-    /// What a database that is only read was read from, besides its tables: nothing of it changes.
-    read_from: BTreeSet<FileName>,
     /// Files that nobody needs any more, with what they take on the disk as far as it is known.
     removable: BTreeMap<FileName, u64>,
 }
 
 impl FileLife {
-    /// Notes what a database that is only read was read from.
-    pub(crate) fn note_read_from(&mut self, names: BTreeSet<FileName>) {
-        self.read_from = names;
+    /// Notes a file that is needed as it was found.
+    pub(crate) fn add_found(&mut self, name: FileName, len_bytes: u64) {
+        self.found.insert(name, len_bytes);
     }
 
-    /// Returns what a database that is only read was read from, besides its tables.
-    pub(crate) fn read_from(&self) -> impl Iterator<Item = FileName> {
-        self.read_from.iter().copied()
+    /// Forgets what was found: the database is established, and needs files of its own.
+    pub(crate) fn forget_found(&mut self) {
+        self.found.clear();
+    }
+
+    /// Returns what is needed as it was found, with what it takes.
+    pub(crate) fn found(&self) -> impl Iterator<Item = (FileName, u64)> {
+        self.found.iter().map(|(name, len)| (*name, *len))
     }
 
     /// Notes a log segment that may be needed; `len_bytes` is what it takes once nothing is appended to it any more.
@@ -102,9 +108,9 @@ impl FileLife {
         !self.obsolete.is_empty()
     }
 
-    /// Returns how many tables wait for their last reader.
+    /// Returns how many tables wait for their last reader, those left out that only the next purge has to notice.
     pub(crate) fn obsolete_count(&self) -> usize {
-        self.obsolete.len()
+        self.obsolete.iter().filter(|live| Arc::strong_count(live) > 1).count()
     }
 
     /// Returns what files take on the disk that the database no longer needs.
@@ -113,13 +119,13 @@ impl FileLife {
         obsolete.chain(self.removable.values().copied()).sum()
     }
 
-    /// Sorts a directory's listing into what a recovered database needs and orphans, which become removable. `needed`
-    /// names what the manifest does; segments have to be known already.
-    pub(crate) fn find_orphans(&mut self, listed: &BTreeSet<FileName>, needed: &BTreeSet<FileName>) {
-        for name in listed.difference(needed) {
+    /// Sorts files that the manifest does not name, with what they take, into segments that are needed, which have to be
+    /// known already, and orphans, which become removable.
+    pub(crate) fn find_orphans(&mut self, unnamed: &BTreeMap<FileName, u64>) {
+        for (name, len) in unnamed {
             let is_needed = matches!(name, FileName::Wal(number) if self.segments.contains_key(number));
             if !is_needed {
-                self.discard(*name, 0);
+                self.discard(*name, *len);
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::base::error::{Error, Result};
 use crate::base::slice::Slice;
 use crate::db::Handle;
-use crate::read::scan::Scan;
+use crate::read::scan::{Pair, Scan};
 use std::sync::Arc;
 
 /// Keys and values of a range, as of the moment the iterator was made; from both ends.
@@ -12,6 +12,8 @@ use std::sync::Arc;
 /// existing until it is dropped, so one that is kept for long keeps their disk space, and it keeps the database open. That one has come
 /// to its end changes nothing about this, since [`Iter::seek`] can take it back: drop it where no more is wanted of it. After an error it
 /// ends; [`Iter::error`] still tells why, so that a loop that stopped early is not taken for the end.
+///
+/// Once somebody closes the database, and in a forked process, its next step is the error `Closed`.
 ///
 /// ```
 /// # fn main() -> tinylsm::Result<()> {
@@ -31,21 +33,26 @@ pub struct Iter {
     scan: Scan,
     error: Option<Error>,
     // Declared last: what it reads from is let go of before the database may be.
-    _handle: Arc<Handle>,
+    handle: Arc<Handle>,
 }
 
 impl Iter {
     pub(crate) fn new(scan: Scan, handle: Arc<Handle>) -> Iter {
-        Iter { scan, error: None, _handle: handle }
+        Iter { scan, error: None, handle }
     }
 
     /// Moves the front to the first key at or after `key` in the keyspace's order, within the range; also
     /// backwards, over keys already given out. Keys given out at the back stay given out.
     ///
     /// # Errors
-    /// What reading meets, or has met before; the iterator has ended then.
+    /// What reading meets, or has met before; the iterator has ended then. `Closed`.
     pub fn seek(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
-        self.scan.seek(key.as_ref()).inspect_err(|error| self.error = Some(error.clone()))
+        let open = self.handle.core.ends.check_open();
+        let sought = open.and_then(|()| self.scan.seek(key.as_ref()));
+        sought.inspect_err(|error| {
+            self.scan.stop(error.clone());
+            self.error = Some(error.clone());
+        })
     }
 
     /// Returns the error that ended the iterator, if one did.
@@ -53,7 +60,17 @@ impl Iter {
         self.error.as_ref()
     }
 
-    fn note(&mut self, item: Option<Result<(Slice, Slice)>>) -> Option<Result<(Slice, Slice)>> {
+    /// Takes a step, unless the database was closed meanwhile or this process was forked off: tables may be gone then.
+    #[inline]
+    fn step(&mut self, step: fn(&mut Scan) -> Option<Result<Pair>>) -> Option<Result<Pair>> {
+        let item = match self.handle.core.ends.check_open() {
+            Ok(()) => step(&mut self.scan),
+            Err(error) => self.scan.stop(error.clone()).then_some(Err(error)),
+        };
+        self.note(item)
+    }
+
+    fn note(&mut self, item: Option<Result<Pair>>) -> Option<Result<Pair>> {
         if let Some(Err(error)) = &item {
             self.error = Some(error.clone());
         }
@@ -65,15 +82,13 @@ impl Iterator for Iter {
     type Item = Result<(Slice, Slice)>;
 
     fn next(&mut self) -> Option<Result<(Slice, Slice)>> {
-        let item = self.scan.next_pair();
-        self.note(item)
+        self.step(Scan::next_pair)
     }
 }
 
 impl DoubleEndedIterator for Iter {
     fn next_back(&mut self) -> Option<Result<(Slice, Slice)>> {
-        let item = self.scan.next_pair_back();
-        self.note(item)
+        self.step(Scan::next_pair_back)
     }
 }
 

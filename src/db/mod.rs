@@ -36,6 +36,7 @@ use crate::base::ids::KeyspaceId;
 use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
+use crate::base::time::UnixMillis;
 use crate::db::batch::WriteBatch;
 use crate::db::builder::DbBuilder;
 use crate::db::iter::Iter;
@@ -48,6 +49,8 @@ use crate::db::state::{Core, KeyspaceInfo, KeyspaceTree};
 use crate::db::stats::{BackgroundError, Stats, VerifyReport};
 use crate::db::writing::Reach;
 use crate::format::batch::Batch;
+use crate::mvcc::visible::Horizon;
+use crate::read::contained;
 use crate::read::tree::Tree;
 use crate::sync::Mutex;
 use crate::table::verify::verify;
@@ -95,7 +98,8 @@ impl Drop for Handle {
 /// directory is unlocked; writes that were not durable are then as after a crash of the process. [`Db::close`] ends in
 /// good order and tells about errors.
 ///
-/// A child process that was forked off gets `Closed` for every write, and may drop its copies of the handles.
+/// A child process that was forked off gets `Closed` at once for whatever reads or writes, and may drop its copies of the
+/// handles.
 ///
 /// ```
 /// # fn main() -> tinylsm::Result<()> {
@@ -266,9 +270,14 @@ impl Db {
         self.core().commit(Batch::new(), Reach::default(), Durability::Disk).map(drop)
     }
 
-    /// Takes a snapshot of the whole database.
+    /// Takes a snapshot of the whole database. One taken in a forked process is of no use: reading it gives `Closed`.
     pub fn snapshot(&self) -> Snapshot {
         let core = self.core();
+        if core.ends.is_forked() {
+            // The list's lock may be held by a thread that is not there.
+            let horizon = Horizon { seq: core.view.visible_seq(), now: UnixMillis::default() };
+            return Snapshot::new(horizon, Arc::clone(&self.handle));
+        }
         let now = core.expiry_time();
         let horizon = core.view.snapshots.take(|| core.view.visible_seq(), now);
         Snapshot::new(horizon, Arc::clone(&self.handle))
@@ -323,15 +332,19 @@ impl Db {
         self.core().run_due_job()
     }
 
-    /// Returns why writing is off, or else the first of [`Db::background_errors`].
+    /// Returns why writing is off, or else the first of [`Db::background_errors`]. In a forked process that is `Closed`.
     pub fn background_error(&self) -> Option<Error> {
         self.background_errors().into_iter().next().map(|told| told.error)
     }
 
     /// Returns what each kind of background job, and the merges of each keyspace, have met since they last succeeded; before
-    /// these, as the job `"writing"`, why writing is off. Empty if nothing is failing.
+    /// these, as the job `"writing"`, why writing is off. Empty if nothing is failing. In a forked process that is `Closed`
+    /// alone.
     pub fn background_errors(&self) -> Vec<BackgroundError> {
         let core = self.core();
+        if let Err(error) = core.ends.check_process() {
+            return vec![BackgroundError { job: "writing", keyspace: None, error }];
+        }
         let writing = core.ends.failure();
         let mut book = core.book.lock();
         // Whoever made a job's work needless need not have been one of the jobs, after which this is done as well.
@@ -358,7 +371,8 @@ impl Db {
         self.core().resume()
     }
 
-    /// Returns figures about the database, taken at one moment.
+    /// Returns figures about the database, taken at one moment. In a forked process they are of the moment of the fork, and
+    /// those of files and sealed memtables are empty, which only threads of the parent could tell.
     pub fn stats(&self) -> Stats {
         self.core().stats()
     }
@@ -366,7 +380,8 @@ impl Db {
     /// Reads and checks every byte of every table.
     ///
     /// # Errors
-    /// `Corruption` with file and offset of the first damage; `Io`; `Closed`.
+    /// `Corruption` with file and offset of the first damage; `Io`; `Closed`; `Internal` if a keyspace's comparator
+    /// panics.
     pub fn verify(&self) -> Result<VerifyReport> {
         self.verify_tables(&mut |_, error| Err(error))
     }
@@ -393,7 +408,11 @@ impl Db {
         let mut report = VerifyReport::default();
         for (keyspace, live) in state.tables() {
             core.ends.check_open()?;
-            let checked = verify(&live.table).and_then(|()| Ok(live.table.index()?.blocks_count()));
+            let order = &keyspace.tree.order;
+            let checked = contained(order, "verifying", || {
+                verify(&live.table)?;
+                Ok(live.table.index()?.blocks_count())
+            });
             match checked {
                 Ok(blocks_count) => {
                     report.files += 1;
@@ -413,8 +432,11 @@ impl Db {
     }
 
     /// Ends in good order: background threads stop, everything committed becomes durable, the log is marked as
-    /// complete, the directory is unlocked. A long log is written to tables, so that the next opening is quick. Other
-    /// handles give `Closed` from then on; calls that are under way end first, as soon as they can.
+    /// complete, the directory is unlocked. A long log is written to tables, so that the next opening is quick.
+    ///
+    /// Other handles give `Closed` as soon as this begins, iterators at their next step. Calls under way that write, and
+    /// jobs, end first: once this returns, nothing of this database writes, renames or removes anything in the directory.
+    /// A read under way is not waited for; it ends with `Closed`, or with what was there before the close.
     ///
     /// A database that was opened on a full disk and never got room to write has nothing to make durable, and closes
     /// well: what it recovered stays as it was found, no more durable than before.

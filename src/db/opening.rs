@@ -65,12 +65,12 @@ pub(crate) struct OpenRequest {
 struct Recovered {
     catalog: Catalog,
     state: State,
+    /// What is needed of the directory beside the tables: the manifest that counts and the segments that were replayed.
+    needed: Vec<FileName>,
     /// Replayed segments, oldest first, with what was in them.
     generations: VecDeque<(FileNumber, Arc<Generation>)>,
     /// The end of the last segment; none in a new database.
     last_segment: Option<Predecessor>,
-    /// Manifest and log, as far as they are needed.
-    read_from: BTreeSet<FileName>,
     /// Proven records, as long as they are few enough to be written again.
     carried: Carried,
     /// Records that were readable but are not provably durable.
@@ -138,7 +138,8 @@ fn open_in(directory: &Arc<Directory>, request: OpenRequest) -> Result<Arc<Core>
     }
     let mode = if is_read_only { LockMode::Shared } else { LockMode::Exclusive };
     match directory.lock_with(&FileName::Lock.path(directory.path()), mode) {
-        // A copy of a database may lack its lock file, and a reader changes no byte, so it makes none.
+        // A copy of a database may lack its lock file, and a reader changes no byte, so it makes none. Without one nothing
+        // keeps a writer away, and `Directory::check_alone` tells whether one has come.
         Err(error) if is_read_only && error.kind() == ErrorKind::NotFound => {}
         other => other?,
     }
@@ -158,7 +159,9 @@ fn open_in(directory: &Arc<Directory>, request: OpenRequest) -> Result<Arc<Core>
         Some(pointer) => opening.recover(pointer)?,
         None => opening.create(&names)?,
     };
-    opening.start(recovered, names, host, is_read_only)
+    let core = opening.start(recovered, names, host, is_read_only)?;
+    directory.check_alone()?;
+    Ok(core)
 }
 
 /// Fails if there is no database, before anything is created for its lock.
@@ -254,9 +257,9 @@ impl Opening {
             time_high_water: catalog.time_high_water,
             catalog,
             state,
+            needed: vec![FileName::Lock, FileName::Current],
             generations: VecDeque::new(),
             last_segment: None,
-            read_from: BTreeSet::new(),
             carried: Carried { records: Vec::new(), len_bytes: 0, len_bytes_max },
             unproven: Vec::new(),
             torn_tails_count: 0,
@@ -297,7 +300,7 @@ impl Opening {
             state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree });
         }
         let mut recovered = self.recovered(catalog, state);
-        recovered.read_from.insert(FileName::Manifest(pointer.manifest));
+        recovered.needed.push(FileName::Manifest(pointer.manifest));
         self.replay_segments(&mut recovered)?;
         Ok(recovered)
     }
@@ -374,8 +377,8 @@ impl Opening {
                 }
             }
         }
+        recovered.needed.extend(chain.iter().map(|(number, _)| FileName::Wal(*number)));
         for (number, declared_len) in chain.into_iter().rev() {
-            recovered.read_from.insert(FileName::Wal(number));
             self.replay_segment(recovered, number, declared_len)?;
         }
         if recovered.carried.is_small() {
@@ -449,7 +452,7 @@ impl Opening {
         host: Host,
         is_read_only: bool,
     ) -> Result<Arc<Core>> {
-        let Recovered { catalog, state, generations, last_segment, mut read_from, carried, unproven, .. } =
+        let Recovered { catalog, state, needed, generations, last_segment, carried, unproven, .. } =
             recovered;
         let is_carried = carried.is_small();
         // What is carried stands in the fresh segment as if it were its first content: nothing before it is needed.
@@ -471,23 +474,21 @@ impl Opening {
         }
         let next_file = first_free_number(&names, catalog.next_file)?;
         let has_reserve = names.contains(&FileName::Reserve);
-        if is_read_only {
-            read_from.extend(has_reserve.then_some(FileName::Reserve));
-        } else {
-            // Establishing decides what of it stays.
-            read_from.clear();
-        }
         let mut book = Book { sealed: generations, ..Book::default() };
         for keyspace in state.keyspaces() {
             book.board.nominate(keyspace.info.id);
         }
-        book.files.note_read_from(read_from);
         for (keyspace, live) in state.tables() {
             if let Some(error) = live.table.failure() {
                 book.board.park(JobKind::Compact(keyspace.info.id), error, self.directory.now());
             }
         }
-        if !is_read_only {
+        for name in needed.into_iter().filter(|name| names.contains(name)) {
+            book.files.add_found(name, self.directory.len_of(name));
+        }
+        if is_read_only {
+            self.note_rest(&mut book, &names, &catalog);
+        } else {
             let wal_first = book.sealed.front().map(|(number, _)| *number);
             let establishment =
                 Establishment { catalog, predecessor, wal_first, records, names, time_high_water };
@@ -522,6 +523,22 @@ impl Opening {
         core.ends.open(Step::Open);
         core.tidy_up();
         Ok(core)
+    }
+}
+
+impl Opening {
+    /// Notes what a database that is only read has beside what it needs: its reserve, and what the next writer removes.
+    fn note_rest(&self, book: &mut Book, names: &BTreeSet<FileName>, catalog: &Catalog) {
+        let tables: BTreeSet<FileName> =
+            catalog.tables().map(|(_, _, meta)| FileName::Table(meta.number)).collect();
+        let known: BTreeSet<FileName> = book.files.found().map(|(name, _)| name).chain(tables).collect();
+        for name in names.difference(&known) {
+            let len = self.directory.len_of(*name);
+            match name {
+                FileName::Reserve => book.files.add_found(*name, len),
+                _ => book.files.discard(*name, len),
+            }
+        }
     }
 }
 

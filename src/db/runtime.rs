@@ -6,7 +6,7 @@
 //! databases that are mostly idle ([`crate::db::options::Background::Shared`]).
 
 use crate::base::contain::contain;
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::db::jobs::Look;
 use crate::db::state::Core;
 use crate::sync::{Condvar, JoinHandle, Mutex, process_id, spawn};
@@ -18,6 +18,9 @@ use std::time::Duration;
 
 /// Threads for the background jobs of databases; clones share them. They end with the last clone, and with the last
 /// database that was given one.
+///
+/// A child process that was forked off has no such threads: opening a database with its copy of a runtime gives
+/// `Closed`, and dropping the copy does nothing.
 ///
 /// ```
 /// # fn main() -> tinylsm::Result<()> {
@@ -93,6 +96,19 @@ impl Runtime {
     /// Returns how many threads there are.
     pub fn threads_count(&self) -> usize {
         self.threads.shared.threads_count
+    }
+
+    /// Fails in a process that was forked off the one that started the threads.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if self.threads.process == process_id() {
+            return Ok(());
+        }
+        let message =
+            "the threads of this runtime are in the process that this one was forked from; make a new one";
+        Err(Error::new(ErrorKind::Closed, message))
     }
 
     /// Returns what a database calls the threads with. It does not keep them running, so that the last one to drop a

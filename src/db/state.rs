@@ -221,6 +221,7 @@ pub(crate) struct Writing {
     pub sealed_count: AtomicUsize,
     /// The open segment has so much unsynced that a job was asked for; cleared when somebody looks for one.
     pub is_write_back_due: AtomicBool,
+    /// Length of the open segment with what is still to be appended, as the leader last counted it.
     pub wal_bytes: AtomicU64,
 }
 
@@ -456,7 +457,7 @@ impl Core {
 
     /// Lets the background look whether keyspaces have something to merge.
     pub(crate) fn nominate_all(&self, ids: &[KeyspaceId]) {
-        if ids.is_empty() || self.ends.is_cancelled() {
+        if ids.is_empty() || self.ends.is_cancelled() || self.ends.is_forked() {
             return;
         }
         let mut book = self.book.lock();

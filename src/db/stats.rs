@@ -2,8 +2,10 @@
 
 use crate::base::error::Error;
 use crate::base::seq::SeqNum;
-use crate::db::state::{Core, KeyspaceTree};
+use crate::db::state::{Core, KeyspaceTree, State};
 use crate::format::names::FileName;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Figures about an open database, taken at one moment. Counters start at zero when it is opened.
@@ -18,10 +20,10 @@ pub struct Stats {
     pub sealed_memtables: usize,
     /// Each keyspace, in the order they were created.
     pub keyspaces: Vec<KeyspaceStats>,
-    /// Length of the open WAL segment in bytes.
+    /// Length of the open WAL segment in bytes, with commits that wait to be appended to it.
     pub wal_bytes: u64,
     /// Bytes of all files of the database on the disk, what is allocated ahead and what waits to be removed included; only
-    /// the one line of `CURRENT` is not.
+    /// the one line of `CURRENT` and what a job that failed has left are not.
     pub disk_bytes: u64,
     /// Bytes of blocks in the cache.
     pub block_cache_bytes: u64,
@@ -104,36 +106,34 @@ pub struct BackgroundError {
     pub error: Error,
 }
 
+/// What the locks of manifest and book guard, as far as figures tell of it.
+#[derive(Default)]
+struct Guarded {
+    /// The state at the moment when the book was locked.
+    state: Arc<State>,
+    sealed_memtables: usize,
+    disk_bytes: u64,
+    obsolete_tables: usize,
+    live_files: Vec<String>,
+}
+
 impl Core {
     pub(crate) fn stats(&self) -> Stats {
-        let manifest = self.manifest.lock().as_ref().map(|manifest| (manifest.number(), manifest.len()));
-        let book = self.book.lock();
-        let state = self.view.pin_state();
+        let guarded = if self.ends.is_forked() {
+            // A thread that is not there may hold either lock.
+            Guarded { state: self.view.pin_state(), ..Guarded::default() }
+        } else {
+            self.guarded()
+        };
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut live: Vec<FileName> =
-            state.tables().map(|(_, live)| FileName::Table(live.meta.number)).collect();
-        live.extend(book.files.segments().map(|(number, _)| FileName::Wal(number)));
-        live.extend(book.files.read_from());
-        live.extend([FileName::Lock, FileName::Current]);
-        live.extend(manifest.map(|(number, _)| FileName::Manifest(number)));
-        live.extend((self.reserve.held_bytes() > 0).then_some(FileName::Reserve));
-        let mut live: Vec<String> = live.iter().map(ToString::to_string).collect();
-        live.sort();
-        let sealed_log_bytes: u64 = book.files.segments().map(|(_, len)| len).sum();
-        let open_log_bytes = book.active_wal.as_ref().map_or(0, |segment| segment.disk_len());
         let cache = self.cache.blocks().stats();
         Stats {
             last_seq: self.view.visible_seq(),
             memtable_bytes: count(&self.writing.active_bytes),
-            sealed_memtables: book.sealed.len(),
-            keyspaces: state.keyspaces().map(keyspace_stats).collect(),
+            sealed_memtables: guarded.sealed_memtables,
+            keyspaces: guarded.state.keyspaces().map(keyspace_stats).collect(),
             wal_bytes: count(&self.writing.wal_bytes),
-            disk_bytes: state.tables_len_bytes()
-                + sealed_log_bytes
-                + open_log_bytes
-                + manifest.map_or(0, |(_, len)| len)
-                + self.reserve.held_bytes()
-                + book.files.unneeded_bytes(),
+            disk_bytes: guarded.disk_bytes,
             block_cache_bytes: cache.used_bytes,
             cache_hits: cache.hits_count,
             cache_misses: cache.misses_count,
@@ -146,9 +146,40 @@ impl Core {
             stall_nanos: count(&self.counters.stall_nanos),
             manifests_rolled: count(&self.counters.manifests_rolled),
             torn_tails_cut: count(&self.counters.torn_tails_cut),
-            obsolete_tables: book.files.obsolete_count(),
-            live_files: live,
+            obsolete_tables: guarded.obsolete_tables,
+            live_files: guarded.live_files,
         }
+    }
+
+    fn guarded(&self) -> Guarded {
+        let manifest = self.manifest.lock().as_ref().map(|manifest| (manifest.number(), manifest.len()));
+        let book = self.book.lock();
+        let state = self.view.pin_state();
+        let mut live: BTreeSet<FileName> =
+            state.tables().map(|(_, live)| FileName::Table(live.meta.number)).collect();
+        live.extend(book.files.found().map(|(name, _)| name));
+        live.extend(book.files.segments().map(|(number, _)| FileName::Wal(number)));
+        if let Some((number, _)) = manifest {
+            live.extend([FileName::Lock, FileName::Current, FileName::Manifest(number)]);
+        }
+        live.extend((self.reserve.held_bytes() > 0).then_some(FileName::Reserve));
+        let mut live_files: Vec<String> = live.iter().map(ToString::to_string).collect();
+        live_files.sort();
+        let tables_bytes: u64 = state.tables().map(|(_, live)| live.meta.len_bytes).sum();
+        let found = book.files.found().filter(|(name, _)| *name != FileName::Current);
+        let found_bytes: u64 = found.map(|(_, len)| len).sum();
+        let sealed_log_bytes: u64 = book.files.segments().map(|(_, len)| len).sum();
+        let open_log_bytes = book.active_wal.as_ref().map_or(0, |segment| segment.disk_len());
+        let disk_bytes = tables_bytes
+            + found_bytes
+            + sealed_log_bytes
+            + open_log_bytes
+            + manifest.map_or(0, |(_, len)| len)
+            + self.reserve.held_bytes()
+            + book.files.unneeded_bytes();
+        let (sealed_memtables, obsolete_tables) = (book.sealed.len(), book.files.obsolete_count());
+        drop(book);
+        Guarded { state, sealed_memtables, disk_bytes, obsolete_tables, live_files }
     }
 }
 

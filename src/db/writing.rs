@@ -42,6 +42,7 @@ const FULL_DISK_PAUSE: Duration = Duration::from_millis(10);
 impl Core {
     /// Commits a batch; returns the number of its last operation.
     pub(crate) fn commit(&self, batch: Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
+        self.ends.check_process()?;
         self.make_room_for(&batch, reach)?;
         if reach.has_puts || batch.count() == 0 || !self.reserve.is_spent() {
             return self.commit_once(batch, reach, durability);
@@ -159,7 +160,7 @@ impl Core {
             Err(Failure::Broken(error)) => return Err(self.fail(&error)),
         };
         self.writing.active_bytes.store(leader.arena.charged_bytes(), Ordering::Relaxed);
-        self.writing.wal_bytes.store(wal.len(), Ordering::Relaxed);
+        self.note_wal_len(wal);
         if wal.segment().unsynced_len() >= self.write_back_len() {
             self.ask_for_write_back();
         }
@@ -169,6 +170,11 @@ impl Core {
             self.wake_background();
         }
         Ok(())
+    }
+
+    /// Tells of the open segment's length, after anything that changes it or takes another segment.
+    pub(crate) fn note_wal_len(&self, wal: &WalWriter) {
+        self.writing.wal_bytes.store(wal.len(), Ordering::Relaxed);
     }
 
     /// Returns how much of the open segment may be unsynced before the background syncs it. A small database, which
@@ -244,6 +250,7 @@ impl Core {
             }
         });
         drop(book);
+        self.note_wal_len(&next);
         if let Some(mut old) = leader.wal.replace(next) {
             old.trim();
         }
@@ -426,6 +433,7 @@ impl Core {
         book.files.add_segment(next.number(), 0);
         book.active_wal = Some(Arc::clone(next.segment()));
         drop(book);
+        self.note_wal_len(&next);
         leader.wal = Some(next);
         Ok(())
     }

@@ -175,6 +175,11 @@ impl FrameWriter {
         self.file.allocate(len)
     }
 
+    /// Returns the file's length with what is reserved, as `WriteFile::allocated_len` does.
+    pub fn allocated_len(&self) -> u64 {
+        self.file.allocated_len()
+    }
+
     /// Gives back what was reserved behind the end, as `WriteFile::trim` does.
     ///
     /// # Errors

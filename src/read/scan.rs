@@ -113,6 +113,16 @@ impl Scan {
         self.step(Scan::advance_back)
     }
 
+    /// Ends the scan with an error that its caller met; `false` if it is over, and an iterator that ended stays as it is.
+    #[cold]
+    pub fn stop(&mut self, error: Error) -> bool {
+        let is_going = !self.is_done;
+        if is_going {
+            self.fail(error);
+        }
+        is_going
+    }
+
     /// Moves the front to the first key at or after `key` within the bounds, and forgets what was given out at
     /// the front before. A scan that has failed stays failed.
     ///

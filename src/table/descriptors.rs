@@ -19,7 +19,7 @@
 //! in a file, nor whether it is still the right one: that is the table's to check after each opening.
 
 use crate::base::error::{ErrorKind, Result};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, process_id};
 use crate::vfs::{ReadFile, Vfs};
 use arc_swap::ArcSwapOption;
 use std::fmt;
@@ -32,6 +32,7 @@ pub struct Descriptors {
     open_max: usize,
     ring: Mutex<Ring>,
     counts: Arc<Counts>,
+    process: u32,
 }
 
 /// Where a table's file is while it is open.
@@ -75,7 +76,13 @@ pub struct DescriptorStats {
 impl Descriptors {
     /// Keeps up to `open_max` files open; 0 opens one for each read.
     pub fn new(open_max: usize) -> Descriptors {
-        Descriptors { open_max, ring: Mutex::default(), counts: Arc::default() }
+        Descriptors { open_max, ring: Mutex::default(), counts: Arc::default(), process: process_id() }
+    }
+
+    /// Tells whether this process was forked off the one that made it: then a thread that is not there may hold the ring's
+    /// lock for ever, and no file is kept or closed.
+    fn is_forked(&self) -> bool {
+        process_id() != self.process
     }
 
     /// Returns the file of a slot, from `open` if it has none. Do not keep it longer than a read takes.
@@ -123,6 +130,9 @@ impl Descriptors {
 
     /// Closes every file that nobody reads. They are opened again when they are asked for.
     pub fn close_idle(&self) {
+        if self.is_forked() {
+            return;
+        }
         let mut closed = Vec::new();
         self.ring.lock().slots.retain(|slot| {
             let Some(slot) = slot.upgrade() else { return false };
@@ -148,6 +158,9 @@ impl Descriptors {
     /// one that another thread put there first.
     #[cold]
     fn keep(&self, slot: &Arc<Slot>, opened: Arc<OpenFile>) -> Arc<OpenFile> {
+        if self.is_forked() {
+            return opened;
+        }
         let mut ring = self.ring.lock();
         if let Some(present) = slot.file.load_full() {
             return present;

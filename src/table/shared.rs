@@ -4,10 +4,14 @@
 //! then both bounds hold for all of them, and what one leaves unused another can use. Their blocks and files never
 //! mix, since every open table takes a name of its own from the cache it belongs to.
 
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::cache::BlockCache;
+use crate::sync::process_id;
 use crate::table::descriptors::Descriptors;
 
 /// Memory and descriptors for reading tables, to be shared.
+///
+/// A child process that was forked off cannot open databases with its copy, which gives `Closed`; dropping it does nothing.
 ///
 /// ```
 /// use tinylsm::Cache;
@@ -19,13 +23,31 @@ use crate::table::descriptors::Descriptors;
 pub struct Cache {
     blocks: BlockCache,
     descriptors: Descriptors,
+    process: u32,
 }
 
 impl Cache {
     /// Makes a cache that holds up to `blocks_bytes` of unpacked blocks and keeps up to `open_files_max` tables open.
     /// Takes a few kilobytes until something is read.
     pub fn new(blocks_bytes: u64, open_files_max: usize) -> Cache {
-        Cache { blocks: BlockCache::new(blocks_bytes), descriptors: Descriptors::new(open_files_max) }
+        Cache {
+            blocks: BlockCache::new(blocks_bytes),
+            descriptors: Descriptors::new(open_files_max),
+            process: process_id(),
+        }
+    }
+
+    /// Fails in a process that was forked off the one that made the cache: a thread that is not there may have been
+    /// changing it.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if self.process == process_id() {
+            return Ok(());
+        }
+        let message = "this cache was made by the process that this one was forked from; make a new one";
+        Err(Error::new(ErrorKind::Closed, message))
     }
 
     /// Returns the blocks.

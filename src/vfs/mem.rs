@@ -567,6 +567,10 @@ impl WriteFile for MemWriteFile {
         Ok(())
     }
 
+    fn allocated_len(&self) -> u64 {
+        self.file.content.read().len
+    }
+
     fn trim(&mut self) -> Result<()> {
         let mut content = self.file.content.write();
         content.len = content.len.min(self.len);

@@ -192,6 +192,12 @@ pub trait WriteFile: Send {
     /// `NoSpace`; `Io`, also after a failed append.
     fn allocate(&mut self, len: u64) -> Result<()>;
 
+    /// Returns how long the file is, what was allocated ahead included, as far as this handle knows: a disk that cannot
+    /// reserve allocates nothing.
+    fn allocated_len(&self) -> u64 {
+        self.len()
+    }
+
     /// Gives back what lies behind the logical end: what was allocated and not used, and what a failed append left.
     ///
     /// # Errors

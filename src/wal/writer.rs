@@ -335,7 +335,7 @@ impl WalWriter {
         *asked_len = end_len.saturating_add((end_len / 4).clamp(step_len_min, *step_len_max));
         // A disk that is too full for this much, or cannot reserve, may still take the append, which tells if not.
         if self.log.allocate(*asked_len).is_ok() {
-            self.segment.note_reserved(*asked_len);
+            self.segment.note_reserved(self.log.allocated_len());
         }
     }
 }

@@ -138,6 +138,10 @@ impl WriteFile for FaultyFile {
         self.file.allocate(len)
     }
 
+    fn allocated_len(&self) -> u64 {
+        self.file.allocated_len()
+    }
+
     fn trim(&mut self) -> Result<()> {
         self.file.trim()?;
         self.faults.give_back(self.charged_len.saturating_sub(self.file.len()));

@@ -35,12 +35,14 @@ pub enum Op {
     Allocate,
     Trim,
     Read,
+    /// A look at the monotonic clock, which takes no answer.
+    Now,
 }
 
 impl Op {
     /// Tells whether the call changes the disk, or makes a change durable.
     fn is_change(self) -> bool {
-        !matches!(self, Op::Open | Op::ReadDir | Op::Lock | Op::Metadata | Op::Read)
+        !matches!(self, Op::Open | Op::ReadDir | Op::Lock | Op::Metadata | Op::Read | Op::Now)
     }
 }
 
@@ -223,6 +225,9 @@ impl WriteFile for HookedWrite {
     fn allocate(&mut self, len: u64) -> Result<()> {
         self.shared.run(Op::Allocate, &self.path, len, || self.inner.allocate(len))
     }
+    fn allocated_len(&self) -> u64 {
+        self.inner.allocated_len()
+    }
 }
 
 struct HookedRead {
@@ -297,6 +302,7 @@ impl Vfs for HookedVfs {
         self.inner.available_space(path)
     }
     fn now(&self) -> u64 {
+        drop(self.shared.run(Op::Now, Path::new(""), 0, || Ok(())));
         self.inner.now()
     }
     fn wall(&self) -> UnixMillis {

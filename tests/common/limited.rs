@@ -106,6 +106,9 @@ impl WriteFile for LimitedWrite {
     fn allocate(&mut self, len: u64) -> Result<()> {
         self.0.allocate(len)
     }
+    fn allocated_len(&self) -> u64 {
+        self.0.allocated_len()
+    }
     fn trim(&mut self) -> Result<()> {
         self.0.trim()
     }

@@ -120,6 +120,9 @@ impl WriteFile for SmallFile {
         self.grow(len, "allocate")?;
         self.file.allocate(len)
     }
+    fn allocated_len(&self) -> u64 {
+        self.file.allocated_len()
+    }
     fn trim(&mut self) -> Result<()> {
         self.file.trim()?;
         if let Some(taken) = self.space.lock().files.get_mut(&self.path) {

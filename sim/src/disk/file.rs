@@ -110,6 +110,10 @@ impl WriteFile for SimWriteFile {
         self.shared.end(event, result)
     }
 
+    fn allocated_len(&self) -> u64 {
+        self.shared.volume.lock().inode(self.id).len
+    }
+
     fn trim(&mut self) -> Result<()> {
         let path = self.path.as_path();
         self.shared.begin(DiskOp::Trim, path)?;

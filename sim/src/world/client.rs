@@ -189,6 +189,7 @@ impl Client {
         call: impl FnOnce() -> Result<T, Error>,
     ) -> Result<T, Error> {
         let began_ns = self.opened.disk.now();
+        let was_closed = self.was_closed();
         let result = match catch_unwind(AssertUnwindSafe(call)) {
             Ok(result) => result,
             Err(payload) if is_comparators(payload.as_ref()) => {
@@ -207,7 +208,18 @@ impl Client {
                 format!("{name} took {} virtual seconds", took_ns / 1_000_000_000),
             );
         }
+        drop(judge);
+        if was_closed && result.is_ok() {
+            self.judge()
+                .violate("closed is closed", format!("{name} was begun behind a close, and goes well"));
+        }
         result
+    }
+
+    /// Tells whether a close of the database has returned: whatever is begun from now on gives `Closed`.
+    pub(in crate::world) fn was_closed(&self) -> bool {
+        let judge = self.judge();
+        judge.closing.has_succeeded || judge.incarnation != self.opened.incarnation
     }
 
     /// Tells whether an operation of the disk has failed since the database was opened.

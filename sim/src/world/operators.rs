@@ -54,6 +54,8 @@ impl Story {
         self.reach("forked");
         let (child_db, keyspace) = (db.clone(), db.default_keyspace().clone());
         let snapshot = db.snapshot();
+        let fault = |error: Error| violation("forked child", format!("before it, a scan gives {error:?}"));
+        let mut iter = keyspace.iter().map_err(fault)?;
         let answers: Arc<Mutex<Vec<Answer>>> = Arc::default();
         let told = Arc::clone(&answers);
         let child = start("child", move || {
@@ -65,6 +67,11 @@ impl Story {
                 ("get", keyspace.get("child").map(drop)),
                 ("scan", keyspace.iter().map(drop)),
                 ("snapshot get", snapshot.get(&keyspace, "child").map(drop)),
+                ("snapshot of its own", child_db.snapshot().get(&keyspace, "child").map(drop)),
+                ("next", iter.next().map_or(Ok(()), |item| item.map(drop))),
+                ("seek", iter.seek("child")),
+                ("verify", child_db.verify().map(drop)),
+                ("background_error", child_db.background_error().map_or(Ok(()), Err)),
                 ("sync", child_db.sync()),
                 ("flush", child_db.flush()),
                 ("compact_range", child_db.compact_range(&keyspace, ..)),
@@ -73,7 +80,8 @@ impl Story {
                 ("background_step", child_db.background_step().map(drop)),
                 ("create_keyspace", child_db.create_keyspace("child", Default::default()).map(drop)),
             ];
-            drop((snapshot, keyspace));
+            drop((snapshot, keyspace, iter));
+            drop(child_db.stats());
             let closed = child_db.close();
             told.lock().extend(calls.into_iter().chain([("close", closed)]));
         })?;

@@ -59,6 +59,7 @@ impl Story {
             return Err(violation("wait_idle", message));
         }
         self.check_files(&latest)?;
+        self.check_disk_bytes(db, &latest)?;
         self.check_space_by_itself(db)?;
         self.reach("judged: quiet");
         Ok(())

@@ -287,8 +287,13 @@ impl Client {
                 Ends::Back => true,
                 Ends::Both => self.below(2) == 0,
             };
+            let was_closed = self.was_closed();
             let item = if is_back { held.iter.next_back() } else { held.iter.next() };
             let Some(item) = item else { return Ok(Some(true)) };
+            if was_closed && item.is_ok() {
+                let message = "an iterator took a step behind a close, and goes well".to_owned();
+                return Err(self.violate("closed is closed", message));
+            }
             let has_failed = item.is_err();
             if has_failed && (held.iter.next().is_some() || held.iter.error().is_none()) {
                 return Err(self.violate("error honesty", "an iterator forgets its error".to_owned()));

@@ -251,6 +251,10 @@ impl WriteFile for File {
         allocated
     }
 
+    fn allocated_len(&self) -> u64 {
+        self.file.allocated_len()
+    }
+
     fn trim(&mut self) -> Result<()> {
         let trimmed = self.file.trim();
         self.tenure.0.changed("trim", Path::new("an open file"));

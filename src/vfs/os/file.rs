@@ -114,6 +114,10 @@ impl WriteFile for OsWriteFile {
         }
     }
 
+    fn allocated_len(&self) -> u64 {
+        self.physical_len
+    }
+
     fn trim(&mut self) -> Result<()> {
         if self.physical_len == self.len && !self.is_broken {
             return Ok(());
