@@ -32,7 +32,7 @@ use crate::read::waste::ReadWaste;
 use crate::sync::{Condvar, Mutex, yield_point};
 use crate::table::reader::Table;
 use crate::table::shared::Cache;
-use crate::version::edit::Change;
+use crate::version::edit::{self, Change};
 use crate::version::levels::Live;
 use crate::version::manifest::{Failure, ManifestWriter};
 use crate::vfs::Vfs;
@@ -416,14 +416,23 @@ impl Core {
     /// # Errors
     /// As [`Core::install`].
     pub(crate) fn state_number(&self, number: FileNumber) -> Result<()> {
-        if number.0 < self.stated_next_file.load(Ordering::Relaxed) {
+        if self.is_stated(number) {
             return Ok(());
         }
         let mut manifest = self.manifest.lock();
         if manifest.is_none() {
             return self.ends.check_writable();
         }
-        self.install_in_any_phase(&mut manifest, Vec::new())
+        // Some ahead: jobs that fail on a full disk again and again leave files, and must not fill it with such edits.
+        let ahead = FileNumber(self.next_file_number().0 + limits::NUMBERS_STATED_AHEAD_COUNT);
+        self.install_in_any_phase(&mut manifest, vec![Change::NextFile(ahead)])?;
+        self.note_stated(ahead);
+        Ok(())
+    }
+
+    /// Tells whether a synced edit states that a number is taken.
+    pub(crate) fn is_stated(&self, number: FileNumber) -> bool {
+        number.0 < self.stated_next_file.load(Ordering::Relaxed)
     }
 
     /// Returns the number that the next file will get, or a higher one.
@@ -446,10 +455,11 @@ impl Core {
         self.writing.active_bytes.load(Ordering::Relaxed) >= self.options.memtable_bytes as u64
     }
 
-    /// Installs an edit durably, rolling the manifest when it has grown. After an error writing is off.
+    /// Installs an edit durably, rolling the manifest when it has grown.
     ///
     /// # Errors
-    /// As [`Ends::check_writable`]; what the manifest meets.
+    /// As [`Ends::check_writable`]; what the manifest meets. Either the edit was refused, and nothing has changed,
+    /// or it is in doubt, and writing is off.
     pub(crate) fn install(&self, manifest: &mut Option<ManifestWriter>, changes: Vec<Change>) -> Result<()> {
         self.ends.check_writable()?;
         self.install_in_any_phase(manifest, changes)
@@ -473,14 +483,21 @@ impl Core {
     }
 
     fn install_edit(&self, manifest: &mut ManifestWriter, changes: &[Change]) -> Result<()> {
+        let refused = |failure| match failure {
+            // The manifest is as good as before, and so is the database.
+            Failure::NotInstalled(error) => error,
+            Failure::InDoubt(error) => self.fail(&error),
+        };
         if manifest.is_oversized(changes) {
-            return self.roll(manifest, changes).map_err(|failure| match failure {
-                // The old manifest is as good as before, and so is the database.
-                Failure::NotInstalled(error) => error,
-                Failure::InDoubt(error) => self.fail(&error),
-            });
+            return self.roll(manifest, changes).map_err(refused);
         }
-        manifest.install(changes).map_err(|error| self.fail(&error))?;
+        match manifest.install(changes) {
+            Err(Failure::NotInstalled(_)) if self.has_room_for_edit(changes) => {
+                manifest.go_unallocated();
+                manifest.install(changes).map_err(refused)?;
+            }
+            installed => installed.map_err(refused)?,
+        }
         if manifest.is_grown(self.options.manifest_roll_bytes) {
             match self.roll(manifest, &[]) {
                 Ok(()) => {}
@@ -494,6 +511,13 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Tells whether there is so much room that an edit was refused only because the disk cannot allocate.
+    fn has_room_for_edit(&self, changes: &[Change]) -> bool {
+        let len = changes.iter().map(edit::len_bytes_max).sum::<usize>() as u64;
+        let available = self.directory.available_space(self.directory.path());
+        available.is_ok_and(|bytes| bytes >= len + limits::UNALLOCATED_ROOM_LEN_BYTES)
     }
 
     /// Begins a new manifest with `changes` in it.
@@ -516,6 +540,24 @@ impl Core {
         drop(book);
         self.wake_background();
         rolled.map(drop)
+    }
+
+    /// Lets go of files that an edit was to name, if it was refused.
+    pub(crate) fn discard_if_refused(
+        &self,
+        manifest: &Option<ManifestWriter>,
+        names: impl IntoIterator<Item = FileName>,
+    ) {
+        if manifest.as_ref().is_some_and(|manifest| manifest.failure().is_some()) {
+            // Nobody knows whether the manifest names them, so they stay.
+            return;
+        }
+        let mut book = self.book.lock();
+        for name in names {
+            book.files.discard(name, 0);
+        }
+        drop(book);
+        self.wake_background();
     }
 
     /// Turns writing off because of `error`, returns it, and tells everybody who waits.

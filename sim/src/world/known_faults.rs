@@ -80,10 +80,6 @@ impl Fault {
 pub const KNOWN: &[Fault] = &[
     // A merge of everything, with background threads beside it, has left one delete once (seed 189 of worst).
     Fault::RangeNotCompacted,
-    // Merges on a full disk do not always find room.
-    Fault::FullDiskIsShut,
-    // Once in about 4000 runs more lies there at rest than is allowed (seed 1688 of every profile).
-    Fault::SpaceOfShortLives,
     // Once in about 10000 runs a shortage of descriptors is told on when it is over (seed 35074 of worst).
     Fault::FailureOutlivesCause,
 ];
