@@ -125,6 +125,8 @@ fn the_lock_stays_taken_while_a_callers_own_work_is_in_the_directory() {
             let mut options = tiny();
             keyspace_of(&mut options).level0_compaction_trigger =
                 if matches!(work, CallersWork::Step) { 2 } else { 10 };
+            // So that the merge is the first job that is due.
+            options.reserve_bytes_max = 0;
             let db = builder(&watched).options(options).background(work.background()).open().expect("opens");
             for round in 0..2 {
                 for i in 0..10 {

@@ -327,6 +327,57 @@ fn deleting_and_merging_on_a_full_disk_loses_nothing() {
     }
 }
 
+/// A disk that fills up before the first flush can be emptied too: what is set aside is enough to flush what memory
+/// holds, and a merge gives the space of what was deleted back.
+#[test]
+fn a_disk_that_is_full_before_the_first_flush_gives_space_back() {
+    for background in BACKGROUNDS {
+        within(move || {
+            let disk = SmallDisk::new(4 << 20);
+            let options = Options { memtable_bytes: 1 << 20, ..scaled() };
+            let open = || usual(&disk).options(options.clone()).background(background.clone()).open();
+            let db = open().expect("opens");
+            for i in 0..500 {
+                db.put(numbered(i), noise(i, 1000)).expect("there is room");
+            }
+            // The reserve follows what memory holds.
+            db.wait_idle().expect("idle");
+            drop(db);
+            disk.leave_free(0);
+            let used_bytes = disk.used_bytes();
+            let db = open().expect("a full disk is opened");
+            for i in 0..400 {
+                db.delete(numbered(i)).expect("a full disk takes deletes");
+            }
+            let merging = db.clone();
+            ends("compact_range", move || merging.compact_range(merging.default_keyspace(), ..))
+                .expect("there is room for what is left");
+            assert_eq!(contents(db.default_keyspace()).len(), 100);
+            db.close().expect("closes");
+            let left_bytes = disk.used_bytes();
+            assert!(left_bytes < used_bytes / 2, "{left_bytes} of {used_bytes} bytes are left");
+        });
+    }
+}
+
+/// What is set aside for a full disk becomes less again when there is less data.
+#[test]
+fn the_reserve_follows_the_data_both_ways() {
+    within(|| {
+        let quiet = Quiet::new();
+        let reserve_len = || quiet.disk.metadata(Path::new("/db/RESERVE")).expect("there is one").len;
+        let before = reserve_len();
+        assert!(before > 48 << 10, "{before} bytes for a megabyte");
+        for i in 0..KEYS_COUNT {
+            quiet.db.delete(numbered(i)).expect("deletes");
+        }
+        quiet.db.compact_range(quiet.db.default_keyspace(), ..).expect("merges");
+        quiet.db.wait_idle().expect("idle");
+        let after = reserve_len();
+        assert!(after < 48 << 10, "{after} bytes for nothing, {before} for a megabyte");
+    });
+}
+
 /// A database that met a full disk goes on as soon as a little room is made outside it, without a reopen.
 #[test]
 fn a_little_room_is_enough_to_go_on_after_a_full_disk() {

@@ -136,7 +136,7 @@ fn a_roll_that_fails_leaves_the_old_state_or_the_new_one() {
                 assert_eq!(*manifest.catalog(), before);
                 // Nobody knows which one it is, so neither takes anything more.
                 let refused = manifest.install(&[table(50, 8)]).expect_err("in doubt");
-                assert_eq!(refused.to_string(), error.to_string());
+                assert_eq!(refused.into_error().to_string(), error.to_string());
                 assert!(manifest.roll(&disk, FileNumber(9), FileNumber(10)).is_err());
                 assert!(manifest.finish(&disk, FileNumber(11)).is_err());
                 assert_eq!(read_back(&disk), found);
@@ -159,12 +159,35 @@ fn an_install_that_fails_is_the_last() {
         let mut manifest = begin(&disk);
         let before = manifest.catalog().clone();
         disk.fail_call(call);
-        let error = manifest.install(&[table(50, 8)]).expect_err("a call failed");
+        let error = manifest.install(&[table(50, 8)]).expect_err("a call failed").into_error();
         assert_eq!(error.kind(), ErrorKind::Io);
-        assert_eq!(manifest.install(&[table(51, 8)]).expect_err("the last").to_string(), error.to_string());
+        let again = manifest.install(&[table(51, 8)]).expect_err("the last").into_error();
+        assert_eq!(again.to_string(), error.to_string());
         assert_eq!(manifest.failure().map(ToString::to_string), Some(error.to_string()));
         let found = read_back(&disk);
         assert!(found == before || found == *manifest.catalog(), "call {call}");
         assert_eq!(found == before, call == 0, "only an append that took nothing surely left nothing");
     }
+}
+
+/// An edit that finds no room is refused and changes nothing; those that need next to none still go in, and with room all
+/// do.
+#[test]
+fn a_full_disk_refuses_an_edit_and_goes_on() {
+    let disk = FaultyVfs::new();
+    let mut manifest = begin(&disk);
+    manifest.allocate_ahead();
+    disk.set_free(0);
+    let before = manifest.catalog().clone();
+    let refused = manifest.install(&[table(50, 20_000)]).expect_err("there is no room");
+    assert!(matches!(refused, Failure::NotInstalled(_)), "{refused:?}");
+    assert_eq!(refused.into_error().kind(), ErrorKind::NoSpace);
+    assert!(manifest.failure().is_none() && *manifest.catalog() == before);
+    for number in 10_001..10_041 {
+        manifest.install(&[Change::NextFile(FileNumber(number))]).expect("allocated ahead");
+    }
+    assert_eq!(read_back(&disk), *manifest.catalog());
+    disk.set_free(1 << 20);
+    manifest.install(&[table(50, 20_000)]).expect("there is room");
+    assert_eq!(read_back(&disk), *manifest.catalog());
 }

@@ -34,8 +34,26 @@ pub const OPTIONS_LEN_BYTES_MAX: usize = 64 << 10;
 /// Longest version edit that is written as one record. A longer one is installed by beginning a new manifest, and a
 /// whole catalog is written as several. One record is in memory three times while it is written.
 pub const EDIT_LEN_BYTES_MAX: usize = 16 << 20;
+/// Space that is kept allocated behind the manifest's end: some forty small edits, or a few of the usual ones.
+pub const MANIFEST_AHEAD_LEN_BYTES: u64 = 4 << 10;
+
+/// Returns how much space is kept allocated behind the manifest's end; one that is begun anew more often needs less.
+pub const fn manifest_ahead_len(roll_bytes: u64) -> u64 {
+    let part = roll_bytes / 4;
+    if part < MANIFEST_AHEAD_LEN_BYTES { part } else { MANIFEST_AHEAD_LEN_BYTES }
+}
+
+/// Free space on the disk from which on a manifest's edit is written without allocating, if the disk refuses that.
+pub const UNALLOCATED_ROOM_LEN_BYTES: u64 = 1 << 20;
+
+/// About what a table or a keyspace takes in a manifest, besides a table's keys.
+pub const CATALOG_ENTRY_LEN_BYTES: u64 = 128;
+/// An edit that may take the last of that: no table is in it, only numbers.
+pub const SMALL_EDIT_LEN_BYTES_MAX: usize = 64;
 /// Most bytes one change of an edit takes: a table with two keys, or a keyspace with its options and names.
 pub const CHANGE_LEN_BYTES_MAX: usize = 2 * KEY_LEN_BYTES_MAX + OPTIONS_LEN_BYTES_MAX + 1024;
+/// Numbers beyond the last one given out that an edit states as taken, if it is made only for that.
+pub const NUMBERS_STATED_AHEAD_COUNT: u64 = 64;
 /// Highest file number that a disk may state or show. A frame holds 56 bits of it; no database comes near by counting.
 pub const FILE_NUMBER_MAX: u64 = 1 << 55;
 /// Largest size or count that a disk may state, in bytes or entries: sums of any number of them stay below 64 bits.
@@ -80,6 +98,12 @@ pub const fn reserve_len_min(memtable_bytes: usize) -> u64 {
     let part = memtable_bytes as u64 / 2;
     if part < RESERVE_LEN_BYTES_MIN { part } else { RESERVE_LEN_BYTES_MIN }
 }
+
+/// About what a table takes besides its entries: filter, properties, footer.
+pub const TABLE_OVERHEAD_LEN_BYTES: u64 = 1 << 10;
+
+/// About what an entry takes in a table besides key and value, its share of filter and index included.
+pub const TABLE_ENTRY_LEN_BYTES: u64 = 32;
 
 /// What part of the tables' bytes is set aside.
 pub const RESERVE_PART: u64 = 8;

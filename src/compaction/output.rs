@@ -190,8 +190,10 @@ impl<'a> Outputs<'a> {
         if is_full && is_new_key {
             self.end_table()?;
         }
-        if self.writer.is_none() {
+        if self.writer.is_none() || self.context.space_bytes.is_some() {
             self.check()?;
+        }
+        if self.writer.is_none() {
             self.writer = Some(self.start_table()?);
         }
         self.kept.note(reason);

@@ -112,7 +112,7 @@ impl Forest {
         self.flush();
     }
 
-    fn job<T>(&self, body: impl FnOnce(&JobContext<'_>, OutputSettings) -> T) -> T {
+    fn job<T>(&self, space_bytes: Option<u64>, body: impl FnOnce(&JobContext<'_>, OutputSettings) -> T) -> T {
         let next_number = || {
             self.next_file.set(self.next_file.get() + 1);
             FileNumber(self.next_file.get())
@@ -124,7 +124,7 @@ impl Forest {
             next_number: &next_number,
             is_cancelled: &AtomicBool::new(false),
             created_at: UnixMillis(0),
-            space_bytes: self.available_bytes,
+            space_bytes,
         };
         let settings = OutputSettings {
             keyspace: KeyspaceId::DEFAULT,
@@ -150,7 +150,7 @@ impl Forest {
         let fresh = Arc::new(Memtable::new(&KeyOrder::Bytewise, 1 << 10));
         let sealed = std::mem::replace(&mut self.tree.active, fresh);
         let added = self
-            .job(|context, settings| {
+            .job(None, |context, settings| {
                 let tables = Arc::clone(&self.tree.tables);
                 let source = FlushSource { memtable: Arc::clone(&sealed), tables, settings };
                 flush_all(context, vec![source], &self.live(), &mut Vec::new())
@@ -163,7 +163,9 @@ impl Forest {
         if plan.is_trivial_move() {
             return Ok(plan.upper.clone());
         }
-        self.job(|context, settings| merge(context, plan, self.around(), settings, &mut Vec::new()))
+        self.job(self.available_bytes, |context, settings| {
+            merge(context, plan, self.around(), settings, &mut Vec::new())
+        })
     }
 
     /// Merges; `false` if there was no room for it, which can be only where it was not sure to have any.

@@ -68,6 +68,9 @@ impl Core {
         let mut leader = self.writing.leader.lock();
         // If this fails, the log still holds everything, and the next opening flushes it.
         drop(self.flush_at_the_end(&mut leader));
+        // The little that is still to be written may need the room of what is not needed.
+        let names = self.book.lock().files.take_removable();
+        drop(self.run_purge(&names));
         let wal = leader.wal.as_mut().expect("a writable database has an open segment");
         wal.finish()?;
         self.note_wal_len(wal);

@@ -75,8 +75,9 @@ impl Core {
         let mut needed: BTreeSet<FileName> =
             catalog.tables().map(|(_, _, meta)| FileName::Table(meta.number)).collect();
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
-        let manifest = ManifestWriter::create(disk, path, manifest_number, temporary, catalog)?
+        let mut manifest = ManifestWriter::create(disk, path, manifest_number, temporary, catalog)?
             .with_edit_len_max(self.options.manifest_roll_bytes);
+        manifest.allocate_ahead();
         needed.extend([FileName::Lock, FileName::Current, FileName::Manifest(manifest_number)]);
         if plan.names.contains(&FileName::Reserve) {
             needed.insert(FileName::Reserve);
@@ -118,10 +119,5 @@ impl Core {
         }
         wal.sync()?;
         Ok(wal)
-    }
-
-    /// Tells whether there is anything that a reader could want.
-    pub(crate) fn has_content(&self) -> bool {
-        self.view.visible_seq().get() > 0
     }
 }

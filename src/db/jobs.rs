@@ -102,7 +102,7 @@ impl Core {
     }
 
     /// Tells whether nothing was written for a while, or somebody waits for nothing to be due.
-    fn is_quiet(&self, book: &mut Book) -> bool {
+    pub(crate) fn is_quiet(&self, book: &mut Book) -> bool {
         let (seq, now) = (self.view.visible_seq(), self.directory.now());
         let quiet = &mut book.quiet;
         if quiet.since.0 != seq {
@@ -189,6 +189,12 @@ impl Core {
                 if let Some(job) = self.claim_log_job(&mut book, now) {
                     return Some(job);
                 }
+                // Before merges, which may be due for as long as somebody writes; but room that one made is theirs first.
+                if !self.reserve.is_spent()
+                    && let Some(job) = self.claim_reserve(&mut book, now)
+                {
+                    return Some(job);
+                }
                 if let Some((id, permit)) = self.claim_merge(&mut book, now) {
                     drop(book);
                     match self.plan_merge(id) {
@@ -205,13 +211,22 @@ impl Core {
                 book.board.claim(JobKind::Purge);
                 return Some(Job::Purge(book.files.take_removable()));
             }
-            if phase == Phase::Open && book.board.is_free(JobKind::Reserve, now) && self.is_reserve_due(now) {
-                book.board.claim(JobKind::Reserve);
-                return Some(Job::Reserve);
+            if phase == Phase::Open
+                && let Some(job) = self.claim_reserve(&mut book, now)
+            {
+                return Some(job);
             }
             self.forget_the_done(&mut book);
             return None;
         }
+    }
+
+    fn claim_reserve(&self, book: &mut Book, now: u64) -> Option<Job> {
+        if !book.board.is_free(JobKind::Reserve, now) || !self.is_reserve_due(book, now) {
+            return None;
+        }
+        book.board.claim(JobKind::Reserve);
+        Some(Job::Reserve)
     }
 
     /// Forgets what jobs have met that have nothing left to do: another way was found, or it is not wanted any more.
@@ -229,7 +244,7 @@ impl Core {
         if !book.files.has_removable() {
             book.board.forget(JobKind::Purge);
         }
-        if !self.is_reserve_due(self.directory.now()) && !self.reserve.is_spent() {
+        if !self.reserve.is_spent() && !self.is_reserve_due(book, self.directory.now()) {
             book.board.forget(JobKind::Reserve);
         }
     }
@@ -522,8 +537,12 @@ impl Core {
             let tables = Arc::new(tables.with(&[], vec![(0, Arc::clone(live))], &tree.order));
             merged.insert(*id, tables);
         }
-        // If this fails, nobody knows whether the manifest names the tables, so their files stay.
-        self.install_in_any_phase(&mut manifest, changes)?;
+        self.install_in_any_phase(&mut manifest, changes).inspect_err(|_| {
+            self.discard_if_refused(
+                &manifest,
+                added.iter().map(|(_, live)| FileName::Table(live.meta.number)),
+            );
+        })?;
         let mut book = self.book.lock();
         book.sealed.pop_front();
         book.files.drop_segments_before(wal_first);
@@ -580,6 +599,10 @@ impl Core {
             level: plan.target,
             meta: (*live.meta).clone(),
         }));
+        let written: Vec<FileNumber> = match plan.is_trivial_move() {
+            true => Vec::new(),
+            false => outputs.iter().map(|live| live.meta.number).collect(),
+        };
         let mut manifest = self.manifest.lock();
         // As in a flush: nothing may panic once the edit is installed.
         let tables = {
@@ -588,7 +611,10 @@ impl Core {
             let added = outputs.into_iter().map(|live| (plan.target, live)).collect();
             Arc::new(tree.tables.with(&removed, added, &tree.order))
         };
-        self.install(&mut manifest, changes)?;
+        self.install(&mut manifest, changes).inspect_err(|_| {
+            let created = written.iter().map(|number| FileName::Table(*number));
+            self.discard_if_refused(&manifest, created);
+        })?;
         if plan.level == 0 {
             keyspace.waste.forget();
         }
@@ -605,20 +631,24 @@ impl Core {
     /// # Errors
     /// What the last removal that failed met.
     pub(crate) fn run_purge(&self, names: &BTreeMap<FileName, u64>) -> Result<()> {
-        let mut result = Ok(());
+        // Stated once for all of them; where that fails, those whose numbers are stated already still go.
+        let stated = names.keys().filter_map(FileName::number).max().map(|last| self.state_number(last));
+        let mut result = stated.unwrap_or(Ok(()));
         for (name, len) in names {
-            if let Err(error) = self.remove(*name) {
+            let removed = match name.number() {
+                Some(number) if !self.is_stated(number) => result.clone(),
+                _ => self.remove(*name),
+            };
+            if let Err(error) = removed {
                 self.book.lock().files.discard(*name, *len);
                 result = Err(error);
             }
         }
+        self.reserve.try_now();
         result
     }
 
     fn remove(&self, name: FileName) -> Result<()> {
-        if let Some(number) = name.number() {
-            self.state_number(number)?;
-        }
         match self.directory.remove_file(&name.path(self.directory.path())) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),

@@ -474,6 +474,7 @@ impl Opening {
         }
         let next_file = first_free_number(&names, catalog.next_file)?;
         let has_reserve = names.contains(&FileName::Reserve);
+        let is_new = !names.contains(&FileName::Current);
         let mut book = Book { sealed: generations, ..Book::default() };
         for keyspace in state.keyspaces() {
             book.board.nominate(keyspace.info.id);
@@ -516,8 +517,8 @@ impl Opening {
         core.adopt_reserve(has_reserve);
         match core.establish(&mut core.writing.leader.lock()) {
             Ok(()) => {}
-            // All can be read, and writing is taken up by resuming once there is room.
-            Err(error) if is_mendable(&error) && core.has_content() => drop(core.fail(&error)),
+            // All that is there can be read, and writing is taken up by resuming once there is room.
+            Err(error) if is_mendable(&error) && !is_new => drop(core.fail(&error)),
             Err(error) => return Err(error),
         }
         core.ends.open(Step::Open);

@@ -6,12 +6,19 @@
 //! disk. From then on puts are refused with `NoSpace`, deletes are taken, jobs go on, and the reserve is set aside again
 //! once there is room for it and as much again.
 //!
-//! It grows with the database: a part of what the tables take, within bounds. Where the disk cannot allocate, there is
-//! none.
+//! How large it is:
+//!
+//! - room for a manifest, which the next opening or a mended log may have to begin, and for two of the smallest tables in
+//!   each keyspace;
+//! - and a part of what the tables take, for merges; or as much as the largest generation of memtables, if that is
+//!   more, since nothing is freed before it is flushed, and a flush frees its log only at its end.
+//!
+//! So it follows the data both ways: it is made larger as soon as it is too small, and smaller in a quiet database, so
+//! that it is not made anew for every memtable. Where the disk cannot allocate, there is none.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::limits;
-use crate::db::state::Core;
+use crate::db::state::{Book, Core};
 use crate::format::names::FileName;
 use crate::vfs::Vfs;
 use std::path::PathBuf;
@@ -27,6 +34,17 @@ pub(crate) struct Reserve {
     is_impossible: AtomicBool,
     /// Monotonic time before which it is not tried: there was no room, and nobody needs it yet.
     try_at: AtomicU64,
+    /// Bytes of active memtables from which on the background is told that it may have become too small.
+    tell_at_bytes: AtomicU64,
+}
+
+/// How much should be set aside.
+#[derive(Clone, Copy, Default)]
+struct Target {
+    /// What is made when one is made.
+    wanted_bytes: u64,
+    /// What will do.
+    least_bytes: u64,
 }
 
 /// How long to wait for room that nobody needs yet.
@@ -36,6 +54,20 @@ impl Reserve {
     /// Returns what it takes on the disk.
     pub(crate) fn held_bytes(&self) -> u64 {
         self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes that room may have been made: it is tried without waiting.
+    pub(crate) fn try_now(&self) {
+        self.try_at.store(0, Ordering::Relaxed);
+    }
+
+    /// Tells whether active memtables of so many bytes may need a larger one; so seldom that a look each time costs nothing.
+    pub(crate) fn is_outgrown(&self, active_bytes: u64) -> bool {
+        if active_bytes < self.tell_at_bytes.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.tell_at_bytes.store(active_bytes + active_bytes / 4, Ordering::Relaxed);
+        true
     }
 
     /// Tells whether it was used and is not back yet: the disk is full, and only what shrinks the database may write.
@@ -49,23 +81,54 @@ impl Core {
         FileName::Reserve.path(self.directory.path())
     }
 
-    /// Returns how much should be set aside for what the tables take now; zero for none.
-    fn reserve_target(&self) -> u64 {
+    /// Returns how much should be set aside now, and how much will do, so that it is not made anew for every table; zero for
+    /// none.
+    fn reserve_target(&self, book: &Book) -> Target {
         let max = self.options.reserve_bytes_max;
         if max == 0 || self.reserve.is_impossible.load(Ordering::Relaxed) {
-            return 0;
+            return Target::default();
         }
-        let wanted = self.view.state().tables_len_bytes() / limits::RESERVE_PART;
+        let state = self.view.state();
+        let tables_bytes = state.tables_len_bytes();
         let min = limits::reserve_len_min(self.options.memtable_bytes);
-        wanted.clamp(min, max.max(min))
+        let part = (tables_bytes / limits::RESERVE_PART).max(min);
+        // Half of the least is left to the deletes that come before the flush.
+        let flush_bytes = self.unflushed_bytes(book) + min / 2;
+        // However few they are, deletes become a table in each keyspace that has any, and a merge makes another.
+        let fixed = 2 * state.filled_count() * limits::TABLE_OVERHEAD_LEN_BYTES + self.manifest_bytes();
+        let bounded = |bytes: u64| (bytes + fixed).min(max.max(min));
+        Target {
+            wanted_bytes: bounded(part.max(flush_bytes + flush_bytes / 4)),
+            least_bytes: bounded((part - part / 4).max(flush_bytes)),
+        }
     }
 
-    /// Tells whether the reserve should be made, or made larger.
-    pub(crate) fn is_reserve_due(&self, now: u64) -> bool {
-        let target = self.reserve_target();
-        // Three quarters of it will do, so that it is not made anew for every table.
-        let is_short = self.reserve.held_bytes() < target - target / 4;
-        is_short && now >= self.reserve.try_at.load(Ordering::Relaxed)
+    /// Returns about how many bytes the tables of the largest generation of memtables will take.
+    fn unflushed_bytes(&self, book: &Book) -> u64 {
+        let sealed = book.sealed.iter().map(|(_, generation)| {
+            generation.memtables.iter().map(|(_, memtable)| memtable.table_len_bytes()).sum()
+        });
+        let state = self.view.state();
+        let active = state.keyspaces().map(|keyspace| keyspace.tree.active.table_len_bytes()).sum();
+        sealed.fold(active, u64::max)
+    }
+
+    /// Returns about how many bytes a manifest takes that begins now.
+    fn manifest_bytes(&self) -> u64 {
+        let state = self.view.state();
+        let keyspaces = state.keyspaces_count() as u64 * limits::CATALOG_ENTRY_LEN_BYTES;
+        state.catalog_len_bytes()
+            + keyspaces
+            + 2 * limits::manifest_ahead_len(self.options.manifest_roll_bytes)
+    }
+
+    /// Tells whether the reserve should be made, or made larger; or smaller, if nothing else goes on.
+    pub(crate) fn is_reserve_due(&self, book: &mut Book, now: u64) -> bool {
+        let (target, held) = (self.reserve_target(book), self.reserve.held_bytes());
+        if held < target.least_bytes {
+            return now >= self.reserve.try_at.load(Ordering::Relaxed);
+        }
+        held > target.wanted_bytes + target.wanted_bytes / 8 && self.is_quiet(book)
     }
 
     /// Returns when to look for room again, if there was none and that is after `now`.
@@ -79,14 +142,14 @@ impl Core {
     /// # Errors
     /// `NoSpace` while there is not, if it was spent; what the disk meets. Tried again after a pause.
     pub(crate) fn run_reserve(&self) -> Result<()> {
-        let (target, path) = (self.reserve_target(), self.reserve_path());
+        let target = self.reserve_target(&self.book.lock()).wanted_bytes;
+        let path = self.reserve_path();
         let held = self.reserve.held_bytes();
         let available = self.directory.available_space(self.directory.path())?;
-        if available.saturating_add(held) < target.saturating_mul(2) {
+        if held < target && available.saturating_add(held) < target.saturating_mul(2) {
             if !self.reserve.is_spent() {
                 // What is there serves as well as it can.
-                let try_at = self.directory.now().saturating_add(TRY_AGAIN_AFTER_NANOS);
-                self.reserve.try_at.store(try_at, Ordering::Relaxed);
+                self.reserve.try_at.store(self.try_again_at(), Ordering::Relaxed);
                 return Ok(());
             }
             let message = format!(
@@ -97,12 +160,24 @@ impl Core {
         }
         self.reserve.try_at.store(0, Ordering::Relaxed);
         self.remove_reserve()?;
+        if target == 0 {
+            return Ok(());
+        }
         let made = self.make_reserve(target);
-        if made.is_err() {
+        if let Err(error) = &made {
             // The first error is the one that matters.
             drop(self.remove_reserve());
+            if error.kind() == ErrorKind::Exhausted && !self.reserve.is_spent() {
+                // As with room: nobody needs it yet.
+                self.reserve.try_at.store(self.try_again_at(), Ordering::Relaxed);
+                return Ok(());
+            }
         }
         made
+    }
+
+    fn try_again_at(&self) -> u64 {
+        self.directory.now().saturating_add(TRY_AGAIN_AFTER_NANOS)
     }
 
     fn make_reserve(&self, target: u64) -> Result<()> {
@@ -117,6 +192,7 @@ impl Core {
             return self.remove_reserve();
         }
         self.reserve.held_bytes.store(len, Ordering::Relaxed);
+        self.reserve.tell_at_bytes.store(len / 4, Ordering::Relaxed);
         self.reserve.is_spent.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -129,12 +205,15 @@ impl Core {
         }
     }
 
-    /// Returns how many bytes new tables may take, if the disk is short of them.
+    /// Returns how many bytes the tables of a merge may take, if the disk is short of them: what is left by then is
+    /// enough to name them and to flush what memory holds, or to open the database again if it is left there and then.
     pub(crate) fn short_space(&self) -> Option<u64> {
         if !self.reserve.is_spent() {
             return None;
         }
-        self.directory.available_space(self.directory.path()).ok()
+        let available = self.directory.available_space(self.directory.path()).ok()?;
+        let unflushed = self.unflushed_bytes(&self.book.lock());
+        Some(available.saturating_sub(self.manifest_bytes() + unflushed))
     }
 
     /// Returns how much of the log may be allocated ahead: nothing that the reserve has made room for.
@@ -158,6 +237,10 @@ impl Core {
         }
         // One that cannot be looked at counts as none, and is made anew.
         let len = self.directory.metadata(&self.reserve_path()).map_or(0, |metadata| metadata.len);
+        if len == 0 {
+            // A power cut took what was allocated. One that cannot be removed goes when the next is made.
+            drop(self.remove_reserve());
+        }
         self.reserve.held_bytes.store(len, Ordering::Relaxed);
     }
 }

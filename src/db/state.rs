@@ -32,7 +32,7 @@ use crate::read::waste::ReadWaste;
 use crate::sync::{Condvar, Mutex, yield_point};
 use crate::table::reader::Table;
 use crate::table::shared::Cache;
-use crate::version::edit::Change;
+use crate::version::edit::{self, Change};
 use crate::version::levels::Live;
 use crate::version::manifest::{Failure, ManifestWriter};
 use crate::vfs::Vfs;
@@ -76,6 +76,9 @@ pub(crate) struct State {
     /// By number; every share but the last is full.
     shares: Vec<Arc<[KeyspaceTree]>>,
     tables_len_bytes: u64,
+    catalog_len_bytes: u64,
+    /// Keyspaces that have tables.
+    filled_count: u64,
 }
 
 impl State {
@@ -93,19 +96,29 @@ impl State {
 
     /// Gives a keyspace other tables.
     pub(crate) fn set_tables(&mut self, id: KeyspaceId, tables: Arc<Tables>) {
-        let before = &self.keyspace(id).tree.tables;
-        self.tables_len_bytes = self.tables_len_bytes - before.len_bytes() + tables.len_bytes();
-        self.tree_mut(id).tables = tables;
+        let before = std::mem::replace(&mut self.tree_mut(id).tables, tables);
+        self.tables_len_bytes -= before.len_bytes();
+        self.catalog_len_bytes -= before.catalog_len_bytes();
+        self.filled_count -= u64::from(before.deepest().is_some());
+        self.count_tables(id);
+    }
+
+    fn count_tables(&mut self, id: KeyspaceId) {
+        let tables = Arc::clone(&self.keyspace(id).tree.tables);
+        self.tables_len_bytes += tables.len_bytes();
+        self.catalog_len_bytes += tables.catalog_len_bytes();
+        self.filled_count += u64::from(tables.deepest().is_some());
     }
 
     /// Adds the keyspace with the next number.
     pub(crate) fn add_keyspace(&mut self, keyspace: KeyspaceTree) {
         assert!(keyspace.info.id.0 as usize == self.keyspaces_count(), "keyspaces are numbered one by one");
-        self.tables_len_bytes += keyspace.tree.tables.len_bytes();
+        let id = keyspace.info.id;
         match self.shares.last_mut().filter(|share| share.len() < SHARE_COUNT) {
             Some(share) => *share = share.iter().cloned().chain([keyspace]).collect(),
             None => self.shares.push(Arc::new([keyspace])),
         }
+        self.count_tables(id);
     }
 
     /// Returns all keyspaces by number.
@@ -127,6 +140,16 @@ impl State {
     /// Returns how many bytes all tables have.
     pub(crate) fn tables_len_bytes(&self) -> u64 {
         self.tables_len_bytes
+    }
+
+    /// Returns about how many bytes all tables take in a manifest.
+    pub(crate) fn catalog_len_bytes(&self) -> u64 {
+        self.catalog_len_bytes
+    }
+
+    /// Returns how many keyspaces have tables.
+    pub(crate) fn filled_count(&self) -> u64 {
+        self.filled_count
     }
 
     /// Returns every table with its keyspace.
@@ -486,14 +509,23 @@ impl Core {
     /// # Errors
     /// As [`Core::install`].
     pub(crate) fn state_number(&self, number: FileNumber) -> Result<()> {
-        if number.0 < self.stated_next_file.load(Ordering::Relaxed) {
+        if self.is_stated(number) {
             return Ok(());
         }
         let mut manifest = self.manifest.lock();
         if manifest.is_none() {
             return self.ends.check_writable();
         }
-        self.install_in_any_phase(&mut manifest, Vec::new())
+        // Some ahead: jobs that fail on a full disk again and again leave files, and must not fill it with such edits.
+        let ahead = FileNumber(self.next_file_number().0 + limits::NUMBERS_STATED_AHEAD_COUNT);
+        self.install_in_any_phase(&mut manifest, vec![Change::NextFile(ahead)])?;
+        self.note_stated(ahead);
+        Ok(())
+    }
+
+    /// Tells whether a synced edit states that a number is taken.
+    pub(crate) fn is_stated(&self, number: FileNumber) -> bool {
+        number.0 < self.stated_next_file.load(Ordering::Relaxed)
     }
 
     /// Returns the number that the next file will get, or a higher one.
@@ -516,10 +548,11 @@ impl Core {
         self.writing.active_bytes.load(Ordering::Relaxed) >= self.options.memtable_bytes as u64
     }
 
-    /// Installs an edit durably, rolling the manifest when it has grown. After an error writing is off.
+    /// Installs an edit durably, rolling the manifest when it has grown.
     ///
     /// # Errors
-    /// As [`Ends::check_writable`]; what the manifest meets.
+    /// As [`Ends::check_writable`]; what the manifest meets. Either the edit was refused, and nothing has changed,
+    /// or it is in doubt, and writing is off.
     pub(crate) fn install(&self, manifest: &mut Option<ManifestWriter>, changes: Vec<Change>) -> Result<()> {
         self.ends.check_writable()?;
         self.install_in_any_phase(manifest, changes)
@@ -543,14 +576,21 @@ impl Core {
     }
 
     fn install_edit(&self, manifest: &mut ManifestWriter, changes: &[Change]) -> Result<()> {
+        let refused = |failure| match failure {
+            // The manifest is as good as before, and so is the database.
+            Failure::NotInstalled(error) => error,
+            Failure::InDoubt(error) => self.fail(&error),
+        };
         if manifest.is_oversized(changes) {
-            return self.roll(manifest, changes).map_err(|failure| match failure {
-                // The old manifest is as good as before, and so is the database.
-                Failure::NotInstalled(error) => error,
-                Failure::InDoubt(error) => self.fail(&error),
-            });
+            return self.roll(manifest, changes).map_err(refused);
         }
-        manifest.install(changes).map_err(|error| self.fail(&error))?;
+        match manifest.install(changes) {
+            Err(Failure::NotInstalled(_)) if self.has_room_for_edit(changes) => {
+                manifest.go_unallocated();
+                manifest.install(changes).map_err(refused)?;
+            }
+            installed => installed.map_err(refused)?,
+        }
         if manifest.is_grown(self.options.manifest_roll_bytes) {
             match self.roll(manifest, &[]) {
                 Ok(()) => {}
@@ -564,6 +604,13 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Tells whether there is so much room that an edit was refused only because the disk cannot allocate.
+    fn has_room_for_edit(&self, changes: &[Change]) -> bool {
+        let len = changes.iter().map(edit::len_bytes_max).sum::<usize>() as u64;
+        let available = self.directory.available_space(self.directory.path());
+        available.is_ok_and(|bytes| bytes >= len + limits::UNALLOCATED_ROOM_LEN_BYTES)
     }
 
     /// Begins a new manifest with `changes` in it.
@@ -586,6 +633,24 @@ impl Core {
         drop(book);
         self.wake_background();
         rolled.map(drop)
+    }
+
+    /// Lets go of files that an edit was to name, if it was refused.
+    pub(crate) fn discard_if_refused(
+        &self,
+        manifest: &Option<ManifestWriter>,
+        names: impl IntoIterator<Item = FileName>,
+    ) {
+        if manifest.as_ref().is_some_and(|manifest| manifest.failure().is_some()) {
+            // Nobody knows whether the manifest names them, so they stay.
+            return;
+        }
+        let mut book = self.book.lock();
+        for name in names {
+            book.files.discard(name, 0);
+        }
+        drop(book);
+        self.wake_background();
     }
 
     /// Turns writing off because of `error`, returns it, and tells everybody who waits.

@@ -103,11 +103,13 @@ impl Core {
     /// # Errors
     /// As `Db::flush`.
     pub(crate) fn flush(&self) -> Result<SeqNum> {
-        let upto = self.seal_now()?;
-        self.await_jobs(
-            |kind| kind == JobKind::Flush,
-            |book| book.sealed.front().is_none_or(|(_, generation)| generation.last_seq > upto),
-        )?;
+        let upto = self.with_reserve(|| self.seal_now())?;
+        self.with_reserve(|| {
+            self.await_jobs(
+                |kind| kind == JobKind::Flush,
+                |book| book.sealed.front().is_none_or(|(_, generation)| generation.last_seq > upto),
+            )
+        })?;
         Ok(upto)
     }
 
@@ -140,10 +142,10 @@ impl Core {
     }
 
     /// Tells whether space is going to be set aside now.
-    fn is_reserve_awaited(&self, book: &Book) -> bool {
+    fn is_reserve_awaited(&self, book: &mut Book) -> bool {
         let now = self.directory.now();
         book.board.is_running(JobKind::Reserve)
-            || (book.board.is_free(JobKind::Reserve, now) && self.is_reserve_due(now))
+            || (book.board.is_free(JobKind::Reserve, now) && self.is_reserve_due(book, now))
     }
 
     /// Merges what lies in a range down to the deepest level that holds any of it, and rewrites what lies there already
@@ -191,8 +193,9 @@ impl Core {
                 }
                 // Tried again in the room that the reserve and the files of earlier merges make.
                 attempts_left -= 1;
-                self.use_reserve()?;
-                self.purge_now();
+                if !self.use_reserve()? {
+                    self.purge_now();
+                }
                 is_helping = false;
                 continue;
             }

@@ -61,7 +61,8 @@ impl Core {
                 Err(error) if error.kind() == ErrorKind::ReadOnly => {}
                 Err(error) => return Err(in_doubt.unwrap_or(error)),
             }
-            self.directory.sleep(FULL_DISK_PAUSE);
+            self.run_or_sleep(FULL_DISK_PAUSE);
+            self.purge_now();
             // The log may hold the batch of a failed attempt until going on cuts it off. If going on fails, the next
             // attempt tells why; "nothing was written" is true of that attempt only.
             if self.resume_as_leader(&mut self.writing.leader.lock()).is_ok() {
@@ -98,7 +99,7 @@ impl Core {
         }
         let is_full = self.ends.phase() == Phase::Failed
             || (self.pace(reach.keyspaces) == Pace::Stop && self.is_a_job_short_of_space());
-        if is_full { self.use_reserve() } else { Ok(()) }
+        if is_full { self.use_reserve().map(drop) } else { Ok(()) }
     }
 
     fn is_a_job_short_of_space(&self) -> bool {
@@ -106,22 +107,36 @@ impl Core {
         book.board.troubles().any(|(_, error)| error.kind() == ErrorKind::NoSpace)
     }
 
-    /// Gives the reserve up if a full disk stopped writing or a job, and goes on in the room that this makes.
+    /// Gives the reserve up if a full disk stopped writing or a job, and goes on in the room that this makes; tells whether
+    /// there was one.
     ///
     /// # Errors
     /// As `Db::resume`.
-    pub(crate) fn use_reserve(&self) -> Result<()> {
+    pub(crate) fn use_reserve(&self) -> Result<bool> {
         self.ends.check_process()?;
         let mut leader = self.writing.leader.lock();
         let failure = self.ends.failure();
         if failure.is_some_and(|error| !is_mendable(&error)) || !self.spend_reserve() {
-            return Ok(());
+            return Ok(false);
         }
         let resumed = self.resume_as_leader(&mut leader);
         drop(leader);
+        // What resuming took, or a job that failed before, is given back first.
+        self.purge_now();
         self.book.lock().board.retry_now(|_| true);
         self.wake_background();
-        resumed
+        resumed.map(|()| true)
+    }
+
+    /// Tries again in the room of the reserve what has met a full disk.
+    ///
+    /// # Errors
+    /// What the last attempt meets.
+    pub(crate) fn with_reserve<T>(&self, attempt: impl Fn() -> Result<T>) -> Result<T> {
+        match attempt() {
+            Err(error) if error.kind() == ErrorKind::NoSpace && self.use_reserve()? => attempt(),
+            answer => answer,
+        }
     }
 
     /// Commits a group under leadership, and answers every member.
@@ -160,6 +175,9 @@ impl Core {
             Err(Failure::Broken(error)) => return Err(self.fail(&error)),
         };
         self.writing.active_bytes.store(leader.arena.charged_bytes(), Ordering::Relaxed);
+        if self.reserve.is_outgrown(leader.arena.charged_bytes()) {
+            self.wake_background();
+        }
         self.note_wal_len(wal);
         if wal.segment().unsynced_len() >= self.write_back_len() {
             self.ask_for_write_back();
@@ -208,7 +226,8 @@ impl Core {
     fn open_segment(&self, predecessor: Predecessor) -> Result<WalWriter> {
         let segment = self.create_segment(predecessor)?;
         let mut manifest = self.manifest.lock();
-        self.install_in_any_phase(&mut manifest, vec![Change::WalOpened(segment.number())])?;
+        self.install_in_any_phase(&mut manifest, vec![Change::WalOpened(segment.number())])
+            .inspect_err(|_| self.discard_if_refused(&manifest, [FileName::Wal(segment.number())]))?;
         Ok(segment)
     }
 

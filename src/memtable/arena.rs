@@ -18,7 +18,7 @@ const CHUNK_PART_MAX: usize = 16;
 
 /// What one entry costs besides its bytes: a node of 64 bytes, with a tower of two on average, as the allocator rounds
 /// it up.
-const NODE_LEN_BYTES: u64 = 112;
+pub(in crate::memtable) const NODE_LEN_BYTES: u64 = 112;
 
 /// Takes the bytes of entries; belongs to the one writer.
 pub struct Arena {

@@ -16,9 +16,10 @@ mod filter;
 use crate::base::comparator::KeyOrder;
 use crate::base::hash::hash_key;
 use crate::base::key::{InternalKey, Tag};
+use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
-use crate::memtable::arena::{Arena, charge_of};
+use crate::memtable::arena::{Arena, NODE_LEN_BYTES, charge_of};
 use crate::memtable::entry::{ByteOrder, CustomOrder, Entry, Probe, Wanted};
 use crate::memtable::filter::MemtableFilter;
 use crossbeam_skiplist::SkipSet;
@@ -125,6 +126,16 @@ impl Memtable {
     /// Returns about how much memory the entries take, in bytes.
     pub fn len_bytes(&self) -> u64 {
         self.len_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns about how many bytes a table of the entries takes, without compression; none for no entry.
+    pub fn table_len_bytes(&self) -> u64 {
+        let count = self.count();
+        if count == 0 {
+            return 0;
+        }
+        let spared = count.saturating_mul(NODE_LEN_BYTES - limits::TABLE_ENTRY_LEN_BYTES);
+        self.len_bytes().saturating_sub(spared) + limits::TABLE_OVERHEAD_LEN_BYTES
     }
 
     /// Returns how many entries there are.

@@ -5,7 +5,7 @@
 
 use crate::base::comparator::KeyOrder;
 use crate::base::ids::FileNumber;
-use crate::base::limits::LEVELS_COUNT;
+use crate::base::limits::{CATALOG_ENTRY_LEN_BYTES, LEVELS_COUNT};
 use crate::mvcc::retain::Kept;
 use crate::version::edit::TableMeta;
 use std::cmp::Ordering;
@@ -51,11 +51,13 @@ impl<T> Live<T> {
 pub struct Version<T> {
     levels: [Vec<Arc<Live<T>>>; LEVELS_COUNT],
     levels_len_bytes: [u64; LEVELS_COUNT],
+    levels_catalog_bytes: [u64; LEVELS_COUNT],
 }
 
 impl<T> Default for Version<T> {
     fn default() -> Version<T> {
-        Version { levels: Default::default(), levels_len_bytes: [0; LEVELS_COUNT] }
+        let (levels_len_bytes, levels_catalog_bytes) = ([0; LEVELS_COUNT], [0; LEVELS_COUNT]);
+        Version { levels: Default::default(), levels_len_bytes, levels_catalog_bytes }
     }
 }
 
@@ -85,6 +87,11 @@ impl<T> Version<T> {
         self.levels_len_bytes.iter().sum()
     }
 
+    /// Returns about how many bytes the tables take in a manifest.
+    pub fn catalog_len_bytes(&self) -> u64 {
+        self.levels_catalog_bytes.iter().sum()
+    }
+
     /// Returns a version without `removed` and with `added`. Keys are compared where something has changed, and only there.
     ///
     /// # Panics
@@ -104,7 +111,11 @@ impl<T> Version<T> {
         for (level, live) in added {
             joining[level].push(live);
         }
-        let mut version = Version { levels: self.levels.clone(), levels_len_bytes: self.levels_len_bytes };
+        let mut version = Version {
+            levels: self.levels.clone(),
+            levels_len_bytes: self.levels_len_bytes,
+            levels_catalog_bytes: self.levels_catalog_bytes,
+        };
         let changed = leaving.into_iter().zip(joining).enumerate();
         for (level, (leaving, joining)) in
             changed.filter(|(_, (old, new))| !old.is_empty() || !new.is_empty())
@@ -121,9 +132,17 @@ impl<T> Version<T> {
             } else if let Err(reason) = insert_sorted(level, tables, joining, order) {
                 panic!("a version of our own is broken: {reason}");
             }
-            version.levels_len_bytes[level] = sum_len_bytes(tables);
+            version.weigh(level);
         }
         version
+    }
+
+    /// Sums up a level whose tables have changed.
+    fn weigh(&mut self, level: usize) {
+        let metas = self.levels[level].iter().map(|live| &live.meta);
+        self.levels_len_bytes[level] = metas.clone().map(|meta| meta.len_bytes).sum();
+        let bounds = metas.map(|meta| (meta.smallest.len() + meta.largest.len()) as u64);
+        self.levels_catalog_bytes[level] = bounds.map(|len| CATALOG_ENTRY_LEN_BYTES + len).sum();
     }
 
     fn sorted(mut self, order: &KeyOrder) -> Version<T> {
@@ -132,9 +151,7 @@ impl<T> Version<T> {
         for tables in deeper {
             tables.sort_by(|a, b| order.compare(&a.meta.smallest, &b.meta.smallest));
         }
-        for (tables, len_bytes) in self.levels.iter().zip(&mut self.levels_len_bytes) {
-            *len_bytes = sum_len_bytes(tables);
-        }
+        (0..LEVELS_COUNT).for_each(|level| self.weigh(level));
         self
     }
 
@@ -241,10 +258,6 @@ fn insert_sorted<T>(
 fn sort_level0<T>(tables: &mut [Arc<Live<T>>]) {
     // A table's newest entry decides, since flushes follow the order of commits.
     tables.sort_by_key(|live| std::cmp::Reverse((live.meta.largest_seq, live.meta.number)));
-}
-
-fn sum_len_bytes<T>(tables: &[Arc<Live<T>>]) -> u64 {
-    tables.iter().map(|live| live.meta.len_bytes).sum()
 }
 
 fn check_range(meta: &TableMeta, order: &KeyOrder) -> Result<(), String> {

@@ -10,6 +10,10 @@
 //!
 //! An append or sync that fails, and a switch that fails half-way, leave in doubt what a reopen will find: from then on
 //! nothing is installed ([`ManifestWriter::failure`]), and the caller stops writing for good.
+//!
+//! A full disk must not do that, so room for an edit is allocated before it is appended, and an edit that finds none is
+//! refused with nothing changed. Some room always stays ahead of the end, for small edits only: those that seal a log
+//! segment, take over from one, or state numbers as taken are what makes room on a full disk.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
@@ -36,17 +40,23 @@ pub struct ManifestWriter {
     /// Length with the catalog only.
     first_len: u64,
     edit_len_max: usize,
+    /// Where the space ends that was allocated.
+    allocated_len: u64,
+    /// How much of it stays behind an edit that is not small.
+    ahead_len: u64,
+    /// The disk allocates nothing, whatever room there is.
+    is_unallocated: bool,
     /// Why nothing more may be installed.
     failure: Option<Error>,
 }
 
-/// Why a new manifest does not count.
+/// Why an edit, or a new manifest, does not count.
 #[derive(Debug)]
 pub enum Failure {
-    /// The old manifest counts as before, without the edit, and takes further ones. What there is of the new manifest and
-    /// of the temporary file may be removed.
+    /// The manifest counts as before, without the edit, and takes further ones. What there is of a new manifest and of the
+    /// temporary file may be removed.
     NotInstalled(Error),
-    /// Either of them counts, and which will show when the database is opened again: both stay, and nothing more is
+    /// With it or without it, which will show when the database is opened again: all files stay, and nothing more is
     /// installed.
     InDoubt(Error),
 }
@@ -82,6 +92,9 @@ impl ManifestWriter {
             catalog,
             first_len,
             edit_len_max: limits::EDIT_LEN_BYTES_MAX,
+            allocated_len: first_len,
+            ahead_len: limits::MANIFEST_AHEAD_LEN_BYTES,
+            is_unallocated: false,
             failure: None,
         })
     }
@@ -90,6 +103,7 @@ impl ManifestWriter {
     #[must_use]
     pub fn with_edit_len_max(mut self, len_bytes: u64) -> ManifestWriter {
         self.edit_len_max = usize::try_from(len_bytes).unwrap_or(usize::MAX).min(limits::EDIT_LEN_BYTES_MAX);
+        self.ahead_len = limits::manifest_ahead_len(len_bytes);
         self
     }
 
@@ -101,25 +115,66 @@ impl ManifestWriter {
     /// Installs one edit: durable when this returns.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`: the edit may or may not be there after a reopen; nothing more may be installed.
+    /// [`Failure`] of kind `NoSpace` or `Io`.
     ///
     /// # Panics
     /// If the edit makes no sense or is oversized. Nothing more may be installed then either.
-    pub fn install(&mut self, changes: &[Change]) -> Result<()> {
-        self.check()?;
+    pub fn install(&mut self, changes: &[Change]) -> Result<(), Failure> {
+        self.check().map_err(Failure::InDoubt)?;
         assert!(!self.is_oversized(changes), "an edit that is too long for a record begins a new manifest");
+        let payload = edit::encode(changes);
+        self.allocate_for(payload.len()).map_err(Failure::NotInstalled)?;
         // Whatever ends this call early, the catalog may be ahead of the disk.
         self.failure = Some(in_doubt(self.log.path()));
         if let Err(reason) = self.catalog.apply(changes) {
             panic!("an edit of our own makes no sense: {reason}");
         }
-        let installed = self.append_edit(changes);
+        let installed = self.append_edit(&payload);
         self.failure = installed.clone().err();
-        installed
+        installed.map_err(Failure::InDoubt)
     }
 
-    fn append_edit(&mut self, changes: &[Change]) -> Result<()> {
-        self.log.append(FrameKind::Record, &edit::encode(changes))?;
+    /// Does without allocated space from now on: the disk has room and allocates none.
+    pub fn go_unallocated(&mut self) {
+        self.is_unallocated = true;
+    }
+
+    /// Makes sure that an edit and the statement behind it have room.
+    ///
+    /// # Errors
+    /// `NoSpace`: the manifest is as before. A disk that fails to allocate for another reason may still take the append.
+    fn allocate_for(&mut self, payload_len: usize) -> Result<()> {
+        let end = self.log.len() + (2 * FRAME_HEADER_LEN_BYTES + payload_len) as u64;
+        let is_small = payload_len <= limits::SMALL_EDIT_LEN_BYTES_MAX;
+        if self.is_unallocated || end + self.ahead_len <= self.allocated_len {
+            return Ok(());
+        }
+        // Twice what has to stay, so that not every edit asks.
+        let target_len = end + 2 * self.ahead_len;
+        match self.log.allocate(target_len) {
+            Ok(()) => self.allocated_len = target_len,
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                let least_len = end + if is_small { 0 } else { self.ahead_len };
+                if least_len > self.allocated_len {
+                    self.log.allocate(least_len)?;
+                    self.allocated_len = least_len;
+                }
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Allocates what small edits may need. Where there is no room, the next edit is told.
+    pub fn allocate_ahead(&mut self) {
+        let target_len = self.log.len() + 2 * self.ahead_len;
+        if self.log.allocate(target_len).is_ok() {
+            self.allocated_len = target_len;
+        }
+    }
+
+    fn append_edit(&mut self, payload: &[u8]) -> Result<()> {
+        self.log.append(FrameKind::Record, payload)?;
         self.log.sync()?;
         // The edit is durable. This states it; a crash may take the statement away again, and nothing else with it.
         self.log.append(FrameKind::Record, &edit::encode(&[]))
@@ -178,8 +233,10 @@ impl ManifestWriter {
             }
         })?;
         self.first_len = log.len();
+        self.allocated_len = self.first_len;
         self.log = log;
         self.catalog = catalog;
+        self.allocate_ahead();
         Ok(old)
     }
 
@@ -191,6 +248,8 @@ impl ManifestWriter {
         self.check()?;
         self.failure = Some(in_doubt(self.log.path()));
         self.log.append(FrameKind::End, &[])?;
+        // What cannot be given back now goes with the file.
+        drop(self.log.trim());
         self.log.sync()?;
         let end = Pointer { manifest: self.log.number(), durable_len: self.log.len() };
         pointer::switch(vfs, &self.directory, end, temporary)
@@ -259,7 +318,8 @@ fn write_catalog(
         vfs.sync_dir(directory)?;
         Ok(log)
     };
-    write().map_err(Failure::NotInstalled)
+    // Named apart from an edit: nothing in doubt comes of a manifest that nobody points to.
+    write().map_err(|error| Failure::NotInstalled(error.with_operation("begin")))
 }
 
 /// Makes the manifest that `log` wrote the one that counts, all of it: it is durable.

@@ -1,6 +1,7 @@
 //! A disk that is full: the database opens and can be read, deletes and merges go on, and with room all is well again.
 
 use crate::tape::Label;
+use crate::world::incarnation::files_of;
 use crate::world::judge::{Violation, violation};
 use crate::world::known_faults::Fault;
 use crate::world::model::CommitId;
@@ -9,6 +10,10 @@ use tinylsm::{Db, Error, ErrorKind, Keyspace, SeqNum, WriteOptions};
 
 /// Deletes that must go on on a full disk.
 const DELETES_COUNT: usize = 8;
+/// Keys that are deleted there are no longer than one part of this many of a memtable. What is set aside is so many of
+/// these: no reserve takes deletes of any length before a flush and a merge have made room, and a table of one key holds it
+/// five times.
+const KEY_PART: usize = 32;
 
 impl Story {
     /// Fills the disk with somebody else's file while the database is closed or was left, and uses it all the same.
@@ -29,7 +34,8 @@ impl Story {
         let used = self.disk.space_used();
         self.disk.set_space(Some(used));
         self.reach("disk full to the last byte");
-        let used = self.use_full_disk();
+        let reserve = files_of(&self.disk).into_iter().find(|file| file.name == "RESERVE");
+        let used = self.use_full_disk(reserve.map_or(0, |file| file.len));
         self.disk.set_space(None);
         used?;
         self.reach("judged: full disk");
@@ -43,7 +49,7 @@ impl Story {
         opened.map_err(|error| broken(format!("on {what} it does not open: {error:?}")))
     }
 
-    fn use_full_disk(&mut self) -> Result<(), Violation> {
+    fn use_full_disk(&mut self, reserve_len: u64) -> Result<(), Violation> {
         let db = self.open_on("a full disk")?;
         self.context.judge_recovery(&db, self.reading())?;
         let keyspaces: Result<Vec<Keyspace>, Error> =
@@ -53,7 +59,9 @@ impl Story {
         for (id, keyspace) in (0..).zip(&keyspaces) {
             let keys: Result<Vec<_>, Error> = keyspace.iter().and_then(Iterator::collect);
             let keys = keys.map_err(|error| broken(format!("a scan gives {error:?}")))?;
-            for (key, _) in keys.iter().take(DELETES_COUNT) {
+            let key_len_max = self.context.swarm.options.memtable_bytes / KEY_PART;
+            let short = keys.iter().filter(|(key, _)| key.len() <= key_len_max);
+            for (key, _) in short.take(DELETES_COUNT) {
                 self.delete(keyspace, (id, key))?;
                 deleted_count += 1;
             }
@@ -66,8 +74,8 @@ impl Story {
             }
         }
         self.context.judge.lock().reach_often("deleted on a full disk", deleted_count);
-        // What was freed, or is given now, is enough to go on.
-        self.disk.add_space(64 << 10);
+        // With what is given now there is room for the reserve and for as much again, which is what it takes to go on.
+        self.disk.add_space((64 << 10) + 2 * reserve_len);
         let resumed = db.resume();
         resumed.map_err(|error| broken(format!("with some room, resume gives {error:?}")))?;
         let put = self.context.put(&db, "room", "again")?;

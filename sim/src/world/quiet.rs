@@ -11,7 +11,7 @@ use crate::world::on_disk::OnDisk;
 use crate::world::story::Story;
 use crate::world::swarm::Habit;
 use std::time::Duration;
-use tinylsm::base::limits::{RESERVE_PART, reserve_len_min};
+use tinylsm::base::limits::{RESERVE_PART, TABLE_OVERHEAD_LEN_BYTES, reserve_len_min};
 use tinylsm::compaction::picker::{LevelLimits, target_bytes};
 use tinylsm::version::edit::TableMeta;
 use tinylsm::vfs::Vfs;
@@ -168,7 +168,12 @@ impl Story {
         let bytes = directory_len(&self.disk);
         let (live, overhead) = self.live_bytes()?;
         let options = &self.context.swarm.options;
-        let reserve = reserve_len_min(options.memtable_bytes) + live / RESERVE_PART;
+        // It has room for two of the smallest tables in each keyspace and for a manifest, which names each table's keys
+        // once; an eighth too much may stay in it.
+        let tables = 2 * TABLE_OVERHEAD_LEN_BYTES * self.context.judge.lock().keyspaces.len() as u64;
+        let manifest = overhead / 5 + options.manifest_roll_bytes;
+        let part = reserve_len_min(options.memtable_bytes) + live / RESERVE_PART;
+        let reserve = (part + tables + manifest) * 9 / 8;
         let fixed = 2 * options.manifest_roll_bytes + options.wal_preallocate_bytes + SMALL_CHANGE_BYTES;
         let allowed = live * 12 / 10 + overhead + reserve + fixed;
         if bytes > allowed {

@@ -59,7 +59,10 @@ fn what_stays_has_its_reason_noted() {
     // The older delete is what the younger snapshot sees: without that one it goes, though the put has to stay.
     let deletes_above_a_put = [(9, Kind::Delete), (5, Kind::Delete), (1, Kind::Put)];
     let (all, why) = merged(&[3, 7], &deletes_above_a_put, true);
-    assert_eq!((all, why.for_snapshots()), (vec![9, 5, 1], &BTreeSet::from([SeqNum::new(3), SeqNum::new(7)])));
+    assert_eq!(
+        (all, why.for_snapshots()),
+        (vec![9, 5, 1], &BTreeSet::from([SeqNum::new(3), SeqNum::new(7)]))
+    );
     assert_eq!(kept(&[3], &deletes_above_a_put, true), [9, 1]);
     assert_eq!(merged(&[], &[(9, Kind::Put), (5, Kind::Put)], false).1, Kept::default());
 }
