@@ -616,7 +616,7 @@ impl Core {
     /// Begins a new manifest with `changes` in it.
     fn roll(&self, manifest: &mut ManifestWriter, changes: &[Change]) -> Result<(), Failure> {
         let (number, temporary) = (self.take_file_number(), self.take_file_number());
-        let old_len = manifest.len();
+        let old_len = manifest.disk_len();
         let rolled = manifest.roll_with(self.directory.as_ref(), changes, number, temporary);
         let mut book = self.book.lock();
         match &rolled {

@@ -152,7 +152,7 @@ impl Core {
     }
 
     fn guarded(&self) -> Guarded {
-        let manifest = self.manifest.lock().as_ref().map(|manifest| (manifest.number(), manifest.len()));
+        let manifest = self.manifest.lock().as_ref().map(|manifest| (manifest.number(), manifest.disk_len()));
         let book = self.book.lock();
         let state = self.view.pin_state();
         let mut live: BTreeSet<FileName> =

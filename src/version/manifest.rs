@@ -134,6 +134,11 @@ impl ManifestWriter {
         installed.map_err(Failure::InDoubt)
     }
 
+    /// Returns how many bytes the file has, with what was allocated ahead.
+    pub fn disk_len(&self) -> u64 {
+        self.log.allocated_len()
+    }
+
     /// Does without allocated space from now on: the disk has room and allocates none.
     pub fn go_unallocated(&mut self) {
         self.is_unallocated = true;

@@ -409,7 +409,10 @@ pub const PANIC_REACHED_CALLER: &str = "a comparator's panic reached the caller"
 
 /// Tells whether an error says that nothing was written, and nothing ever will be.
 pub(in crate::world) fn is_final(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::ReadOnly | ErrorKind::Busy | ErrorKind::Closed)
+    let kind = error.kind();
+    // A full disk refuses puts before anything is tried; what the log has met names what it was doing.
+    let is_refused = kind == ErrorKind::NoSpace && error.operation().is_none();
+    is_refused || matches!(kind, ErrorKind::ReadOnly | ErrorKind::Busy | ErrorKind::Closed)
 }
 
 fn is_comparators(payload: &(dyn std::any::Any + Send)) -> bool {
