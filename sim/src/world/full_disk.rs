@@ -1,7 +1,7 @@
 //! A disk that is full: the database opens and can be read, deletes and merges go on, and with room all is well again.
 
 use crate::tape::Label;
-use crate::world::incarnation::files_of;
+use crate::world::incarnation::{directory_len, files_of};
 use crate::world::judge::{Violation, violation};
 use crate::world::known_faults::Fault;
 use crate::world::model::CommitId;
@@ -74,8 +74,11 @@ impl Story {
             }
         }
         self.context.judge.lock().reach_often("deleted on a full disk", deleted_count);
-        // With what is given now there is room for the reserve and for as much again, which is what it takes to go on.
-        self.disk.add_space((64 << 10) + 2 * reserve_len);
+        // With what is given now there is room for the reserve and for as much again, which is what it takes to go on: it
+        // follows the tables, and what memory holds.
+        let memtable_bytes = self.context.swarm.options.memtable_bytes as u64;
+        let room = (64 << 10) + 2 * reserve_len + directory_len(&self.disk) + 3 * memtable_bytes;
+        self.disk.add_space(room);
         let resumed = db.resume();
         resumed.map_err(|error| broken(format!("with some room, resume gives {error:?}")))?;
         let put = self.context.put(&db, "room", "again")?;
