@@ -16,7 +16,7 @@
 //! # }
 //! ```
 //!
-//! The modules, floor by floor (`docs/architecture.md` has the plan of the house): [`base`]; [`vfs`], [`sync`],
+//! The modules, layer by layer (`docs/architecture.md` has the plan): [`base`]; [`vfs`], [`sync`],
 //! [`cursor`], [`cache`], [`mvcc`]; [`format`](mod@format); [`memtable`], [`wal`], [`table`], [`version`]; [`read`], [`write`](mod@write),
 //! [`compaction`], [`inspect`]; [`db`].
 

@@ -1,11 +1,11 @@
 //! The simulator, from the command line: sweep seeds, replay one, hunt planted bugs.
 //!
-//! Exit codes: 0 all right; 1 a law was broken, or a planted bug was missed; 2 wrong usage.
+//! Exit codes: 0 all right; 1 an invariant was broken, or a planted bug was missed; 2 wrong usage.
 
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
-    reason = "the command line runs worlds from outside: real threads, files and clocks"
+    reason = "the command line runs runs from outside: real threads, files and clocks"
 )]
 
 mod cli;
@@ -22,9 +22,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the worlds of many seeds; stop at the first broken law
+    /// Run the runs of many seeds; stop at the first broken invariant
     Sweep(cli::sweep::Sweep),
-    /// Run the world of one seed and tell what happened
+    /// Run the run of one seed and tell what happened
     Replay(cli::replay::Replay),
     /// Plant each known bug in a scratch copy and count the seeds until it is caught
     Mutants(cli::mutants::Mutants),

@@ -97,37 +97,37 @@ fn state(disk: &SimDisk, name: &str, whole: &[u8], safe: usize) -> &'static str 
 }
 
 /// What a program may leave on one kind of disk.
-struct Law {
+struct Allowed {
     must: &'static [&'static str],
     may: &'static [&'static str],
 }
 
-const fn exactly(must: &'static [&'static str]) -> Law {
-    Law { must, may: &[] }
+const fn exactly(must: &'static [&'static str]) -> Allowed {
+    Allowed { must, may: &[] }
 }
 
-/// Runs a program on each kind of disk and compares what crashes leave of it with the laws.
+/// Runs a program on each kind of disk and compares what crashes leave of it with what may be.
 fn litmus(
     program: impl Fn(&SimDisk) -> Option<SimDisk>,
     outcome: impl Fn(&SimDisk) -> String,
-    worst: &Law,
-    ext4: &Law,
+    worst: &Allowed,
+    ext4: &Allowed,
 ) {
     let mut reached = BTreeMap::new();
-    for (profile, law) in [(Profile::Worst, worst), (Profile::Ext4, ext4)] {
+    for (profile, allowed) in [(Profile::Worst, worst), (Profile::Ext4, ext4)] {
         let disk = disk(profile);
         let disk = program(&disk).unwrap_or(disk);
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         for _ in 0..DRAWS_COUNT {
             let image = disk.image();
             let outcome = outcome(&image);
-            if !law.must.contains(&outcome.as_str()) && !law.may.contains(&outcome.as_str()) {
+            if !allowed.must.contains(&outcome.as_str()) && !allowed.may.contains(&outcome.as_str()) {
                 panic!("{profile:?} left {outcome:?}\n{}", image.crash_story().unwrap());
             }
             *seen.entry(outcome).or_default() += 1;
         }
         println!("{profile:?}: {seen:?}");
-        for must in law.must {
+        for must in allowed.must {
             assert!(seen.contains_key(*must), "{profile:?} never left {must:?}, but {seen:?}");
         }
         reached.insert(profile, seen.into_keys().collect::<BTreeSet<_>>());
@@ -263,7 +263,8 @@ fn l06_a_later_append_may_survive_an_earlier_one_only_on_the_worst_disk() {
 #[test]
 fn l06_a_sector_keeps_what_was_written_to_it_first() {
     let whole = bytes(b'A', 300);
-    let law = Law { must: &["empty", "prefix", "whole"], may: &["zeros", "prefix, zeros", "garbage"] };
+    let allowed =
+        Allowed { must: &["empty", "prefix", "whole"], may: &["zeros", "prefix, zeros", "garbage"] };
     litmus(
         |disk| {
             let mut file = create(disk, "f");
@@ -280,8 +281,8 @@ fn l06_a_sector_keeps_what_was_written_to_it_first() {
             assert!(has(100) || !has(200), "the third part without the second");
             state(disk, "f", &whole, 0).to_owned()
         },
-        &law,
-        &law,
+        &allowed,
+        &allowed,
     );
 }
 
@@ -299,11 +300,11 @@ fn l07_a_sync_of_one_file_does_nothing_for_the_bytes_of_another() {
             None
         },
         states,
-        &Law {
+        &Allowed {
             must: &["empty/whole", "whole/whole", "zeros/whole"],
             may: &["prefix/whole", "prefix, zeros/whole", "holes/whole", "garbage/whole"],
         },
-        &Law {
+        &Allowed {
             must: &["empty/whole", "whole/whole", "zeros/whole"],
             may: &["prefix/whole", "prefix, zeros/whole"],
         },
@@ -333,7 +334,7 @@ fn l08_names_survive_in_any_order_only_on_the_worst_disk() {
 #[test]
 fn l08_changes_of_one_name_survive_in_order() {
     let a = bytes(b'A', 100);
-    let law = exactly(&["whole/absent", "absent/whole", "empty/whole"]);
+    let allowed = exactly(&["whole/absent", "absent/whole", "empty/whole"]);
     litmus(
         |disk| {
             drop(durable(disk, "a", &a));
@@ -342,8 +343,8 @@ fn l08_changes_of_one_name_survive_in_order() {
             None
         },
         |disk| format!("{}/{}", state(disk, "a", &a, 0), state(disk, "b", &a, 0)),
-        &law,
-        &law,
+        &allowed,
+        &allowed,
     );
 }
 
@@ -375,11 +376,11 @@ fn l10_a_removal_may_overtake_the_bytes_that_replace_it() {
             None
         },
         states,
-        &Law {
+        &Allowed {
             must: &["empty/absent", "whole/absent", "empty/whole", "whole/whole", "zeros/absent"],
             may: &["zeros/whole", "garbage/absent", "garbage/whole"],
         },
-        &Law {
+        &Allowed {
             must: &["empty/absent", "whole/absent", "empty/whole", "whole/whole", "zeros/absent"],
             may: &["zeros/whole"],
         },
@@ -409,14 +410,14 @@ fn l11_replacing_an_unsynced_file_is_flushed_only_by_ext4() {
                 None
             },
             |disk| current(disk, &new),
-            &Law {
+            &Allowed {
                 must: &["whole", "empty", "zeros", "garbage"],
                 may: if is_dir_synced { &[] } else { &["old"] },
             },
             if is_dir_synced {
-                &Law { must: &["whole"], may: &[] }
+                &Allowed { must: &["whole"], may: &[] }
             } else {
-                &Law { must: &["old", "whole"], may: &[] }
+                &Allowed { must: &["old", "whole"], may: &[] }
             },
         );
     }
@@ -440,7 +441,7 @@ fn l12_renaming_an_unsynced_file_to_a_free_name_may_leave_it_empty() {
 #[test]
 fn l13_a_rename_shows_one_name_and_never_none() {
     let a = bytes(b'A', 100);
-    let law = exactly(&["whole/absent", "absent/whole"]);
+    let allowed = exactly(&["whole/absent", "absent/whole"]);
     litmus(
         |disk| {
             drop(durable(disk, "a", &a));
@@ -448,8 +449,8 @@ fn l13_a_rename_shows_one_name_and_never_none() {
             None
         },
         |disk| format!("{}/{}", state(disk, "a", &a, 100), state(disk, "b", &a, 100)),
-        &law,
-        &law,
+        &allowed,
+        &allowed,
     );
 }
 
@@ -478,7 +479,7 @@ fn l15_a_removed_file_comes_back_until_its_own_directory_is_synced() {
 #[test]
 fn l17_a_synced_record_in_reserved_space_is_followed_by_zeros() {
     let mut record = bytes(b'R', 300);
-    let law = exactly(&["whole"]);
+    let allowed = exactly(&["whole"]);
     record.resize(64 << 10, 0);
     litmus(
         |disk| {
@@ -490,8 +491,8 @@ fn l17_a_synced_record_in_reserved_space_is_followed_by_zeros() {
             None
         },
         |disk| state(disk, "f", &record, 64 << 10).to_owned(),
-        &law,
-        &law,
+        &allowed,
+        &allowed,
     );
 }
 
@@ -729,7 +730,7 @@ fn appending_goes_on_behind_a_trim() {
         |disk| state(disk, "f", &padded, 700).to_owned(),
         &exactly(&["safe part", "prefix", "whole", "prefix, zeros", "zeros", "holes", "garbage"]),
         // Where the trim is lost, the space is as it was: sectors written or zero, in any mix.
-        &Law { must: &["safe part", "prefix", "whole", "prefix, zeros", "zeros"], may: &["holes"] },
+        &Allowed { must: &["safe part", "prefix", "whole", "prefix, zeros", "zeros"], may: &["holes"] },
     );
 }
 
@@ -769,7 +770,7 @@ fn a_trim_takes_away_a_failed_append_for_readers_and_a_sync_for_good() {
             &if is_synced {
                 exactly(&["as trimmed"])
             } else {
-                Law { must: &["as trimmed", "more came back"], may: &["something came back"] }
+                Allowed { must: &["as trimmed", "more came back"], may: &["something came back"] }
             },
         );
     }
@@ -831,7 +832,8 @@ fn l28_a_killed_process_loses_nothing() {
 #[test]
 fn l29_what_a_killed_process_left_is_still_not_durable() {
     let (a, b) = (bytes(b'A', 500), bytes(b'B', 500));
-    let law_of_g = Law { must: &["whole/empty", "whole/whole", "whole/zeros", "whole/garbage"], may: &[] };
+    let law_of_g =
+        Allowed { must: &["whole/empty", "whole/whole", "whole/zeros", "whole/garbage"], may: &[] };
     litmus(
         |disk| {
             let (mut f, mut g) = (create(disk, "f"), create(disk, "g"));

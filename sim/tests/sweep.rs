@@ -1,4 +1,4 @@
-//! A bounded sweep in the ordinary test run: every law holds in every world, with and without the envelope.
+//! A bounded sweep in the ordinary test run: every invariant holds in every run, with and without the envelope.
 
 use tinylsm_sim::disk::Profile;
 use tinylsm_sim::trace::Keep;
@@ -23,22 +23,22 @@ fn sweep(profile: Profile, count: u64) {
 }
 
 #[test]
-fn every_law_holds_when_processes_are_killed() {
+fn every_invariant_holds_when_processes_are_killed() {
     sweep(Profile::Kill, 150);
 }
 
 #[test]
-fn every_law_holds_on_a_journaling_disk() {
+fn every_invariant_holds_on_a_journaling_disk() {
     sweep(Profile::Ext4, 150);
 }
 
 #[test]
-fn every_law_holds_on_the_worst_disk() {
+fn every_invariant_holds_on_the_worst_disk() {
     sweep(Profile::Worst, 150);
 }
 
 #[test]
-fn a_seed_gives_the_same_world_twice() {
+fn a_seed_gives_the_same_run_twice() {
     for seed in 0..20 {
         let (one, other) =
             (run(seed, Profile::Worst, Keep::Nothing), run(seed, Profile::Worst, Keep::Nothing));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// A total order over user keys.
 ///
-/// Laws: the order is total and never changes for a given [`Comparator::name`]; `Equal` means that the bytes
+/// Rules: the order is total and never changes for a given [`Comparator::name`]; `Equal` means that the bytes
 /// are equal. A comparator that breaks them makes reads miss keys.
 ///
 /// One that panics makes the call that met it fail with `Internal`, and so fail merges of its keyspace; other keyspaces

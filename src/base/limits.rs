@@ -53,7 +53,7 @@ pub const SMALL_EDIT_LEN_BYTES_MAX: usize = 64;
 /// Most bytes one change of an edit takes: a table with two keys, or a keyspace with its options and names.
 pub const CHANGE_LEN_BYTES_MAX: usize = 2 * KEY_LEN_BYTES_MAX + OPTIONS_LEN_BYTES_MAX + 1024;
 /// Numbers beyond the last one given out that an edit states as taken, if it is made only for that.
-pub const NUMBERS_STATED_AHEAD_COUNT: u64 = 64;
+pub const NUMBERS_STATED_AHEAD_COUNT: u64 = 4096;
 /// Highest file number that a disk may state or show. A frame holds 56 bits of it; no database comes near by counting.
 pub const FILE_NUMBER_MAX: u64 = 1 << 55;
 /// Largest size or count that a disk may state, in bytes or entries: sums of any number of them stay below 64 bits.

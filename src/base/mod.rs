@@ -1,4 +1,4 @@
-//! The ground floor: the words every other room speaks.
+//! The lowest layer: the words that every other module uses.
 //!
 //! Owns ids, sequence numbers, internal keys, comparators, time, limits, the value type [`slice::Slice`] and
 //! the one error type. Knows no disk, no thread and no file format; imports nothing of the crate.

@@ -520,7 +520,7 @@ fn a_merge_that_began_before_does_not_break_the_promise_of_a_range() {
 
 /// One thing that happens to a tree.
 #[derive(Clone, Debug)]
-enum Deed {
+enum Step {
     Put(u16, usize),
     DeleteRun(u16, u16),
     Flush,
@@ -529,35 +529,35 @@ enum Deed {
     Release(usize),
 }
 
-fn deeds(value_lens: impl Strategy<Value = usize> + 'static) -> impl Strategy<Value = Vec<Deed>> {
-    let deed = prop_oneof![
-        12 => (0u16..80, value_lens).prop_map(|(number, len)| Deed::Put(number, len)),
-        3 => (0u16..80, 1u16..30).prop_map(|(first, count)| Deed::DeleteRun(first, count)),
-        4 => Just(Deed::Flush),
-        2 => Just(Deed::Merge),
-        1 => Just(Deed::Take),
-        1 => any::<usize>().prop_map(Deed::Release),
+fn steps(value_lens: impl Strategy<Value = usize> + 'static) -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        12 => (0u16..80, value_lens).prop_map(|(number, len)| Step::Put(number, len)),
+        3 => (0u16..80, 1u16..30).prop_map(|(first, count)| Step::DeleteRun(first, count)),
+        4 => Just(Step::Flush),
+        2 => Just(Step::Merge),
+        1 => Just(Step::Take),
+        1 => any::<usize>().prop_map(Step::Release),
     ];
-    prop::collection::vec(deed, 1..200)
+    prop::collection::vec(step, 1..200)
 }
 
 impl Forest {
-    fn act(&mut self, deed: &Deed) {
-        match *deed {
-            Deed::Put(number, len) => self.write(number, Some(len)),
-            Deed::DeleteRun(first, count) => {
+    fn act(&mut self, step: &Step) {
+        match *step {
+            Step::Put(number, len) => self.write(number, Some(len)),
+            Step::DeleteRun(first, count) => {
                 (first..(first + count).min(80)).for_each(|number| self.write(number, None));
             }
-            Deed::Flush => self.flush(),
-            Deed::Merge => {
+            Step::Flush => self.flush(),
+            Step::Merge => {
                 if let Some(plan) = self.pick(false).plan {
                     self.run(&plan);
                 }
             }
-            Deed::Take => {
+            Step::Take => {
                 self.snapshots.insert(self.seq);
             }
-            Deed::Release(which) => {
+            Step::Release(which) => {
                 let count = self.snapshots.len().max(1);
                 if let Some(&seq) = self.snapshots.iter().nth(which % count) {
                     self.snapshots.remove(&seq);
@@ -572,12 +572,12 @@ proptest! {
 
     #[test]
     fn a_quiet_tree_comes_to_rest_and_every_released_snapshot_brings_it_nearer_to_its_live_size(
-        deeds in deeds(prop_oneof![0usize..20, 100usize..120, 1000usize..3000]),
+        steps in steps(prop_oneof![0usize..20, 100usize..120, 1000usize..3000]),
         available_bytes in prop::option::of(0u64..20_000),
     ) {
         let mut forest = Forest::new();
         forest.available_bytes = available_bytes;
-        deeds.iter().for_each(|deed| forest.act(deed));
+        steps.iter().for_each(|step| forest.act(step));
         forest.flush();
         forest.settle(true);
         forest.check();
@@ -595,10 +595,10 @@ proptest! {
 
     #[test]
     fn of_entries_of_one_size_a_quiet_tree_keeps_little_more_than_lives(
-        deeds in deeds(100usize..101),
+        steps in steps(100usize..101),
     ) {
         let mut forest = Forest::new();
-        deeds.iter().for_each(|deed| forest.act(deed));
+        steps.iter().for_each(|step| forest.act(step));
         forest.snapshots.clear();
         forest.flush();
         forest.settle(true);
@@ -613,19 +613,19 @@ proptest! {
 
     #[test]
     fn a_walk_keeps_its_promise_whatever_is_written_and_merged_meanwhile(
-        before in deeds(0usize..200),
-        meanwhile in deeds(0usize..200),
+        before in steps(0usize..200),
+        meanwhile in steps(0usize..200),
         (first, last) in (prop::option::of(0u16..80), prop::option::of(0u16..80)),
     ) {
         let mut forest = Forest::new();
-        before.iter().for_each(|deed| forest.act(deed));
+        before.iter().for_each(|step| forest.act(step));
         forest.flush();
         let (seq, live_before) = (forest.seq, forest.live());
         let mut walk = forest.walk((first, last));
         let mut meanwhile = meanwhile.iter();
         for count in 0.. {
             prop_assert!(count < 500, "the walk does not end");
-            meanwhile.by_ref().take(5).for_each(|deed| forest.act(deed));
+            meanwhile.by_ref().take(5).for_each(|step| forest.act(step));
             if !forest.step(&mut walk) {
                 break;
             }

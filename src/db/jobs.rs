@@ -634,18 +634,28 @@ impl Core {
         // Stated once for all of them; where that fails, those whose numbers are stated already still go.
         let stated = names.keys().filter_map(FileName::number).max().map(|last| self.state_number(last));
         let mut result = stated.unwrap_or(Ok(()));
+        let mut left = Vec::new();
         for (name, len) in names {
-            let removed = match name.number() {
-                Some(number) if !self.is_stated(number) => result.clone(),
-                _ => self.remove(*name),
-            };
-            if let Err(error) = removed {
-                self.book.lock().files.discard(*name, *len);
+            if name.number().is_some_and(|number| !self.is_stated(number)) {
+                // What a full disk did not let be created needs no removal.
+                if !self.is_absent(*name) {
+                    left.push((*name, *len));
+                }
+            } else if let Err(error) = self.remove(*name) {
+                left.push((*name, *len));
                 result = Err(error);
             }
         }
+        let mut book = self.book.lock();
+        left.into_iter().for_each(|(name, len)| book.files.discard(name, len));
+        drop(book);
         self.reserve.try_now();
         result
+    }
+
+    fn is_absent(&self, name: FileName) -> bool {
+        let found = self.directory.metadata(&name.path(self.directory.path()));
+        found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
     }
 
     fn remove(&self, name: FileName) -> Result<()> {

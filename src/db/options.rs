@@ -316,8 +316,8 @@ impl Comparators {
     }
 }
 
-fn require(is_met: bool, law: &str) -> Result<()> {
-    if is_met { Ok(()) } else { Err(Error::invalid(law)) }
+fn require(is_met: bool, rule: &str) -> Result<()> {
+    if is_met { Ok(()) } else { Err(Error::invalid(rule)) }
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! Promises that a thread without a host pays one thread-local read and otherwise behaves as in production.
 //! Knows no coroutine and no `unsafe`: those are the host's business.
 //!
-//! One OS thread runs all simulated threads of a world, one at a time, so what a host keeps needs no lock.
-//! A lock that simulated threads share must not be used by another world or a real thread at the same time:
+//! One OS thread runs all simulated threads of a run, one at a time, so what a host keeps needs no lock.
+//! A lock that simulated threads share must not be used by another run or a real thread at the same time:
 //! whoever waits for it would never hear of its release.
 
 use std::cell::RefCell;
@@ -62,7 +62,7 @@ pub trait Host {
     /// Lets another thread run here. Suspends.
     fn yield_point(&self, site: &'static str);
 
-    /// Returns the id that `slot` holds, giving it one at its first use in this world. Never suspends.
+    /// Returns the id that `slot` holds, giving it one at its first use in this run. Never suspends.
     fn id(&self, slot: &AtomicU64) -> u64;
 
     /// Waits until `key` is woken or `timeout` of virtual time has passed. Suspends. The caller is among the
@@ -90,7 +90,7 @@ pub trait Host {
     /// Lets at least `duration` of virtual time pass. Suspends.
     fn sleep(&self, duration: Duration);
 
-    /// Returns the virtual time in nanoseconds since the world began. Never suspends.
+    /// Returns the virtual time in nanoseconds since the run began. Never suspends.
     fn now(&self) -> u64;
 
     /// Returns the number of the process that the running thread belongs to. Never suspends.
@@ -152,7 +152,7 @@ pub fn sleep(duration: Duration) {
     current().expect("only a simulated thread sleeps in virtual time").sleep(duration);
 }
 
-/// Returns the virtual time in nanoseconds since the world began.
+/// Returns the virtual time in nanoseconds since the run began.
 ///
 /// # Panics
 /// Outside a simulation; ask [`simulated`] first.

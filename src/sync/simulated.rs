@@ -8,7 +8,7 @@
 //! - Taking a lock is a scheduling point *before* it; releasing one never is, so a guard may drop anywhere,
 //!   even while its thread unwinds. A condition's wait joins the waiters before another thread can run.
 //!
-//! Ids of locks and conditions are given at their first use inside a world, in an order that the schedule
+//! Ids of locks and conditions are given at their first use inside a run, in an order that the schedule
 //! decides, so that they are the same in every run of one seed.
 
 use crate::sync::host::{End, Host, WaitKey, Waiters, Wake, current};
@@ -199,7 +199,7 @@ enum Joinable {
 impl JoinHandle {
     /// Waits for the thread's end; `false` if it panicked.
     ///
-    /// A simulated thread whose world is over counts as panicked.
+    /// A simulated thread whose run is over counts as panicked.
     #[track_caller]
     pub fn join(self) -> bool {
         let thread = match self.inner {

@@ -1,4 +1,4 @@
-//! `cargo sim replay SEED`: one world, told.
+//! `cargo sim replay SEED`: one run, told.
 
 use crate::cli::report::tell_broken;
 use crate::cli::{RunSettings, profile};
@@ -86,7 +86,7 @@ fn tell(ended: &Ended, settings: &Settings, out: &mut dyn Write) -> std::io::Res
     }
     match &ended.violation {
         Some(_) => tell_broken(ended, settings, out)?,
-        None => writeln!(out, "every law held")?,
+        None => writeln!(out, "every invariant held")?,
     }
     writeln!(out, "trace hash: {:016x}", ended.hash)
 }

@@ -1,14 +1,14 @@
-//! How a broken world is told: seed, profile and law, the two answers, the last events, the last crash and the tree.
+//! How a broken run is told: seed, profile and invariant, the two answers, the last events, the last crash and the tree.
 
 use std::io::{Result, Write};
 use tinylsm_sim::trace::Keep;
 use tinylsm_sim::world::run::{Ended, run_with};
 use tinylsm_sim::world::story::Settings;
 
-/// Events shown before the end: enough to see the operation that broke the law and who ran beside it.
+/// Events shown before the end: enough to see the operation that broke the invariant and who ran beside it.
 const LAST_EVENTS: usize = 20;
 
-/// Tells how a world broke, which is run once more for it with everything kept; nothing if every law held.
+/// Tells how a run broke, which is run once more for it with everything kept; nothing if every invariant held.
 pub fn tell_broken(ended: &Ended, settings: &Settings, out: &mut dyn Write) -> Result<()> {
     let Some(violation) = &ended.violation else { return Ok(()) };
     let told = run_with(ended.seed, ended.profile, Keep::Everything, settings);

@@ -1,4 +1,4 @@
-//! `cargo sim sweep --seeds A..B`: many worlds, until a law is broken.
+//! `cargo sim sweep --seeds A..B`: many runs, until an invariant is broken.
 
 use crate::cli::report::tell_broken;
 use crate::cli::{RunSettings, profile};
@@ -27,7 +27,7 @@ pub struct Sweep {
     /// The kind of disk: kill, ext4, worst, or all of them
     #[arg(long, default_value = "worst", value_parser = profiles)]
     profile: Profiles,
-    /// Worlds run side by side; one for each core without this
+    /// Runs side by side; one for each core without this
     #[arg(long)]
     jobs: Option<usize>,
     /// Go on behind a broken invariant, and tell at the end which were broken, how often, and by which seed first
@@ -61,7 +61,7 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 /// What a sweep adds up.
 #[derive(Default)]
 struct Sum {
-    worlds: u64,
+    runs: u64,
     crashes: u64,
     recoveries: u64,
     operations: u64,
@@ -71,13 +71,13 @@ struct Sum {
     slowest: BTreeMap<&'static str, (u64, u64)>,
     /// Broken invariants: how often, and the first seed with its message.
     violations: BTreeMap<&'static str, (u64, u64, String)>,
-    /// The broken world with the lowest seed.
+    /// The broken run with the lowest seed.
     broken: Option<Ended>,
 }
 
 impl Sum {
     fn add(&mut self, ended: Ended) {
-        self.worlds += 1;
+        self.runs += 1;
         self.crashes += ended.tale.crashes_count;
         self.recoveries += ended.tale.recoveries_count;
         self.operations += ended.tale.operations_count;
@@ -121,7 +121,7 @@ impl Sweep {
             if !is_right && !self.keep_going {
                 break;
             }
-            reached.push((*profile, sum.worlds, sum.events));
+            reached.push((*profile, sum.runs, sum.events));
         }
         if self.goals
             && let Err(error) = write_goals(&reached)
@@ -183,7 +183,7 @@ impl Sweep {
     /// Says which goals a sweep has missed; one that was cut short says nothing.
     fn missed(&self, profile: Profile, sum: &Sum) -> Vec<String> {
         let is_cut = sum.broken.is_some() && !self.keep_going;
-        if self.goals || is_cut { Vec::new() } else { missed(profile, sum.worlds, &sum.events) }
+        if self.goals || is_cut { Vec::new() } else { missed(profile, sum.runs, &sum.events) }
     }
 
     fn report_more(&self, sum: &Sum, settings: &Settings, out: &mut dyn Write) -> std::io::Result<()> {
@@ -208,15 +208,15 @@ fn report(
     (elapsed, jobs): (f64, usize),
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
-    let per_second = sum.worlds as f64 / elapsed.max(1e-9);
+    let per_second = sum.runs as f64 / elapsed.max(1e-9);
     writeln!(
         out,
-        "{} seeds {}..{}: {} worlds in {elapsed:.1} s, {per_second:.0} a second ({:.0} a second and core), {} operations, {} steps, \
+        "{} seeds {}..{}: {} runs in {elapsed:.1} s, {per_second:.0} a second ({:.0} a second and core), {} operations, {} steps, \
          {} crashes, {} recoveries, {} distinct traces",
         profile.name(),
         seeds.start,
         seeds.end,
-        sum.worlds,
+        sum.runs,
         per_second / jobs as f64,
         sum.operations,
         sum.steps,
@@ -225,7 +225,7 @@ fn report(
         sum.hashes.len()
     )?;
     for (event, reached) in &sum.events {
-        let share = 100.0 * reached.runs as f64 / sum.worlds as f64;
+        let share = 100.0 * reached.runs as f64 / sum.runs as f64;
         writeln!(out, "  {:>9}  in {share:>6.2} % of runs  {event}", reached.times)?;
     }
     Ok(())

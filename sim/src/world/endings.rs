@@ -8,7 +8,6 @@ use crate::world::client::{Client, Opened};
 use crate::world::damage::{Source, judge_damaged};
 use crate::world::incarnation::{join_all, start};
 use crate::world::judge::{Context, Violation, violation};
-use crate::world::known_faults::Fault;
 use crate::world::story::{DISK_KINDS, Story};
 use crate::world::swarm::Habit;
 use parking_lot::Mutex;
@@ -41,10 +40,7 @@ impl Ending {
             Habit::ShortLives => [1, 3, 5, 1],
         };
         let endings = [Ending::PowerLoss, Ending::WalkAway, Ending::Close, Ending::CloseTogether];
-        match endings[context.tape.weighted(Label::Crash, &weights)] {
-            Ending::CloseTogether if context.is_known(Fault::ClosesTwice) => Ending::Close,
-            ending => ending,
-        }
+        endings[context.tape.weighted(Label::Crash, &weights)]
     }
 }
 

@@ -3,7 +3,6 @@
 use crate::tape::Label;
 use crate::world::incarnation::{directory_len, files_of};
 use crate::world::judge::{Violation, violation};
-use crate::world::known_faults::Fault;
 use crate::world::model::CommitId;
 use crate::world::story::Story;
 use tinylsm::{Db, Error, ErrorKind, Keyspace, SeqNum, WriteOptions};
@@ -19,8 +18,7 @@ impl Story {
     /// Fills the disk with somebody else's file while the database is closed or was left, and uses it all the same.
     pub(in crate::world) fn meet_full_disk(&mut self) -> Result<(), Violation> {
         let is_fit = !self.is_first && !self.disk.is_off() && self.disk.failures_count() == 0;
-        let is_known = self.context.is_known(Fault::FullDiskIsShut);
-        if !is_fit || is_known || !self.context.tape.chance(Label::Check, 1, 10) {
+        if !is_fit || !self.context.tape.chance(Label::Check, 1, 10) {
             return Ok(());
         }
         self.heal_disk();
@@ -111,7 +109,7 @@ impl Story {
 
     /// Opens the database with other options for its default keyspace: they are applied, or refused.
     pub(in crate::world) fn reopen_with_other_options(&mut self) -> Result<(), Violation> {
-        if self.is_first || self.disk.is_off() || self.context.is_known(Fault::DefaultKeyspaceIgnored) {
+        if self.is_first || self.disk.is_off() {
             return Ok(());
         }
         let mut options = self.context.swarm.options.clone();

@@ -4,7 +4,6 @@ use crate::disk::{Profile, SimDisk};
 use crate::tape::Label;
 use crate::world::calls;
 use crate::world::judge::{Context, Violation, violation};
-use crate::world::known_faults::Fault;
 use crate::world::model::Contents;
 use crate::world::recovery::{Reading, check_floor};
 use tinylsm::{Background, Db};
@@ -73,7 +72,7 @@ impl Side<'_> {
             violation("recovery", format!("a crash image does not open read-only: {error:?}"))
         })?;
         let read = self.read_all(&db)?;
-        if !self.context.is_known(Fault::ReadOnlyNeverIdle) && self.context.tape.chance(Label::Check, 1, 4) {
+        if self.context.tape.chance(Label::Check, 1, 4) {
             calls::call_all_read_only(&db)?;
             self.context.reach("judged: read-only calls");
         }

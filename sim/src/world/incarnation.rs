@@ -6,7 +6,6 @@ use crate::world::client::{Client, DIRECTORY, Opened, is_full_log};
 use crate::world::endings::Ending;
 use crate::world::images;
 use crate::world::judge::{Violation, violation};
-use crate::world::known_faults::Fault;
 use crate::world::neighbour::Neighbour;
 use crate::world::recovery::Reading;
 use crate::world::story::{DISK_KINDS, Story};
@@ -244,8 +243,7 @@ impl Story {
         if was_full {
             self.reach("writing resumed after a full disk");
         }
-        let is_judged = !self.context.is_known(Fault::FailureOutlivesCause);
-        match db.background_error().filter(|_| is_judged) {
+        match db.background_error() {
             Some(error) if !is_cut() => Err(broken(format!("all went well, but it still says {error:?}"))),
             _ => Ok(()),
         }

@@ -3,7 +3,6 @@
 use crate::disk::Profile;
 use crate::schedule::ThreadId;
 use crate::tape::Tape;
-use crate::world::known_faults::{Fault, KnownFaults};
 use crate::world::model::Model;
 use crate::world::orders::Fuse;
 use crate::world::scene::Album;
@@ -182,8 +181,6 @@ pub struct Context {
     pub album: Album,
     /// When a comparator panics.
     pub fuse: Fuse,
-    /// Which faults of the engine the run steers clear of.
-    pub known: Arc<KnownFaults>,
     /// The threads that the run's database and its neighbour share, if they do.
     pub runtime: Option<Runtime>,
 }
@@ -197,10 +194,5 @@ impl Context {
     /// Counts an event.
     pub fn reach(&self, event: &'static str) {
         self.judge.lock().reach(event);
-    }
-
-    /// Tells whether a fault of the engine is steered clear of.
-    pub fn is_known(&self, fault: Fault) -> bool {
-        self.known.holds(fault)
     }
 }

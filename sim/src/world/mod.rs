@@ -12,7 +12,6 @@ mod incarnation;
 mod isolation;
 pub mod judge;
 pub mod keys;
-pub mod known_faults;
 pub mod model;
 mod neighbour;
 mod on_disk;

@@ -3,7 +3,6 @@
 use crate::disk::SimDisk;
 use crate::world::client::{Client, Stop};
 use crate::world::judge::{Context, Violation, violation};
-use crate::world::known_faults::Fault;
 use crate::world::reads::HeldSnapshot;
 use crate::world::tenure::Tenure;
 use tinylsm::{Background, Db, Error, Keyspace, KeyspaceOptions, Options, WriteBatch, WriteOptions};
@@ -140,7 +139,6 @@ impl Client {
                 let compacted = self.call("compact_range", || db.compact_range(foreign, ..));
                 refused("compact_range of a foreign keyspace", compacted)
             }
-            _ if self.context.is_known(Fault::ForeignKeyspaceRead) => Ok(()),
             2 => {
                 let got = self.call("get", || held.snapshot().get(foreign, &key));
                 refused("a foreign snapshot's get", got.map(drop))

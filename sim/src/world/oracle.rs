@@ -10,7 +10,7 @@ use std::ops::Bound;
 /// Judges an observation of a keyspace that is sorted in `order`.
 ///
 /// # Errors
-/// The broken law.
+/// The broken invariant.
 pub fn judge(model: &Model, observation: &Observation, order: Order) -> Result<(), Violation> {
     let (low, high) = (observation.low, observation.high);
     let stands = model.stands(low, high);

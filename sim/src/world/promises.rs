@@ -3,7 +3,6 @@
 use crate::disk::SimDisk;
 use crate::tape::Label;
 use crate::world::judge::{Context, Violation, violation};
-use crate::world::known_faults::Fault;
 use crate::world::on_disk::{Entry, OnDisk};
 use crate::world::oracle::is_inside;
 use crate::world::orders::Order;
@@ -37,9 +36,7 @@ impl Flushed {
             return Err(violation("flush", message));
         }
         let stated = on_disk.catalog.time_high_water.0;
-        if let Some(committed) = self.committed_time.filter(|&committed| stated < committed)
-            && !context.is_known(Fault::TimeStatedAtOpenOnly)
-        {
+        if let Some(committed) = self.committed_time.filter(|&committed| stated < committed) {
             let message = format!(
                 "the manifest states time {stated}, but what was flushed was committed at {committed} or later"
             );
@@ -115,9 +112,6 @@ impl Compacted {
     /// # Errors
     /// The first that is left.
     pub fn check(&self, context: &Context, disk: &SimDisk) -> Result<(), Violation> {
-        if context.is_known(Fault::RangeNotCompacted) {
-            return Ok(());
-        }
         let Some(on_disk) = look(disk)? else { return Ok(()) };
         let entries = match on_disk.entries(self.keyspace, self.order) {
             Ok(entries) => entries,

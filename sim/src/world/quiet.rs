@@ -6,7 +6,6 @@ use crate::world::incarnation::directory_len;
 use crate::world::incarnation::files_of;
 use crate::world::judge::{Violation, violation};
 use crate::world::keys::KeyStyle;
-use crate::world::known_faults::Fault;
 use crate::world::on_disk::OnDisk;
 use crate::world::story::Story;
 use crate::world::swarm::Habit;
@@ -125,7 +124,7 @@ impl Story {
     /// back by itself what deletes and newer versions have hidden.
     fn check_space_by_itself(&mut self, db: &Db) -> Result<(), Violation> {
         // Where keys are of the longest, tables take several times their bounds, and how many there are decides.
-        if self.context.is_known(Fault::DeletedSpaceStays) || self.context.swarm.key_style == KeyStyle::Long {
+        if self.context.swarm.key_style == KeyStyle::Long {
             return Ok(());
         }
         // The manifest has a size of its own, which follows the keys and not what is hidden.
@@ -162,9 +161,6 @@ impl Story {
 
     /// Checks what a database that was merged in full has on the disk.
     pub(in crate::world) fn check_merged_space(&self) -> Result<(), Violation> {
-        if self.context.is_known(Fault::SpaceOfShortLives) {
-            return Ok(());
-        }
         let bytes = directory_len(&self.disk);
         let (live, overhead) = self.live_bytes()?;
         let options = &self.context.swarm.options;
@@ -211,9 +207,6 @@ impl Story {
 
     /// Checks what a database leaves on the disk that was closed in good order.
     pub(in crate::world) fn check_closed_space(&self) -> Result<(), Violation> {
-        if self.context.is_known(Fault::SpaceOfShortLives) {
-            return Ok(());
-        }
         let options = &self.context.swarm.options;
         let names = names_of(&self.disk);
         let segments_count = names.iter().filter(|name| name.ends_with(".wal")).count();

@@ -16,7 +16,7 @@ pub struct Ended {
     pub seed: u64,
     /// Its kind of disk.
     pub profile: Profile,
-    /// The broken law, if one was.
+    /// The broken invariant, if one was.
     pub violation: Option<Violation>,
     /// What happened.
     pub tale: Tale,

@@ -10,7 +10,6 @@
 use crate::disk::{FaultPlan, LatencyPlan, Profile, READ_OF_REMOVED, SimDisk};
 use crate::tape::{Label, Tape};
 use crate::world::judge::{Context, Judge, Violation, violation};
-use crate::world::known_faults::{Fault, KnownFaults};
 use crate::world::operations::Operation;
 use crate::world::operators::LOCK_FILE_REMOVED;
 use crate::world::orders::Fuse;
@@ -31,8 +30,6 @@ pub(in crate::world) const DISK_KINDS: [ErrorKind; 4] =
 /// What is asked of a run beside its tape.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// The faults of the engine that it steers clear of.
-    pub known: KnownFaults,
     /// An operation that no client does.
     pub without: Option<Operation>,
 }
@@ -76,7 +73,7 @@ pub(in crate::world) struct Story {
 
 /// Tells the story of a tape; call inside a world of `schedule`.
 pub fn tell(tape: &Tape, profile: Profile, album: Album, (dress, settings): (Dress, &Settings)) -> Tale {
-    let swarm = Arc::new(Swarm::draw(tape, &settings.known, settings.without));
+    let swarm = Arc::new(Swarm::draw(tape, settings.without));
     let disk = SimDisk::new(profile, tape.clone());
     let context = Context {
         tape: tape.clone(),
@@ -85,7 +82,6 @@ pub fn tell(tape: &Tape, profile: Profile, album: Album, (dress, settings): (Dre
         judge: Arc::new(Mutex::new(Judge::default())),
         album,
         fuse: Fuse::default(),
-        known: Arc::new(settings.known.clone()),
         runtime: swarm.runtime(),
     };
     let mut story = Story {
@@ -185,7 +181,7 @@ impl Story {
             if self.context.swarm.has_big_values {
                 // So that a record that goes out at once fits, and what follows it does not.
                 let big = (900 << 10) + tape.below(Label::Options, 4 << 20);
-                space = (!self.context.is_known(Fault::PartOfGroupLogged)).then_some(big);
+                space = Some(big);
             }
         }
         if self.context.swarm.habit == Habit::SmallDisk {

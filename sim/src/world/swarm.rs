@@ -5,7 +5,6 @@
 
 use crate::tape::{Label, Tape};
 use crate::world::keys::KeyStyle;
-use crate::world::known_faults::{Fault, KnownFaults};
 use crate::world::operations::{OPERATIONS, Operation};
 use crate::world::orders::Order;
 use std::time::Duration;
@@ -82,8 +81,8 @@ impl Swarm {
         }
     }
 
-    /// Draws a run's character; the runs steer clear of faults that are `known`.
-    pub fn draw(tape: &Tape, known: &KnownFaults, without: Option<Operation>) -> Swarm {
+    /// Draws a run's character.
+    pub fn draw(tape: &Tape, without: Option<Operation>) -> Swarm {
         let below = |bound| tape.below(Label::Options, bound);
         let flip = || tape.chance(Label::Options, 1, 2);
         let rarely = |one_in| tape.chance(Label::Options, 1, one_in);
@@ -108,7 +107,7 @@ impl Swarm {
             Operation::Step => is_manual && flip(),
             Operation::Resume => (has_faults || habit == Habit::SmallDisk) && flip(),
             Operation::ForeignHandle => has_neighbour,
-            Operation::WaitIdle => !known.holds(Fault::RemovalWakesNobody) && flip(),
+            Operation::WaitIdle => flip(),
             _ => flip(),
         };
         let operations = OPERATIONS.into_iter().filter(|(operation, _)| is_done(*operation)).collect();
@@ -132,7 +131,7 @@ impl Swarm {
             options.memtable_bytes,
         ];
         let has_user_order = keyspaces.iter().any(|keyspace| Order::of(keyspace) != Order::Bytewise);
-        let has_panics = has_user_order && rarely(6) && !known.holds(Fault::ComparatorPanics);
+        let has_panics = has_user_order && rarely(6);
         Swarm {
             options,
             background: if is_manual {
@@ -157,7 +156,7 @@ impl Swarm {
             disk_bytes: (habit == Habit::SmallDisk).then(|| tape.magnitude(Label::Options, 18)),
             descriptors_max: rarely(12).then(|| 8 + below(40)),
             has_neighbour,
-            has_foreign_names: rarely(16) && !known.holds(Fault::ForeignNamesDisturb),
+            has_foreign_names: rarely(16),
             has_panics,
             has_faults,
             images_count: if habit == Habit::ShortLives { 0 } else { below(3) },

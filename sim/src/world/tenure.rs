@@ -9,7 +9,6 @@
 use crate::disk::SimDisk;
 use crate::schedule;
 use crate::world::judge::{Context, Judge};
-use crate::world::known_faults::Fault;
 use parking_lot::Mutex;
 use std::io::IoSlice;
 use std::path::Path;
@@ -44,12 +43,12 @@ struct Shared {
 impl Tenure {
     /// Puts the run's disk into the hands of an opening.
     pub fn new(disk: &SimDisk, context: &Context) -> Arc<Tenure> {
-        Tenure::make(disk, context, !context.is_known(Fault::FileNumbersReused), true)
+        Tenure::make(disk, context, true, true)
     }
 
     /// Puts the run's disk into the hands of an opening of another database.
     pub fn of_neighbour(disk: &SimDisk, context: &Context) -> Arc<Tenure> {
-        Tenure::make(disk, context, !context.is_known(Fault::FileNumbersReused), false)
+        Tenure::make(disk, context, true, false)
     }
 
     /// Puts a copy of the run's disk into the hands of an opening.

@@ -4,7 +4,6 @@ use crate::tape::Label;
 use crate::world::client::{Client, Stop, is_full_log};
 use crate::world::images;
 use crate::world::judge::{KnownKeyspace, Violation};
-use crate::world::known_faults::Fault;
 use crate::world::orders::Order;
 use crate::world::promises::{Compacted, Flushed};
 use crate::world::reads::HeldSnapshot;
@@ -163,7 +162,7 @@ impl Client {
         };
         let name = format!("made-{number}");
         let mut options = draw_keyspace(&self.context.tape);
-        let is_odd = self.below(6) == 0 && !self.context.is_known(Fault::LimitsDoNotCompose);
+        let is_odd = self.below(6) == 0;
         if is_odd {
             // More than there may ever be: if this is taken, it has to work.
             options.level0_compaction_trigger = self.context.swarm.options.level0_stop + 1;

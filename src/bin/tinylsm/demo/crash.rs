@@ -1,6 +1,6 @@
 //! The crash and what must hold after it.
 //!
-//! The law: let `a` be the last batch whose acknowledgement was reported. After recovery the database holds exactly
+//! The promise: let `a` be the last batch whose acknowledgement was reported. After recovery the database holds exactly
 //! the batches 1 to `m`, each complete and in both keyspaces, with `a <= m <= a + 1`: the writer has one thread, so
 //! at most one batch was under way when it was killed.
 
@@ -86,7 +86,7 @@ fn last_report(reports: ChildStdout, first_report: &mpsc::Sender<()>) -> Outcome
     }
 }
 
-/// Reopens the database and proves the law; returns it open.
+/// Reopens the database and proves the promise; returns it open.
 pub(crate) fn recover_and_prove(dir: &Path, acknowledged: u64, out: &mut Output) -> Outcome<Db> {
     let started = Instant::now();
     let db = open(dir)?;

@@ -93,8 +93,8 @@ pub(crate) fn open(dir: &Path) -> Outcome<Db> {
 }
 
 /// Ends the demonstration if `holds` is false.
-pub(crate) fn must(holds: bool, law: impl FnOnce() -> String) -> Outcome {
-    if holds { Ok(()) } else { Err(Failure::Engine(format!("the demonstration failed: {}", law()))) }
+pub(crate) fn must(holds: bool, promise: impl FnOnce() -> String) -> Outcome {
+    if holds { Ok(()) } else { Err(Failure::Engine(format!("the demonstration failed: {}", promise()))) }
 }
 
 fn load(db: &Db, records: &[Record], out: &mut Output) -> Outcome {

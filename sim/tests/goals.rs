@@ -1,0 +1,42 @@
+//! A sweep notices what falls silent.
+
+use std::collections::BTreeMap;
+use tinylsm_sim::disk::Profile;
+use tinylsm_sim::trace::Keep;
+use tinylsm_sim::world::goals::{Reached, missed};
+use tinylsm_sim::world::operations::Operation;
+use tinylsm_sim::world::run::run_with;
+use tinylsm_sim::world::story::Settings;
+
+const FIRST_SEED: u64 = 3_000_000;
+/// Enough for whatever comes up in every third run.
+const RUNS: u64 = 100;
+
+/// Returns the goals that a sweep misses.
+fn missed_without(without: Option<Operation>) -> Vec<String> {
+    let settings = Settings { without };
+    let mut events: BTreeMap<&'static str, Reached> = BTreeMap::new();
+    for seed in FIRST_SEED..FIRST_SEED + RUNS {
+        let ended = run_with(seed, Profile::Kill, Keep::Nothing, &settings);
+        assert!(ended.violation.is_none(), "seed {seed}: {:?}", ended.violation);
+        for (event, count) in ended.tale.events {
+            let reached = events.entry(event).or_default();
+            reached.times += count;
+            reached.runs += 1;
+        }
+    }
+    missed(Profile::Kill, RUNS, &events)
+}
+
+#[test]
+fn a_sweep_with_everything_misses_no_goal() {
+    assert_eq!(missed_without(None), Vec::<String>::new());
+}
+
+#[test]
+fn a_sweep_notices_that_an_operation_is_gone() {
+    for operation in [Operation::Flush, Operation::HoldIterator] {
+        let missed = missed_without(Some(operation));
+        assert!(missed.iter().any(|goal| goal.starts_with(operation.event())), "{operation:?}: {missed:?}");
+    }
+}
