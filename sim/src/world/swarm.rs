@@ -107,7 +107,6 @@ impl Swarm {
             Operation::Step => is_manual && flip(),
             Operation::Resume => (has_faults || habit == Habit::SmallDisk) && flip(),
             Operation::ForeignHandle => has_neighbour,
-            Operation::WaitIdle => flip(),
             _ => flip(),
         };
         let operations = OPERATIONS.into_iter().filter(|(operation, _)| is_done(*operation)).collect();
