@@ -140,8 +140,9 @@ impl Story {
             + 2 * options.manifest_roll_bytes
             + options.wal_preallocate_bytes
             + SMALL_CHANGE_BYTES
-            // What a delete hides is known on the average only: one big value among small ones may stay.
-            + 2 * self.context.swarm.longest_value_len();
+            // What a delete hides is known on the average only: one big value among small ones may stay; and in memory it
+            // takes a log, and a reserve that could hold it in a table, and a quarter more.
+            + 4 * self.context.swarm.longest_value_len();
         if before > after * 115 / 100 + fixed {
             let message = format!("{before} bytes lay on the quiet disk, a merge of everything left {after}");
             return Err(violation("space comes back by itself", message));
