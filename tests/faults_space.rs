@@ -360,6 +360,42 @@ fn a_disk_that_is_full_before_the_first_flush_gives_space_back() {
     }
 }
 
+/// Openings that find no room for a log segment and a manifest leave no more behind than the first one did, and take dead
+/// files of earlier lives away before they give up.
+#[test]
+fn openings_of_a_full_disk_take_no_more_of_it_each_time() {
+    within(|| {
+        let disk = SmallDisk::new(1 << 20);
+        let open = || usual(&disk).options(scaled()).background(Background::Manual).open().expect("opens");
+        let db = open();
+        for i in 0..50 {
+            db.put(numbered(i), noise(i, 1000)).expect("puts");
+        }
+        drop(db);
+        drop(disk.remove_file(Path::new("/db/RESERVE")));
+        // A half table and a segment that no manifest names, as a process leaves them that is killed.
+        for name in ["000900.sst", "000901.wal"] {
+            let mut file = disk.create_new(&Path::new("/db").join(name)).expect("creates");
+            file.append(&[std::io::IoSlice::new(&noise(1, 40_000))]).expect("appends");
+        }
+        disk.leave_free(0);
+        let used_bytes = disk.used_bytes();
+        let db = open();
+        db.delete(numbered(1)).expect("there is the room of dead files");
+        drop(db);
+        for _ in 0..5 {
+            disk.leave_free(4096);
+            drop(open());
+        }
+        assert!(disk.used_bytes() <= used_bytes, "{} bytes of {used_bytes}", disk.used_bytes());
+        disk.leave_free(200 << 10);
+        let db = open();
+        assert_eq!(contents(db.default_keyspace()).len(), 49);
+        db.put("more", "1").expect("there is room");
+        db.close().expect("closes");
+    });
+}
+
 /// What is set aside for a full disk becomes less again when there is less data.
 #[test]
 fn the_reserve_follows_the_data_both_ways() {

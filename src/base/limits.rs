@@ -105,6 +105,10 @@ pub const TABLE_OVERHEAD_LEN_BYTES: u64 = 1 << 10;
 /// About what an entry takes in a table besides key and value, its share of filter and index included.
 pub const TABLE_ENTRY_LEN_BYTES: u64 = 32;
 
+/// Where the reserve cannot follow the memtables, they are sealed when they are half as large as it is, but not below this:
+/// many small tables and segments take more than they give back.
+pub const SEAL_EARLY_LEN_BYTES_MIN: u64 = 1 << 20;
+
 /// What part of the tables' bytes is set aside.
 pub const RESERVE_PART: u64 = 8;
 

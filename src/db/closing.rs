@@ -4,7 +4,7 @@ use crate::base::contain::contain;
 use crate::base::error::{ErrorKind, Result};
 use crate::base::limits;
 use crate::db::board::JobKind;
-use crate::db::ends::writing_is_off;
+use crate::db::ends::{is_mendable, writing_is_off};
 use crate::db::jobs::Job;
 use crate::db::state::{Core, Host, Leader};
 use crate::version::edit::Change;
@@ -60,6 +60,9 @@ impl Core {
             return Ok(());
         }
         if let Some(cause) = self.ends.failure() {
+            if is_mendable(&cause) {
+                drop(self.state_end());
+            }
             let error = writing_is_off(&cause);
             return Err(
                 error.wrap(ErrorKind::ReadOnly, format!("writing was off when it was closed: {cause}"))
@@ -87,6 +90,17 @@ impl Core {
         let names = self.book.lock().files.take_removable();
         drop(self.run_purge(&names));
         Ok(())
+    }
+
+    /// Makes durable what the log holds that a full disk ended, and states that: the next opening need not find the room to
+    /// write it again.
+    fn state_end(&self) -> Result<()> {
+        let mut leader = self.writing.leader.lock();
+        let wal = leader.wal.as_mut().expect("a writable database has an open segment");
+        let end = wal.abandon()?;
+        let closed = Change::Closed { wal: end.number, good_len: end.good_len };
+        let time = Change::TimeHighWater(self.expiry_time());
+        self.install_in_any_phase(&mut self.manifest.lock(), vec![time, closed])
     }
 
     /// Writes memtables out if the log is so long that the next opening would have to.

@@ -8,16 +8,18 @@
 //! 2. write a fresh manifest and switch `CURRENT` to it. Only now may anything be removed.
 //!
 //! A disk that is too full for this leaves the database readable; [`crate::db::Db::resume`] tries again, under new file
-//! numbers. Files of a failed attempt stay until one has succeeded, since a manifest that may count may name them.
+//! numbers. Files of an attempt whose manifest may count stay until one has succeeded. Others are dead, and so is what
+//! earlier lives left and no manifest ever named: on a full disk they go at once, or each attempt would take more of it.
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
 use crate::base::time::UnixMillis;
 use crate::db::state::{Core, Leader};
 use crate::format::names::FileName;
 use crate::version::catalog::Catalog;
 use crate::version::edit::Change;
-use crate::version::manifest::ManifestWriter;
+use crate::version::manifest::{Failure, ManifestWriter};
+use crate::vfs::Vfs;
 use crate::wal::Predecessor;
 use crate::wal::reader::Record;
 use crate::wal::writer::WalWriter;
@@ -36,29 +38,97 @@ pub(crate) struct Establishment {
     pub records: Vec<Record>,
     /// The directory as it was found.
     pub names: BTreeSet<FileName>,
+    /// Those of them, and of failed attempts, that no manifest names which may ever count.
+    pub dead: BTreeSet<FileName>,
     /// The latest time that expiry may have been decided by.
     pub time_high_water: UnixMillis,
+}
+
+/// Returns the files that no manifest ever named which may count, though all edits since the last sync be lost:
+/// `tables_named` are those of every edit. A second manifest in the directory may name anything.
+pub(crate) fn never_named(
+    names: &BTreeSet<FileName>,
+    catalog: &Catalog,
+    tables_named: &BTreeSet<FileNumber>,
+) -> BTreeSet<FileName> {
+    if names.iter().filter(|name| matches!(name, FileName::Manifest(_))).count() != 1 {
+        return BTreeSet::new();
+    }
+    let is_dead = |name: &FileName| match name {
+        FileName::Table(number) => !tables_named.contains(number),
+        FileName::Wal(number) => *number > catalog.wal_last,
+        FileName::Temporary(_) => true,
+        _ => false,
+    };
+    names.iter().copied().filter(is_dead).collect()
 }
 
 impl Core {
     /// Does what is left to do before the first write; nothing if that was done.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`: nothing that was there is changed, and it can be tried again.
+    /// `NoSpace`, `Io`: nothing that counts is changed, and it can be tried again.
     pub(crate) fn establish(&self, leader: &mut Leader) -> Result<()> {
         let Some(mut plan) = leader.unestablished.take() else { return Ok(()) };
-        let done = self.try_establish(leader, &mut plan);
+        let has_dead = !plan.dead.is_empty();
+        let mut done = self.try_establish(leader, &mut plan);
+        if is_full(&done) && self.remove_dead(&mut plan) && has_dead {
+            done = self.try_establish(leader, &mut plan);
+            if is_full(&done) {
+                self.remove_dead(&mut plan);
+            }
+        }
         if done.is_err() {
             leader.unestablished = Some(plan);
         }
         done
     }
 
+    /// Removes the dead files on a full disk; tells whether that went well. No edit can state their numbers as taken, so
+    /// the name of an empty file does, which is younger than all of them.
+    fn remove_dead(&self, plan: &mut Establishment) -> bool {
+        if !plan.names.contains(&FileName::Current) {
+            // There is no database yet.
+            return false;
+        }
+        // What an attempt could not even create witnesses nothing.
+        let is_there = |name: &FileName| self.directory.metadata(&name.path(self.directory.path())).is_ok();
+        let dead: BTreeSet<FileName> = std::mem::take(&mut plan.dead).into_iter().filter(is_there).collect();
+        let removed = self.try_remove_dead(&dead, plan);
+        plan.dead.extend(dead.into_iter().filter(|name| plan.names.contains(name)));
+        removed.is_ok()
+    }
+
+    fn try_remove_dead(&self, dead: &BTreeSet<FileName>, plan: &mut Establishment) -> Result<()> {
+        let Some(youngest) = dead.iter().copied().max_by_key(FileName::number) else { return Ok(()) };
+        let (disk, path) = (self.directory.as_ref(), self.directory.path());
+        let remove = |name: FileName, names: &mut BTreeSet<FileName>| -> Result<()> {
+            match disk.remove_file(&name.path(path)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => names.remove(&name),
+            };
+            Ok(())
+        };
+        disk.sync_dir(path)?;
+        for name in dead.iter().filter(|name| **name != youngest) {
+            remove(*name, &mut plan.names)?;
+        }
+        let witness = FileName::Temporary(self.take_file_number());
+        // Even a name may find no room before the others are gone.
+        drop(disk.create_new(&witness.path(path))?);
+        plan.names.insert(witness);
+        plan.dead.insert(witness);
+        disk.sync_dir(path)?;
+        remove(youngest, &mut plan.names)
+    }
+
     fn try_establish(&self, leader: &mut Leader, plan: &mut Establishment) -> Result<()> {
         let number = self.take_file_number();
         // Removed once an edit states that the number is taken, if this fails.
         plan.names.insert(FileName::Wal(number));
-        let wal = self.write_segment(number, plan)?;
+        let wal = self.write_segment(number, plan).inspect_err(|_| {
+            plan.dead.insert(FileName::Wal(number));
+        })?;
         let (manifest_number, temporary) = (self.take_file_number(), self.take_file_number());
         plan.names.extend([FileName::Manifest(manifest_number), FileName::Temporary(temporary)]);
         let (wal_first, next_file) = (plan.wal_first.unwrap_or(number), self.next_file_number());
@@ -75,8 +145,19 @@ impl Core {
         let mut needed: BTreeSet<FileName> =
             catalog.tables().map(|(_, _, meta)| FileName::Table(meta.number)).collect();
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
-        let mut manifest = ManifestWriter::create(disk, path, manifest_number, temporary, catalog)?
-            .with_edit_len_max(self.options.manifest_roll_bytes);
+        let created = ManifestWriter::create(disk, path, manifest_number, temporary, catalog);
+        let created = created.map_err(|failure| {
+            if let Failure::NotInstalled(_) = &failure {
+                let attempt = [
+                    FileName::Wal(number),
+                    FileName::Manifest(manifest_number),
+                    FileName::Temporary(temporary),
+                ];
+                plan.dead.extend(attempt);
+            }
+            failure.into_error()
+        });
+        let mut manifest = created?.with_edit_len_max(self.options.manifest_roll_bytes);
         manifest.allocate_ahead();
         needed.extend([FileName::Lock, FileName::Current, FileName::Manifest(manifest_number)]);
         if plan.names.contains(&FileName::Reserve) {
@@ -120,4 +201,8 @@ impl Core {
         wal.sync()?;
         Ok(wal)
     }
+}
+
+fn is_full(done: &Result<()>) -> bool {
+    done.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace)
 }

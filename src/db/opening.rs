@@ -23,7 +23,7 @@ use crate::compaction::output::open_table;
 use crate::db::board::JobKind;
 use crate::db::directory::Directory;
 use crate::db::ends::{Step, is_mendable};
-use crate::db::establish::Establishment;
+use crate::db::establish::{Establishment, never_named};
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
 use crate::db::state::{
     Book, Core, Counters, Generation, Host, KeyspaceInfo, KeyspaceTree, Leader, Link, LiveTable, Parts,
@@ -67,6 +67,8 @@ struct Recovered {
     state: State,
     /// What is needed of the directory beside the tables: the manifest that counts and the segments that were replayed.
     needed: Vec<FileName>,
+    /// Every table that an edit of the manifest added, whatever became of it.
+    tables_named: BTreeSet<FileNumber>,
     /// Replayed segments, oldest first, with what was in them.
     generations: VecDeque<(FileNumber, Arc<Generation>)>,
     /// The end of the last segment; none in a new database.
@@ -116,7 +118,7 @@ struct Opening {
 ///
 /// # Errors
 /// `NotFound`, `Locked`, `Incompatible`, `Corruption`, `NoSpace`, `Io`, `Exhausted`, `Internal`; what was in the directory
-/// is as it was.
+/// and counts is as it was.
 pub(crate) fn open(request: OpenRequest) -> Result<Arc<Core>> {
     request.options.validate()?;
     if request.create_if_missing && !request.is_read_only {
@@ -258,6 +260,7 @@ impl Opening {
             catalog,
             state,
             needed: vec![FileName::Lock, FileName::Current],
+            tables_named: BTreeSet::new(),
             generations: VecDeque::new(),
             last_segment: None,
             carried: Carried { records: Vec::new(), len_bytes: 0, len_bytes_max },
@@ -269,7 +272,12 @@ impl Opening {
     /// Reads back what is there, modifying nothing.
     fn recover(&self, pointer: pointer::Pointer) -> Result<Recovered> {
         let directory = self.directory.as_ref();
-        let mut catalog = manifest::read(directory, directory.path(), pointer)?;
+        let mut tables_named = BTreeSet::new();
+        let mut catalog = manifest::read_each(directory, directory.path(), pointer, &mut |change| {
+            if let Change::AddTable { meta, .. } = change {
+                tables_named.insert(meta.number);
+            }
+        })?;
         let manifest_path = FileName::Manifest(pointer.manifest).path(directory.path());
         if catalog.keyspaces.is_empty() {
             return Err(Error::corruption(&manifest_path, 0, "the manifest names no keyspace"));
@@ -299,7 +307,7 @@ impl Opening {
             let waste = self.link.new_waste(id, self.options.memtable_bytes);
             state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree });
         }
-        let mut recovered = self.recovered(catalog, state);
+        let mut recovered = Recovered { tables_named, ..self.recovered(catalog, state) };
         recovered.needed.push(FileName::Manifest(pointer.manifest));
         self.replay_segments(&mut recovered)?;
         Ok(recovered)
@@ -454,6 +462,7 @@ impl Opening {
     ) -> Result<Arc<Core>> {
         let Recovered { catalog, state, needed, generations, last_segment, carried, unproven, .. } =
             recovered;
+        let tables_named = recovered.tables_named;
         let is_carried = carried.is_small();
         // What is carried stands in the fresh segment as if it were its first content: nothing before it is needed.
         let predecessor = last_segment.filter(|_| !is_carried);
@@ -491,8 +500,9 @@ impl Opening {
             self.note_rest(&mut book, &names, &catalog);
         } else {
             let wal_first = book.sealed.front().map(|(number, _)| *number);
+            let dead = never_named(&names, &catalog, &tables_named);
             let establishment =
-                Establishment { catalog, predecessor, wal_first, records, names, time_high_water };
+                Establishment { catalog, predecessor, wal_first, records, names, dead, time_high_water };
             leader.unestablished = Some(Box::new(establishment));
         }
         let view = View::new(state, leader.last_seq, time_high_water);

@@ -36,6 +36,9 @@ pub(crate) struct Reserve {
     try_at: AtomicU64,
     /// Bytes of active memtables from which on the background is told that it may have become too small.
     tell_at_bytes: AtomicU64,
+    /// Bytes at which active memtables are sealed early, since there is no room for a reserve that follows them; 0 for
+    /// their full size.
+    seal_at_bytes: AtomicU64,
 }
 
 /// How much should be set aside.
@@ -68,6 +71,12 @@ impl Reserve {
         }
         self.tell_at_bytes.store(active_bytes + active_bytes / 4, Ordering::Relaxed);
         true
+    }
+
+    /// Tells whether active memtables of so many bytes are to be sealed, be they full or not.
+    pub(crate) fn is_overtaken(&self, active_bytes: u64) -> bool {
+        let seal_at_bytes = self.seal_at_bytes.load(Ordering::Relaxed);
+        seal_at_bytes > 0 && active_bytes >= seal_at_bytes
     }
 
     /// Tells whether it was used and is not back yet: the disk is full, and only what shrinks the database may write.
@@ -148,7 +157,9 @@ impl Core {
         let available = self.directory.available_space(self.directory.path())?;
         if held < target && available.saturating_add(held) < target.saturating_mul(2) {
             if !self.reserve.is_spent() {
-                // What is there serves as well as it can.
+                // What is there serves as well as it can: half of it for a flush, half for what an opening writes again.
+                let seal_at_bytes = (held / 2).max(limits::SEAL_EARLY_LEN_BYTES_MIN);
+                self.reserve.seal_at_bytes.store(seal_at_bytes, Ordering::Relaxed);
                 self.reserve.try_at.store(self.try_again_at(), Ordering::Relaxed);
                 return Ok(());
             }
@@ -192,6 +203,7 @@ impl Core {
             return self.remove_reserve();
         }
         self.reserve.held_bytes.store(len, Ordering::Relaxed);
+        self.reserve.seal_at_bytes.store(0, Ordering::Relaxed);
         self.reserve.tell_at_bytes.store(len / 4, Ordering::Relaxed);
         self.reserve.is_spent.store(false, Ordering::Relaxed);
         Ok(())

@@ -543,9 +543,10 @@ impl Core {
         self.writing.sealed_count.store(book.sealed.len(), Ordering::Release);
     }
 
-    /// Tells whether the active memtables have reached their size.
+    /// Tells whether the active memtables have reached their size, or as much as a full disk could still flush.
     pub(crate) fn is_active_full(&self) -> bool {
-        self.writing.active_bytes.load(Ordering::Relaxed) >= self.options.memtable_bytes as u64
+        let active_bytes = self.writing.active_bytes.load(Ordering::Relaxed);
+        active_bytes >= self.options.memtable_bytes as u64 || self.reserve.is_overtaken(active_bytes)
     }
 
     /// Installs an edit durably, rolling the manifest when it has grown.

@@ -81,10 +81,9 @@ impl ManifestWriter {
         number: FileNumber,
         temporary: FileNumber,
         catalog: Catalog,
-    ) -> Result<ManifestWriter> {
-        let written = write_catalog(vfs, directory, number, &catalog, limits::EDIT_LEN_BYTES_MAX);
-        let log =
-            written.and_then(|log| point_to(vfs, directory, log, temporary)).map_err(Failure::into_error)?;
+    ) -> Result<ManifestWriter, Failure> {
+        let log = write_catalog(vfs, directory, number, &catalog, limits::EDIT_LEN_BYTES_MAX)?;
+        let log = point_to(vfs, directory, log, temporary)?;
         let first_len = log.len();
         Ok(ManifestWriter {
             log,
@@ -347,6 +346,19 @@ fn point_to(
 /// # Errors
 /// `Corruption` with file and offset; `Incompatible` if the format is newer or a change is of an unknown kind; `Io`.
 pub fn read(vfs: &dyn Vfs, directory: &Path, pointer: Pointer) -> Result<Catalog> {
+    read_each(vfs, directory, pointer, &mut |_| {})
+}
+
+/// Reads the catalog as [`read`] does, and shows every change that it adds up from.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_each(
+    vfs: &dyn Vfs,
+    directory: &Path,
+    pointer: Pointer,
+    see: &mut dyn FnMut(&Change),
+) -> Result<Catalog> {
     let path = FileName::Manifest(pointer.manifest).path(directory);
     let file = vfs.open(&path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
@@ -372,6 +384,7 @@ pub fn read(vfs: &dyn Vfs, directory: &Path, pointer: Pointer) -> Result<Catalog
                     catalog
                         .apply_change(&change)
                         .map_err(|reason| frames.corruption(frame.offset, reason))?;
+                    see(&change);
                 }
             }
             FrameKind::Record => return Err(frames.corruption(frame.offset, "the manifest has no header")),
