@@ -135,6 +135,8 @@ impl Waker {
         let mut queue = self.shared.queue.lock();
         if queue.merges_count < self.shared.merges_count_max() {
             queue.merges_count += 1;
+            let is_one_left = queue.merges_count < self.shared.threads_count;
+            assert!(is_one_left || self.shared.threads_count == 1, "one thread is left for flushes");
             return Some(MergePermit { shared: Arc::clone(&self.shared) });
         }
         if core.begin_refusal() {

@@ -10,7 +10,7 @@ use crate::world::on_disk::OnDisk;
 use crate::world::story::Story;
 use crate::world::swarm::Habit;
 use std::time::Duration;
-use tinylsm::base::limits::{RESERVE_PART, TABLE_OVERHEAD_LEN_BYTES, reserve_len_min};
+use tinylsm::base::limits::{RESERVE_PART, TABLE_OVERHEAD_LEN_BYTES, manifest_ahead_len, reserve_len_min};
 use tinylsm::compaction::picker::{LevelLimits, target_bytes};
 use tinylsm::version::edit::TableMeta;
 use tinylsm::vfs::Vfs;
@@ -181,7 +181,28 @@ impl Story {
             );
             return Err(violation("space at rest", message));
         }
+        self.check_reserve()?;
         self.reach("judged: space at rest");
+        Ok(())
+    }
+
+    /// Checks that a reserve has room for what a full disk needs first: a manifest, and two of the smallest tables in each
+    /// keyspace, beside the least that deletes get.
+    fn check_reserve(&self) -> Result<(), Violation> {
+        let Some(on_disk) = OnDisk::look(&self.disk).ok().flatten() else { return Ok(()) };
+        let reserve = files_of(&self.disk).into_iter().find(|file| file.name == "RESERVE");
+        let Some(reserve) = reserve else { return Ok(()) };
+        let count = u32::try_from(self.context.judge.lock().keyspaces.len()).expect("a few");
+        let filled = (0..count).filter(|&id| on_disk.tables(id).next().is_some()).count() as u64;
+        let options = &self.context.swarm.options;
+        let for_deletes = reserve_len_min(options.memtable_bytes);
+        let manifest = 2 * manifest_ahead_len(options.manifest_roll_bytes);
+        let least = for_deletes - for_deletes / 4 + 2 * TABLE_OVERHEAD_LEN_BYTES * filled + manifest;
+        if reserve.len < least {
+            let message = format!("{} bytes for {filled} keyspaces, {least} are the least", reserve.len);
+            return Err(violation("reserve", message));
+        }
+        self.reach("judged: reserve");
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The end of a run: all faults are over, and the database opens, writes, comes to rest and leaves no file behind.
 
+use crate::disk::SimDisk;
 use crate::tape::Label;
 use crate::world::incarnation::files_of;
 use crate::world::judge::{Violation, violation};
@@ -111,8 +112,7 @@ impl Story {
     }
 
     fn compare_disk_bytes(&self, stats: &Stats) -> Result<(), Violation> {
-        let counted = files_of(&self.disk).into_iter().filter(|file| file.name != "CURRENT");
-        let found: u64 = counted.map(|file| file.len).sum();
+        let found = counted_len(&self.disk);
         if stats.disk_bytes != found {
             let message = format!("{found} bytes lie on the disk, {stats:?}");
             return Err(violation("stats: disk_bytes", message));
@@ -164,4 +164,10 @@ impl Story {
             judge.reach_often(name, count);
         }
     }
+}
+
+/// Tells how many bytes lie on the disk of what `Stats::disk_bytes` counts.
+pub(in crate::world) fn counted_len(disk: &SimDisk) -> u64 {
+    let counted = files_of(disk).into_iter().filter(|file| file.name != "CURRENT");
+    counted.map(|file| file.len).sum()
 }

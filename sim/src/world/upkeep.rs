@@ -7,10 +7,11 @@ use crate::world::judge::{KnownKeyspace, Violation};
 use crate::world::orders::Order;
 use crate::world::promises::{Compacted, Flushed};
 use crate::world::reads::HeldSnapshot;
+use crate::world::rest::counted_len;
 use crate::world::sight::Bounds;
 use crate::world::swarm::draw_keyspace;
 use std::ops::Bound;
-use tinylsm::{Background, ErrorKind, KeyspaceOptions};
+use tinylsm::{Background, ErrorKind, KeyspaceOptions, Stats};
 
 /// A crash image is recovered behind one in so many syncs.
 const IMAGE_BEHIND_SYNC_ONE_IN: u64 = 30;
@@ -112,6 +113,7 @@ impl Client {
             let message = format!("between {before} and {}: {}", self.db().last_seq(), stats.last_seq);
             return Err(self.violate("stats", message));
         }
+        self.compare_disk_bytes(&stats)?;
         let error = self.db().background_error();
         let may_fail = self.has_disk_failed() || self.has_panicked() || self.judge().closing.has_begun;
         match error {
@@ -120,6 +122,19 @@ impl Client {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Compares `Stats::disk_bytes` with what lies on the disk, where no job and no other client can have changed either.
+    fn compare_disk_bytes(&self, stats: &Stats) -> Result<(), Stop> {
+        let swarm = &self.context.swarm;
+        let is_alone = swarm.clients_count == 1 && swarm.background == Background::Manual;
+        let may_fail = self.has_disk_failed() || self.has_panicked() || self.judge().closing.has_begun;
+        let found = counted_len(&self.opened.disk);
+        if is_alone && !may_fail && !self.opened.disk.is_off() && stats.disk_bytes != found {
+            let message = format!("{found} bytes lie on the disk, {stats:?}");
+            return Err(self.violate("stats: disk_bytes", message));
+        }
+        Ok(())
     }
 
     pub(in crate::world) fn step(&mut self) -> Result<(), Stop> {
