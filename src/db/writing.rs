@@ -412,8 +412,10 @@ impl Core {
     /// Mends what a full disk broke: what opening could not do, and the log, by a new segment behind what the old one holds
     /// for sure. Records that waited in memory go into the new one.
     fn resume_as_leader(&self, leader: &mut Leader) -> Result<()> {
+        // A directory that could not be synced is a final failure, whoever met it.
+        self.check_directory();
         let Some(cause) = self.ends.failure() else { return Ok(()) };
-        if !is_mendable(&cause) || self.directory.failure().is_some() {
+        if !is_mendable(&cause) {
             return Err(writing_is_off(&cause));
         }
         let mended = self.mend(leader).map_err(|error| {
