@@ -27,7 +27,8 @@ use tempfile::TempDir;
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::{ManualClock, MemVfs};
 use tinylsm::{
-    Background, Comparator, Compression, Db, DbBuilder, ErrorKind, KeyspaceOptions, Options, UnixMillis,
+    Background, Comparator, Compression, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Options,
+    UnixMillis,
 };
 use watchdog::{ends, within};
 
@@ -397,6 +398,53 @@ fn openings_of_a_full_disk_take_no_more_of_it_each_time() {
 }
 
 /// What is set aside for a full disk becomes less again when there is less data.
+#[test]
+fn deletes_that_meet_a_full_disk_before_writing_is_off_use_the_reserve() {
+    for background in [Background::Threads(2), Background::Manual] {
+        within(move || {
+            let disk = SmallDisk::new(4 << 20);
+            let builder = Db::builder("/db").vfs(Arc::new(disk.clone())).options(scaled());
+            let db = builder.background(background.clone()).open().expect("opens");
+            for i in 0..40 {
+                db.put(format!("key{i:03}"), [0; 1000]).expect("there is room");
+            }
+            db.wait_idle().expect("there is room");
+            disk.leave_free(0);
+            // The memtable is full before the log is: the next segment is what finds no room.
+            for i in 0..400 {
+                let deleted = db.delete(format!("key{:03}", i % 40));
+                assert!(deleted.is_ok(), "{background:?}: delete {i} gives {deleted:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn an_opening_on_a_full_disk_flushes_nothing() {
+    within(|| {
+        let disk = HookedVfs::over(MemVfs::new());
+        let mut options = tiny();
+        (options.sealed_memtables_max, options.memtable_bytes, options.reserve_bytes_max) = (10, 16 << 10, 0);
+        let open = |options: &Options| {
+            let builder = Db::builder("/db").vfs(Arc::new(disk.clone())).options(options.clone());
+            builder.background(Background::Manual).open().expect("opens")
+        };
+        let db = open(&options);
+        for i in 0..400 {
+            db.put(format!("{i:05}"), [b'x'; 50]).expect("there is room");
+        }
+        assert!(db.stats().sealed_memtables >= 3);
+        drop(db);
+        options.sealed_memtables_max = 1;
+        disk.set_hook(|call| match call.is(Op::Append, ".wal") {
+            true => Err(Error::new(ErrorKind::NoSpace, "full").with_operation("append").with_file(call.path)),
+            false => Ok(()),
+        });
+        let errors = open(&options).background_errors();
+        assert!(errors.iter().all(|told| told.error.kind() == ErrorKind::NoSpace), "{errors:?}");
+    });
+}
+
 #[test]
 fn the_reserve_follows_the_data_both_ways() {
     within(|| {

@@ -525,14 +525,17 @@ impl Opening {
             return Ok(core);
         }
         core.adopt_reserve(has_reserve);
-        match core.establish(&mut core.writing.leader.lock()) {
+        let established = core.establish(&mut core.writing.leader.lock());
+        match &established {
             Ok(()) => {}
             // All that is there can be read, and writing is taken up by resuming once there is room.
-            Err(error) if is_mendable(&error) && !is_new => drop(core.fail(&error)),
-            Err(error) => return Err(error),
+            Err(error) if is_mendable(error) && !is_new => drop(core.fail(error)),
+            Err(error) => return Err(error.clone()),
         }
         core.ends.open(Step::Open);
-        core.tidy_up();
+        if established.is_ok() {
+            core.tidy_up();
+        }
         Ok(core)
     }
 }

@@ -44,10 +44,23 @@ impl Core {
     pub(crate) fn commit(&self, batch: Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
         self.ends.check_process()?;
         self.make_room_for(&batch, reach)?;
-        if reach.has_puts || batch.count() == 0 || !self.reserve.is_spent() {
+        if reach.has_puts || batch.count() == 0 {
             return self.commit_once(batch, reach, durability);
         }
-        self.commit_on_full_disk(&batch, reach, durability)
+        if self.reserve.is_spent() {
+            return self.commit_on_full_disk(&batch, reach, durability);
+        }
+        if self.reserve.held_bytes() == 0 {
+            return self.commit_once(batch, reach, durability);
+        }
+        match self.commit_once(batch.clone(), reach, durability) {
+            // Where going on in the reserve's room fails, the attempt may be in the log, as its error says.
+            Err(error) if error.kind() == ErrorKind::NoSpace => match self.use_reserve() {
+                Ok(true) => self.commit_on_full_disk(&batch, reach, durability),
+                Ok(false) | Err(_) => Err(error),
+            },
+            answer => answer,
+        }
     }
 
     /// Commits deletes when the reserve is spent: a job may take the room for a moment that they need, and gives it back
