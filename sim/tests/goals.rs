@@ -1,9 +1,8 @@
 //! A sweep notices what falls silent.
 
-use std::collections::BTreeMap;
 use tinylsm_sim::disk::Profile;
 use tinylsm_sim::trace::Keep;
-use tinylsm_sim::world::goals::{Reached, missed};
+use tinylsm_sim::world::goals::{Events, missed, tally};
 use tinylsm_sim::world::operations::Operation;
 use tinylsm_sim::world::run::run_with;
 use tinylsm_sim::world::story::Settings;
@@ -15,15 +14,11 @@ const RUNS: u64 = 100;
 /// Returns the goals that a sweep misses.
 fn missed_without(without: Option<Operation>) -> Vec<String> {
     let settings = Settings { without };
-    let mut events: BTreeMap<&'static str, Reached> = BTreeMap::new();
+    let mut events = Events::new();
     for seed in FIRST_SEED..FIRST_SEED + RUNS {
         let ended = run_with(seed, Profile::Kill, Keep::Nothing, &settings);
         assert!(ended.violation.is_none(), "seed {seed}: {:?}", ended.violation);
-        for (event, count) in ended.tale.events {
-            let reached = events.entry(event).or_default();
-            reached.times += count;
-            reached.runs += 1;
-        }
+        tally(&mut events, &ended.tale.events);
     }
     missed(Profile::Kill, RUNS, &events)
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tinylsm_sim::disk::Profile;
 use tinylsm_sim::trace::Keep;
-use tinylsm_sim::world::goals::{Reached, missed};
+use tinylsm_sim::world::goals::{Events, missed, tally};
 use tinylsm_sim::world::run::{Ended, run_with};
 use tinylsm_sim::world::story::Settings;
 
@@ -67,7 +67,7 @@ struct Sum {
     operations: u64,
     steps: u64,
     hashes: BTreeSet<u64>,
-    events: BTreeMap<&'static str, Reached>,
+    events: Events,
     slowest: BTreeMap<&'static str, (u64, u64)>,
     /// Broken invariants: how often, and the first seed with its message.
     violations: BTreeMap<&'static str, (u64, u64, String)>,
@@ -83,11 +83,7 @@ impl Sum {
         self.operations += ended.tale.operations_count;
         self.steps += ended.steps;
         self.hashes.insert(ended.hash);
-        for (event, count) in &ended.tale.events {
-            let reached = self.events.entry(event).or_default();
-            reached.times += count;
-            reached.runs += 1;
-        }
+        tally(&mut self.events, &ended.tale.events);
         for (call, &took_ns) in &ended.tale.slowest {
             let slowest = self.slowest.entry(call).or_default();
             *slowest = (*slowest).max((took_ns, ended.seed));
@@ -232,7 +228,7 @@ fn report(
 }
 
 /// Events that one profile's runs have reached, with the number of those runs.
-type ReachedIn = (Profile, u64, BTreeMap<&'static str, Reached>);
+type ReachedIn = (Profile, u64, Events);
 
 /// Writes the table of goals anew; a profile that was not swept gets none.
 fn write_goals(reached: &[ReachedIn]) -> std::io::Result<()> {

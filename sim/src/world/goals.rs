@@ -18,6 +18,18 @@ pub struct Reached {
     pub runs: u64,
 }
 
+/// What the runs of a sweep have reached.
+pub type Events = BTreeMap<&'static str, Reached>;
+
+/// Adds what one run has reached.
+pub fn tally(events: &mut Events, of_run: &BTreeMap<&'static str, u64>) {
+    for (event, times) in of_run {
+        let reached = events.entry(event).or_default();
+        reached.times += times;
+        reached.runs += 1;
+    }
+}
+
 /// An event, with the share of runs that it comes up in, in millionths, by profile: kill, ext4, worst.
 pub struct Goal {
     /// The event, as runs count it.
@@ -43,7 +55,7 @@ impl Goal {
 }
 
 /// Says what a sweep of `runs` on `profile` should have reached, and has not, or has reached without a goal.
-pub fn missed(profile: Profile, runs: u64, events: &BTreeMap<&'static str, Reached>) -> Vec<String> {
+pub fn missed(profile: Profile, runs: u64, events: &Events) -> Vec<String> {
     let mut missed = Vec::new();
     for goal in &GOALS {
         let expected = goal.expected(profile, runs);
@@ -63,7 +75,7 @@ mod tests {
     use super::*;
     use crate::world::operations::OPERATIONS;
 
-    fn reached_by(profile: Profile, runs: u64) -> BTreeMap<&'static str, Reached> {
+    fn reached_by(profile: Profile, runs: u64) -> Events {
         let reached = |goal: &Goal| Reached { times: 1, runs: goal.expected(profile, runs) };
         GOALS.iter().map(|goal| (goal.event, reached(goal))).collect()
     }
