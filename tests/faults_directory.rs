@@ -23,7 +23,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use tempfile::TempDir;
-use tinylsm::sync::{Condvar, Mutex, spawn};
+use tinylsm::sync::{Condvar, JoinHandle, Mutex, spawn};
 use tinylsm::vfs::os::OsVfs;
 use tinylsm::{
     Background, Cache, Db, DbBuilder, ErrorKind, Iter, Keyspace, KeyspaceOptions, Result, Runtime, Snapshot,
@@ -405,6 +405,7 @@ fn every_call_in_a_forked_child_is_refused_at_once() {
     if let Some(place) = child::place_in_child(NAME) {
         let db = real(place.join("db")).open().expect("opens");
         let expected = fill(&db, "parent");
+        db.wait_idle().expect("its own threads change nothing from here on");
         let before = files_in(&place.join("db"));
         check_calls(&mut Handles::of(&db));
         assert!(before == files_in(&place.join("db")), "a forked child changed a file");
@@ -511,6 +512,77 @@ fn a_forked_child_opens_databases_with_a_runtime_and_a_cache_of_its_own_only() {
     child::run(NAME, dir.path());
 }
 
+/// Threads that wait until they are let go.
+#[derive(Default)]
+struct Meeting {
+    /// How many have come, and whether they may go.
+    state: Mutex<(usize, bool)>,
+    changed: Condvar,
+}
+
+impl Meeting {
+    /// Starts threads that wait here, and returns when all do.
+    fn gather(self: &Arc<Self>, count: usize) -> Vec<JoinHandle> {
+        let expected_count = self.state.lock().0 + count;
+        let threads = (0..count).map(|_| {
+            let meeting = Arc::clone(self);
+            spawn("a waiting thread", move || meeting.wait()).expect("a test machine has threads to give")
+        });
+        let threads = threads.collect();
+        let mut state = self.state.lock();
+        while state.0 < expected_count {
+            self.changed.wait(&mut state);
+        }
+        threads
+    }
+
+    fn wait(&self) {
+        let mut state = self.state.lock();
+        state.0 += 1;
+        self.changed.notify_all();
+        while !state.1 {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    fn let_go(&self, threads: Vec<JoinHandle>) {
+        self.state.lock().1 = true;
+        self.changed.notify_all();
+        for thread in threads {
+            assert!(thread.join(), "a waiting thread panicked");
+        }
+    }
+}
+
+/// A lock that threads of the parent wait at is free for a forked child's, and what they wait for wakes the child's own
+/// threads, though these may get the memory of the stacks of those.
+#[test]
+fn threads_that_waited_at_a_fork_do_not_disturb_those_of_the_child() {
+    const NAME: &str = "threads_that_waited_at_a_fork_do_not_disturb_those_of_the_child";
+    const COUNT: usize = 4;
+    if let Some(place) = child::place_in_child(NAME) {
+        let here = Arc::new(Meeting::default());
+        let parents = here.gather(COUNT);
+        // Which stack each thread gets differs with those that are taken before.
+        for elsewhere_count in 0..COUNT {
+            let mut line = fork_off(|| {
+                let elsewhere = Arc::new(Meeting::default());
+                let others = elsewhere.gather(elsewhere_count);
+                here.let_go(here.gather(COUNT));
+                elsewhere.let_go(others);
+                said_of(real(place.join("db")).open().and_then(|db| db.close()))
+            });
+            let said = line.hear();
+            assert_eq!(said.as_deref(), Some("done"), "threads of a forked child");
+            line.say("go");
+        }
+        here.let_go(parents);
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    child::run(NAME, dir.path());
+}
+
 /// Closing in the parent unlocks the directory, though a forked child still has its copies of everything.
 #[test]
 fn closing_unlocks_while_a_forked_child_lives() {
@@ -538,6 +610,7 @@ fn dropping_in_a_forked_child_does_nothing() {
     if let Some(place) = child::place_in_child(NAME) {
         let db = real(place.join("db")).open().expect("opens");
         fill(&db, "parent");
+        db.wait_idle().expect("its own threads change nothing from here on");
         let before = files_in(&place.join("db"));
         let other = db.clone();
         let (mut ours, mut theirs) = Line::pair();

@@ -1,8 +1,8 @@
 //! Threads and locks, behind one door.
 //!
-//! Owns every lock, wait and thread of the engine, and the question which process it runs in. In production (`plain`) these are parking_lot's locks and
-//! the system's threads, with nothing in between. Under the cargo feature `sim` (`simulated`) each operation
-//! first asks whether this OS thread hosts a simulation (`host`): if so the simulator's scheduler decides who
+//! Owns every lock, wait and thread of the engine, and the question which process it runs in. In production (`plain`) these
+//! are the locks and threads of the standard library, with nothing in between. Under the cargo feature `sim` (`simulated`)
+//! each operation first asks whether this OS thread hosts a simulation (`host`): if so the simulator's scheduler decides who
 //! runs next, and if not it behaves as in production, so that one build serves both kinds of test.
 //!
 //! Promises, the same in both: mutual exclusion without poisoning; a wait gives its lock back and starts to
@@ -17,7 +17,7 @@
 pub mod atomic;
 #[cfg(feature = "sim")]
 pub mod host;
-mod plain;
+pub(crate) mod plain;
 mod process;
 #[cfg(feature = "sim")]
 mod simulated;

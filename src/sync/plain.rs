@@ -1,42 +1,51 @@
-//! Threads and locks as production has them: parking_lot and the system, and nothing in between.
+//! Threads and locks as production has them: the standard library's, and nothing in between.
 //!
-//! Owns the thin wrappers whose shape `simulated` repeats. Everything is inlined away.
+//! Owns the thin wrappers whose shape `simulated` repeats. Everything is inlined away. Decision 0017 says why these locks:
+//! their waiters wait in the kernel, in no table of the process, so a forked child finds none that is not its own.
+
+#![allow(clippy::disallowed_types, reason = "here is where the engine's locks come from")]
 
 use std::ops::{Deref, DerefMut};
+use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
 
 /// Mutual exclusion without poisoning.
 #[derive(Default, Debug)]
 pub struct Mutex<T> {
-    inner: parking_lot::Mutex<T>,
+    inner: std::sync::Mutex<T>,
 }
 
 /// Access to what a [`Mutex`] guards.
 pub struct MutexGuard<'a, T> {
-    inner: parking_lot::MutexGuard<'a, T>,
+    /// `None` only within a wait, which has it in its hands.
+    inner: Option<std::sync::MutexGuard<'a, T>>,
 }
 
 impl<T> Mutex<T> {
     /// Guards `value`.
     pub const fn new(value: T) -> Mutex<T> {
-        Mutex { inner: parking_lot::Mutex::new(value) }
+        Mutex { inner: std::sync::Mutex::new(value) }
     }
 
     /// Waits for the lock and takes it.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        MutexGuard { inner: self.inner.lock() }
+        MutexGuard { inner: Some(self.inner.lock().unwrap_or_else(PoisonError::into_inner)) }
     }
 
     /// Takes the lock if it is free.
     #[inline]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        Some(MutexGuard { inner: self.inner.try_lock()? })
+        match self.inner.try_lock() {
+            Ok(guard) => Some(MutexGuard { inner: Some(guard) }),
+            Err(TryLockError::Poisoned(poisoned)) => Some(MutexGuard { inner: Some(poisoned.into_inner()) }),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Takes the value out.
     pub fn into_inner(self) -> T {
-        self.inner.into_inner()
+        self.inner.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -44,37 +53,43 @@ impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
     #[inline]
     fn deref(&self) -> &T {
-        &self.inner
+        self.inner.as_ref().expect(HELD)
     }
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        &mut self.inner
+        self.inner.as_mut().expect(HELD)
     }
 }
+
+const HELD: &str = "a guard in its user's hands holds the lock";
 
 /// Waiting for a condition on what a [`Mutex`] guards.
 #[derive(Default, Debug)]
 pub struct Condvar {
-    inner: parking_lot::Condvar,
+    inner: std::sync::Condvar,
 }
 
 impl Condvar {
     /// Makes a condition variable that nobody waits on.
     pub const fn new() -> Condvar {
-        Condvar { inner: parking_lot::Condvar::new() }
+        Condvar { inner: std::sync::Condvar::new() }
     }
 
     /// Gives the lock back, waits for a notification, takes the lock again. May wake without one.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        self.inner.wait(&mut guard.inner);
+        let held = guard.inner.take().expect(HELD);
+        guard.inner = Some(self.inner.wait(held).unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Waits like [`Condvar::wait`], at most `timeout`; tells whether that ran out.
     pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, timeout: Duration) -> bool {
-        self.inner.wait_for(&mut guard.inner, timeout).timed_out()
+        let held = guard.inner.take().expect(HELD);
+        let (held, end) = self.inner.wait_timeout(held, timeout).unwrap_or_else(PoisonError::into_inner);
+        guard.inner = Some(held);
+        end.timed_out()
     }
 
     /// Wakes one waiter.

@@ -5,9 +5,9 @@
 //! disk is dropped, so every sync is a no-op that succeeds.
 //!
 //! How: a map of directories, each a map of names to shared files, under one lock; the bytes of a file under
-//! a lock of its own, so that readers of different files do not meet. These are the locks of parking_lot
-//! itself and not those of [`crate::sync`]: none is held across anything that waits or yields, and a disk
-//! is beneath the scheduler that a simulator puts into `sync`. Space that was only reserved costs no memory.
+//! a lock of its own, so that readers of different files do not meet. These are always the plain
+//! locks of [`crate::sync`]: none is held across anything that waits or yields, and a disk is beneath the scheduler that a
+//! simulator puts there. Space that was only reserved costs no memory.
 //!
 //! Paths are read as a sequence of names: `a//b`, `./a/b` and `/a/b` are one file, and `..` goes up.
 //!
@@ -17,9 +17,9 @@
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::time::UnixMillis;
+use crate::sync::plain::{Mutex, MutexGuard};
 use crate::vfs::os::OsClock;
 use crate::vfs::{Advice, Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
-use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::IoSlice;
@@ -143,7 +143,7 @@ impl MemVfs {
     /// `NotFound`; `Io` for a directory.
     pub fn read(&self, path: &Path) -> Result<Vec<u8>> {
         let file = self.tree().file("read", path)?;
-        let content = file.content.read();
+        let content = file.content.lock();
         let mut bytes = content.bytes.clone();
         bytes.resize(content.len_in_memory(), 0);
         Ok(bytes)
@@ -166,7 +166,7 @@ impl MemVfs {
     /// `NotFound`; `InvalidArgument` if the file has no byte at `offset`.
     pub fn flip(&self, path: &Path, offset: u64, mask: u8) -> Result<()> {
         let file = self.tree().file("flip", path)?;
-        let mut content = file.content.write();
+        let mut content = file.content.lock();
         if offset >= content.len {
             return Err(Error::invalid("no byte there").with_file(path).with_offset(offset));
         }
@@ -183,7 +183,7 @@ impl MemVfs {
     /// `NotFound`.
     pub fn truncate(&self, path: &Path, len: u64) -> Result<()> {
         let file = self.tree().file("truncate", path)?;
-        let mut content = file.content.write();
+        let mut content = file.content.lock();
         let kept = content.bytes.len().min(usize::try_from(len).unwrap_or(usize::MAX));
         content.bytes.truncate(kept);
         content.len = len;
@@ -318,7 +318,7 @@ impl Tree {
             let copy = match met {
                 Some((_, copy)) => copy.clone(),
                 None => {
-                    let copy = Arc::new(MemFile::new(file.content.read().clone()));
+                    let copy = Arc::new(MemFile::new(file.content.lock().clone()));
                     copies.push((file.clone(), copy.clone()));
                     copy
                 }
@@ -334,7 +334,7 @@ fn is_a_directory(operation: &'static str, path: &Path) -> Error {
 }
 
 struct MemFile {
-    content: RwLock<Content>,
+    content: Mutex<Content>,
     holders: Mutex<Holders>,
 }
 
@@ -354,7 +354,7 @@ struct Holders {
 
 impl MemFile {
     fn new(content: Content) -> MemFile {
-        MemFile { content: RwLock::new(content), holders: Mutex::new(Holders::default()) }
+        MemFile { content: Mutex::new(content), holders: Mutex::new(Holders::default()) }
     }
 }
 
@@ -509,7 +509,7 @@ impl Vfs for MemVfs {
         let tree = self.tree();
         match tree.node(&Resolved::new(path)) {
             Some(Node::Dir) => Ok(Metadata { len: 0, is_dir: true }),
-            Some(Node::File(file)) => Ok(Metadata { len: file.content.read().len, is_dir: false }),
+            Some(Node::File(file)) => Ok(Metadata { len: file.content.lock().len, is_dir: false }),
             None => Err(tree.absent("metadata", path)),
         }
     }
@@ -548,7 +548,7 @@ struct MemWriteFile {
 
 impl WriteFile for MemWriteFile {
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
-        self.file.content.write().write_at(self.len, parts);
+        self.file.content.lock().write_at(self.len, parts);
         self.len += parts.iter().map(|part| part.len() as u64).sum::<u64>();
         Ok(())
     }
@@ -562,17 +562,17 @@ impl WriteFile for MemWriteFile {
     }
 
     fn allocate(&mut self, len: u64) -> Result<()> {
-        let mut content = self.file.content.write();
+        let mut content = self.file.content.lock();
         content.len = content.len.max(len);
         Ok(())
     }
 
     fn allocated_len(&self) -> u64 {
-        self.file.content.read().len
+        self.file.content.lock().len
     }
 
     fn trim(&mut self) -> Result<()> {
-        let mut content = self.file.content.write();
+        let mut content = self.file.content.lock();
         content.len = content.len.min(self.len);
         // Only a test's damage puts bytes behind the writer's end.
         let kept = content.bytes.len().min(content.len_in_memory());
@@ -587,11 +587,11 @@ struct MemReadFile {
 
 impl ReadFile for MemReadFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        Ok(self.file.content.read().read_at(buffer, offset))
+        Ok(self.file.content.lock().read_at(buffer, offset))
     }
 
     fn len(&self) -> Result<u64> {
-        Ok(self.file.content.read().len)
+        Ok(self.file.content.lock().len)
     }
 
     fn advise(&self, _advice: Advice, _offset: u64, _len: u64) {}
