@@ -43,32 +43,33 @@ impl Core {
     /// Commits a batch; returns the number of its last operation.
     pub(crate) fn commit(&self, batch: Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
         self.ends.check_process()?;
-        self.make_room_for(&batch, reach)?;
-        if reach.has_puts || batch.count() == 0 {
-            return self.commit_once(batch, reach, durability);
+        let is_of_deletes = batch.count() > 0 && !reach.has_puts;
+        let request = Request { batch, durability };
+        if !is_of_deletes {
+            return self.commit_once(request, reach).1;
         }
+        self.make_room_for_deletes(reach)?;
         if self.reserve.is_spent() {
-            return self.commit_on_full_disk(&batch, reach, durability);
+            return self.commit_on_full_disk(request, reach);
         }
-        if self.reserve.held_bytes() == 0 {
-            return self.commit_once(batch, reach, durability);
-        }
-        match self.commit_once(batch.clone(), reach, durability) {
+        match self.commit_once(request, reach) {
             // Where going on in the reserve's room fails, the attempt may be in the log, as its error says.
-            Err(error) if error.kind() == ErrorKind::NoSpace => match self.use_reserve() {
-                Ok(true) => self.commit_on_full_disk(&batch, reach, durability),
+            (request, Err(error)) if error.kind() == ErrorKind::NoSpace => match self.use_reserve() {
+                Ok(true) => self.commit_on_full_disk(request, reach),
                 Ok(false) | Err(_) => Err(error),
             },
-            answer => answer,
+            (_, answer) => answer,
         }
     }
 
     /// Commits deletes when the reserve is spent: a job may take the room for a moment that they need, and gives it back
     /// when it fails.
-    fn commit_on_full_disk(&self, batch: &Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
+    fn commit_on_full_disk(&self, mut request: Request, reach: Reach<'_>) -> Result<SeqNum> {
         let mut in_doubt = None;
         for _ in 0..FULL_DISK_ATTEMPTS {
-            match self.commit_once(batch.clone(), reach, durability) {
+            let answer;
+            (request, answer) = self.commit_once(request, reach);
+            match answer {
                 Ok(last_seq) => return Ok(last_seq),
                 Err(error) if error.kind() == ErrorKind::NoSpace => in_doubt = Some(error),
                 Err(error) if error.kind() == ErrorKind::ReadOnly => {}
@@ -82,22 +83,17 @@ impl Core {
                 in_doubt = None;
             }
         }
-        let answer = self.commit_once(batch.clone(), reach, durability);
+        let (_, answer) = self.commit_once(request, reach);
         answer.map_err(|error| in_doubt.unwrap_or(error))
     }
 
-    fn commit_once(&self, batch: Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
-        self.ends.check_writable()?;
-        if reach.has_puts && self.reserve.is_spent() {
-            let message = "the disk is full: only deletes are taken until there is room again";
-            return Err(Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path()));
+    /// Commits a batch if there is room; gives it back, for another attempt.
+    fn commit_once(&self, request: Request, reach: Reach<'_>) -> (Request, Result<SeqNum>) {
+        if let Err(error) = self.admit(&request, reach) {
+            return (request, Err(error));
         }
-        // On a full disk, flushes and merges wait for what deletes free, so these do not wait for them.
-        if batch.count() > 0 && !self.reserve.is_spent() {
-            self.wait_for_room(reach.keyspaces)?;
-        }
-        match self.writing.queue.enter(Request { batch, durability }) {
-            Turn::Answered(answer) => answer,
+        match self.writing.queue.enter(request) {
+            Turn::Answered(request, answer) => (request, answer),
             Turn::Lead(mut group, own) => {
                 self.lead(&mut group);
                 self.writing.queue.finish(group, own)
@@ -105,9 +101,21 @@ impl Core {
         }
     }
 
-    /// Gives the reserve up for a batch of deletes that would meet a full disk: that is what it is for.
-    fn make_room_for(&self, batch: &Batch, reach: Reach<'_>) -> Result<()> {
-        if batch.count() == 0 || reach.has_puts || self.reserve.held_bytes() == 0 {
+    /// Waits until a batch may queue up, or tells why it may not.
+    fn admit(&self, request: &Request, reach: Reach<'_>) -> Result<()> {
+        self.ends.check_writable()?;
+        let is_spent = self.reserve.is_spent();
+        if reach.has_puts && is_spent {
+            let message = "the disk is full: only deletes are taken until there is room again";
+            return Err(Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path()));
+        }
+        // On a full disk, flushes and merges wait for what deletes free, so these do not wait for them.
+        if request.batch.count() == 0 || is_spent { Ok(()) } else { self.wait_for_room(reach.keyspaces) }
+    }
+
+    /// Gives the reserve up for deletes that would meet a full disk: that is what it is for.
+    fn make_room_for_deletes(&self, reach: Reach<'_>) -> Result<()> {
+        if self.reserve.held_bytes() == 0 {
             return Ok(());
         }
         let is_full = self.ends.phase() == Phase::Failed

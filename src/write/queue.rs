@@ -19,7 +19,7 @@ pub struct Queue<R, A> {
 
 struct State<R, A> {
     waiting: Vec<Member<R, A>>,
-    answers: BTreeMap<Ticket, A>,
+    answers: BTreeMap<Ticket, (R, A)>,
     is_led: bool,
     next_ticket: u64,
     /// The memory of the last group, for the next: a lone writer allocates nothing here.
@@ -39,8 +39,8 @@ pub struct Member<R, A> {
 pub enum Turn<R, A> {
     /// Lead this group, its own request included: answer every member, and then call [`Queue::finish`].
     Lead(Vec<Member<R, A>>, Ticket),
-    /// Nothing: here is the answer.
-    Answered(A),
+    /// Nothing: here is the answer, and the request back.
+    Answered(R, A),
 }
 
 impl<R, A> Default for Queue<R, A> {
@@ -64,8 +64,8 @@ impl<R, A> Queue<R, A> {
         state.next_ticket += 1;
         state.waiting.push(Member { ticket, request, answer: None });
         loop {
-            if let Some(answer) = state.answers.remove(&ticket) {
-                return Turn::Answered(answer);
+            if let Some((request, answer)) = state.answers.remove(&ticket) {
+                return Turn::Answered(request, answer);
             }
             if !state.is_led {
                 state.is_led = true;
@@ -81,11 +81,11 @@ impl<R, A> Queue<R, A> {
         }
     }
 
-    /// Hands out the group's answers, ends the leadership, and returns the leader's own answer.
+    /// Hands out the group's answers, ends the leadership, and returns the leader's own request and answer.
     ///
     /// # Panics
     /// If nobody leads, a member has no answer, or the leader is not among them.
-    pub fn finish(&self, mut group: Vec<Member<R, A>>, leader: Ticket) -> A {
+    pub fn finish(&self, mut group: Vec<Member<R, A>>, leader: Ticket) -> (R, A) {
         let mut state = self.state.lock();
         assert!(state.is_led, "only a leader finishes a group");
         state.is_led = false;
@@ -93,9 +93,9 @@ impl<R, A> Queue<R, A> {
         for member in group.drain(..) {
             let answer = member.answer.expect("a leader answers every member");
             if member.ticket == leader {
-                own = Some(answer);
+                own = Some((member.request, answer));
             } else {
-                state.answers.insert(member.ticket, answer);
+                state.answers.insert(member.ticket, (member.request, answer));
             }
         }
         state.spare = group;
@@ -123,12 +123,12 @@ mod tests {
                     for round in 0..500 {
                         let request = writer * 1000 + round;
                         let answer = match queue.enter(request) {
-                            Turn::Answered(answer) => answer,
+                            Turn::Answered(_, answer) => answer,
                             Turn::Lead(mut group, own) => {
                                 for member in &mut group {
                                     member.answer = Some(member.request * 2);
                                 }
-                                queue.finish(group, own)
+                                queue.finish(group, own).1
                             }
                         };
                         assert_eq!(answer, request * 2);
