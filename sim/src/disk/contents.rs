@@ -9,6 +9,7 @@ use crate::disk::crash::{FileWish, Wish};
 use crate::disk::inode::{Inode, Write, WriteKind};
 use crate::disk::losses::{Fill, Loss};
 use crate::disk::profile::{Rules, SECTOR_LEN_BYTES};
+use crate::disk::volume::Freed;
 use crate::tape::{Label, Tape};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -57,7 +58,7 @@ struct Edit {
 pub(in crate::disk) fn survive(
     inode: &Inode,
     file: FileRules,
-    freed: &VecDeque<Arc<Vec<u8>>>,
+    freed: &VecDeque<Freed>,
     tape: &Tape,
     losses: &mut Vec<Loss>,
 ) -> Inode {
@@ -70,7 +71,9 @@ pub(in crate::disk) fn survive(
     if len != inode.len {
         losses.push(Loss::Length { file: Arc::from(""), from: inode.len, to: len });
     }
-    let mut filler = Filler { rules: file.rules, freed, tape, style: None, len, edits: Vec::new() };
+    let is_near = |&at: &usize| freed[at].home == inode.home;
+    let near = (0..freed.len()).filter(is_near).collect();
+    let mut filler = Filler { rules: file.rules, freed, near, tape, style: None, len, edits: Vec::new() };
     let pieces = pieces_of(inode, len);
     // Below this, sectors are kept one by one; from here on, one point divides bytes from zeros.
     let in_order_from = if file.rules.keeps_append_order {
@@ -289,7 +292,10 @@ enum Style {
 /// Chooses what stands where bytes were lost.
 struct Filler<'a> {
     rules: Rules,
-    freed: &'a VecDeque<Arc<Vec<u8>>>,
+    freed: &'a VecDeque<Freed>,
+    /// Which of them were made in the file's own directory. Those of another database may have the same number, and
+    /// checksums do not tell databases apart.
+    near: Vec<usize>,
     tape: &'a Tape,
     style: Option<Style>,
     /// The surviving length.
@@ -323,7 +329,7 @@ impl Filler<'_> {
             Style::Stale(file, shift) => (Fill::Stale, (file, start + shift)),
             Style::Mixed => match self.below(20) {
                 0..12 => (Fill::Zeros, (0, 0)),
-                12..17 if !self.freed.is_empty() => {
+                12..17 if !self.near.is_empty() => {
                     let (file, shift) = self.draw_stale();
                     (Fill::Stale, (file, start + shift))
                 }
@@ -335,7 +341,7 @@ impl Filler<'_> {
     fn draw_style(&self) -> Style {
         match self.below(20) {
             0..10 => Style::Zeros,
-            10..15 if !self.freed.is_empty() => {
+            10..15 if !self.near.is_empty() => {
                 let (file, shift) = self.draw_stale();
                 Style::Stale(file, shift)
             }
@@ -345,16 +351,17 @@ impl Filler<'_> {
 
     /// Picks a freed file, and either the same place in it or one some sectors on.
     fn draw_stale(&self) -> (usize, u64) {
-        let newest = self.below(self.freed.len() as u64);
-        let file = self.freed.len() - 1 - usize::try_from(newest).expect("below a usize");
-        let sectors = (self.freed[file].len() as u64).div_ceil(SECTOR_LEN_BYTES);
+        let newest = self.below(self.near.len() as u64);
+        let from_oldest = self.near.len() - 1 - usize::try_from(newest).expect("below a usize");
+        let file = self.near[from_oldest];
+        let sectors = (self.freed[file].bytes.len() as u64).div_ceil(SECTOR_LEN_BYTES);
         let shift = if self.below(3) == 2 { self.below(sectors) * SECTOR_LEN_BYTES } else { 0 };
         (file, shift)
     }
 }
 
 /// Builds the surviving bytes, shared with the old ones if nothing was lost.
-fn apply(bytes: &Arc<Vec<u8>>, len: u64, edits: &[Edit], freed: &VecDeque<Arc<Vec<u8>>>) -> Arc<Vec<u8>> {
+fn apply(bytes: &Arc<Vec<u8>>, len: u64, edits: &[Edit], freed: &VecDeque<Freed>) -> Arc<Vec<u8>> {
     let index = |at: u64| usize::try_from(at).expect("a simulated file fits memory");
     let kept_len = bytes.len().min(index(len));
     if edits.is_empty() && kept_len == bytes.len() {
@@ -377,7 +384,7 @@ fn apply(bytes: &Arc<Vec<u8>>, len: u64, edits: &[Edit], freed: &VecDeque<Arc<Ve
             Fill::Zeros => target.fill(0),
             Fill::Stale => {
                 // Behind the freed file's last whole sector it begins again, so that records stay aligned.
-                let source = freed[edit.source.0].as_slice();
+                let source = freed[edit.source.0].bytes.as_slice();
                 let at = index(edit.source.1) % source.len().next_multiple_of(index(SECTOR_LEN_BYTES));
                 for (offset, byte) in target.iter_mut().enumerate() {
                     *byte = source.get(at + offset).copied().unwrap_or(0);

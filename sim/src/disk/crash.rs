@@ -155,7 +155,7 @@ pub(in crate::disk) fn cut_power(volume: &Volume, rules: Rules, tape: &Tape) -> 
     let names = names_of_files(volume);
     for (id, inode) in &volume.inodes {
         if !links.contains_key(id) {
-            wreck.volume.remember_freed(inode.bytes.clone());
+            wreck.volume.remember_freed(inode);
         }
     }
     for (id, links) in links {

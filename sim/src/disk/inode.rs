@@ -95,6 +95,8 @@ impl Holders {
 /// A file, whatever its names.
 #[derive(Clone, Debug, Default)]
 pub(in crate::disk) struct Inode {
+    /// The directory of its first name.
+    pub(in crate::disk) home: Option<u64>,
     /// What readers see, up to the last byte ever written; behind it lie zeros up to `len`. Bytes behind `len` were
     /// trimmed, and only a crash can bring them back.
     pub(in crate::disk) bytes: Arc<Vec<u8>>,
@@ -125,7 +127,7 @@ impl Inode {
     /// Makes a file that has these bytes on the disk and remembers what this one does of earlier appends.
     pub(in crate::disk) fn settled(&self, bytes: Arc<Vec<u8>>, len: u64) -> Inode {
         let (older_ends, older_ends_next) = (self.older_ends, self.older_ends_next);
-        Inode { older_ends, older_ends_next, ..Inode::durable(bytes, len) }
+        Inode { home: self.home, older_ends, older_ends_next, ..Inode::durable(bytes, len) }
     }
 
     /// Tells whether anything can still reach the file, a crash included.

@@ -117,6 +117,14 @@ pub(in crate::disk) struct Place<'p> {
     pub(in crate::disk) name: &'p str,
 }
 
+/// What is left of a file that is gone.
+#[derive(Clone, Debug)]
+pub(in crate::disk) struct Freed {
+    /// The directory that it was made in.
+    pub(in crate::disk) home: Option<u64>,
+    pub(in crate::disk) bytes: Arc<Vec<u8>>,
+}
+
 /// Everything on a disk.
 #[derive(Clone, Debug)]
 pub(in crate::disk) struct Volume {
@@ -126,8 +134,8 @@ pub(in crate::disk) struct Volume {
     pub(in crate::disk) dirs: BTreeMap<u64, Dir>,
     /// Numbers of inodes and directories are never used twice.
     pub(in crate::disk) next_id: u64,
-    /// Bytes of files that are gone, newest last.
-    pub(in crate::disk) freed: VecDeque<Arc<Vec<u8>>>,
+    /// Files that are gone, newest last.
+    pub(in crate::disk) freed: VecDeque<Freed>,
     /// Bytes of files by a name that another file took, newest last.
     pub(in crate::disk) former: VecDeque<(u64, Arc<str>, Arc<Vec<u8>>)>,
     /// Lengths of all files that a name or a handle reaches.
@@ -242,6 +250,9 @@ impl Volume {
     /// Gives a name that is free.
     pub(in crate::disk) fn add_name(&mut self, place: Place<'_>, node: Node) {
         let name: Arc<str> = Arc::from(place.name);
+        if let Node::File(id) = node {
+            self.inode_mut(id).home.get_or_insert(place.dir);
+        }
         self.hold_live(node);
         let there = self.dir_mut(place.dir).live.insert(name.clone(), node);
         assert!(there.is_none(), "a name is given only when it is free");
@@ -363,7 +374,7 @@ impl Volume {
             return;
         }
         let inode = self.inodes.remove(&id).expect("looked at a line above");
-        self.remember_freed(inode.bytes);
+        self.remember_freed(&inode);
     }
 
     /// Remembers the bytes of a file whose name another file takes.
@@ -383,14 +394,14 @@ impl Volume {
     }
 
     /// Puts a gone file's bytes where a crash can find them.
-    pub(in crate::disk) fn remember_freed(&mut self, bytes: Arc<Vec<u8>>) {
-        if bytes.is_empty() {
+    pub(in crate::disk) fn remember_freed(&mut self, inode: &Inode) {
+        if inode.bytes.is_empty() {
             return;
         }
         if self.freed.len() == FREED_FILES_MAX {
             self.freed.pop_front();
         }
-        self.freed.push_back(bytes);
+        self.freed.push_back(Freed { home: inode.home, bytes: inode.bytes.clone() });
     }
 }
 
