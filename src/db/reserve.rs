@@ -16,8 +16,11 @@
 //! So it follows the data both ways: it is made larger as soon as it is too small, and smaller in a quiet database, so
 //! that it is not made anew for every memtable. Where the disk cannot allocate, there is none.
 
+use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::base::ids::FileNumber;
 use crate::base::limits;
+use crate::db::board::JobKind;
 use crate::db::state::{Book, Core};
 use crate::format::names::FileName;
 use crate::vfs::Vfs;
@@ -137,7 +140,8 @@ impl Core {
         if held < target.least_bytes {
             return now >= self.reserve.try_at.load(Ordering::Relaxed);
         }
-        held > target.wanted_bytes + target.wanted_bytes / 8 && self.is_quiet(book)
+        let is_too_large = held > target.wanted_bytes + target.wanted_bytes / 8;
+        is_too_large && now >= self.reserve.try_at.load(Ordering::Relaxed) && self.is_quiet(book)
     }
 
     /// Returns when to look for room again, if there was none and that is after `now`.
@@ -152,10 +156,16 @@ impl Core {
     /// `NoSpace` while there is not, if it was spent; what the disk meets. Tried again after a pause.
     pub(crate) fn run_reserve(&self) -> Result<()> {
         let target = self.reserve_target(&self.book.lock()).wanted_bytes;
-        let path = self.reserve_path();
         let held = self.reserve.held_bytes();
         let available = self.directory.available_space(self.directory.path())?;
-        if held < target && available.saturating_add(held) < target.saturating_mul(2) {
+        // The old one stays until the new one is there: whoever fills the disk meanwhile must not get its room.
+        let has_room = available >= target && available.saturating_add(held) >= target.saturating_mul(2);
+        if held > target && !has_room {
+            // A smaller one would be right, and one that is too large does no harm.
+            self.reserve.try_at.store(self.try_again_at(), Ordering::Relaxed);
+            return Ok(());
+        }
+        if held < target && !has_room {
             if !self.reserve.is_spent() {
                 // What is there serves as well as it can: half of it for a flush, half for what an opening writes again.
                 let seal_at_bytes = (held / 2).max(limits::SEAL_EARLY_LEN_BYTES_MIN);
@@ -167,19 +177,20 @@ impl Core {
                 "the disk is full: {available} bytes are free, and only deletes are taken until {} are",
                 target.saturating_mul(2)
             );
+            let path = self.reserve_path();
             return Err(Error::new(ErrorKind::NoSpace, message).with_file(&path).with_operation("reserve"));
         }
         self.reserve.try_at.store(0, Ordering::Relaxed);
-        self.remove_reserve()?;
         if target == 0 {
-            return Ok(());
+            return self.remove_reserve();
         }
-        let made = self.make_reserve(target);
+        let number = self.take_file_number();
+        let made = self.make_reserve(target, number);
         if let Err(error) = &made {
-            // The first error is the one that matters.
-            drop(self.remove_reserve());
-            if error.kind() == ErrorKind::Exhausted && !self.reserve.is_spent() {
-                // As with room: nobody needs it yet.
+            self.book.lock().files.discard(FileName::Temporary(number), 0);
+            let is_room_gone = matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Exhausted);
+            if is_room_gone && !self.reserve.is_spent() {
+                // Nobody needs it yet.
                 self.reserve.try_at.store(self.try_again_at(), Ordering::Relaxed);
                 return Ok(());
             }
@@ -191,8 +202,9 @@ impl Core {
         self.directory.now().saturating_add(TRY_AGAIN_AFTER_NANOS)
     }
 
-    fn make_reserve(&self, target: u64) -> Result<()> {
-        let path = self.reserve_path();
+    /// Makes a reserve under the name of temporary file `number`, and puts it in the place of the one that is there.
+    fn make_reserve(&self, target: u64, number: FileNumber) -> Result<()> {
+        let path = FileName::Temporary(number).path(self.directory.path());
         let mut file = self.directory.create_new(&path)?;
         file.allocate(target)?;
         drop(file);
@@ -200,8 +212,10 @@ impl Core {
         if len < target {
             self.reserve.is_impossible.store(true, Ordering::Relaxed);
             self.reserve.is_spent.store(false, Ordering::Relaxed);
+            self.book.lock().files.discard(FileName::Temporary(number), 0);
             return self.remove_reserve();
         }
+        self.directory.rename(&path, &self.reserve_path())?;
         self.reserve.held_bytes.store(len, Ordering::Relaxed);
         self.reserve.seal_at_bytes.store(0, Ordering::Relaxed);
         self.reserve.tell_at_bytes.store(len / 4, Ordering::Relaxed);
@@ -233,13 +247,24 @@ impl Core {
         if self.reserve.is_spent() { 0 } else { self.options.wal_preallocate_bytes }
     }
 
-    /// Gives the reserve up; tells whether that made room.
+    /// Gives the reserve up, once nobody is making another; tells whether that made room.
     pub(crate) fn spend_reserve(&self) -> bool {
-        if self.reserve.held_bytes.swap(0, Ordering::Relaxed) == 0 {
+        let mut book = self.book.lock();
+        while book.board.is_running(JobKind::Reserve) {
+            self.changed.wait(&mut book);
+        }
+        if self.reserve.held_bytes() == 0 {
             return false;
         }
-        self.reserve.is_spent.store(true, Ordering::Relaxed);
-        self.directory.remove_file(&self.reserve_path()).is_ok()
+        book.board.claim(JobKind::Reserve);
+        drop(book);
+        let spent = contain("spending the reserve", || {
+            self.reserve.is_spent.store(true, Ordering::Relaxed);
+            self.remove_reserve()
+        });
+        self.book.lock().board.give_back(JobKind::Reserve);
+        self.changed.notify_all();
+        spent.is_ok()
     }
 
     /// Takes over the reserve that an earlier life left.

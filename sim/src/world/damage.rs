@@ -6,13 +6,13 @@
 //! be written, in parts where a table is lost, written beyond every threshold in the keyspaces that are not damaged,
 //! closed and opened once more.
 
-use crate::disk::{Damage, SimDisk};
+use crate::disk::{Damage, SeenFile, SimDisk};
 use crate::tape::Label;
 use crate::world::client::DIRECTORY;
 use crate::world::isolation::Isolation;
 use crate::world::judge::{Context, Violation, violation};
 use crate::world::model::Contents;
-use crate::world::on_disk::OnDisk;
+use crate::world::on_disk::{self, OnDisk};
 use crate::world::orders::Order;
 use crate::world::recovery::Reading;
 use std::collections::BTreeMap;
@@ -41,6 +41,8 @@ pub(in crate::world) struct Damaged<'a> {
     pub(in crate::world) keyspace: Option<u32>,
     what: String,
     is_addition: bool,
+    /// Whether a frame behind what was damaged proves that it was durable.
+    is_proven: bool,
     /// What an undamaged copy shows.
     pub(in crate::world) right: Contents,
 }
@@ -97,6 +99,9 @@ impl<'a> Damaged<'a> {
         let (_, right) = Reading { disk: &copy, failures_before: 0 }.read_all(&undamaged, count)?;
         drop(undamaged);
         let path = name.path(Path::new(DIRECTORY));
+        let is_proven = files
+            .iter()
+            .any(|file| FileName::parse(&file.name) == Some(name) && is_proven(file, name, &damage));
         let is_changed = copy
             .damage(&path, &damage)
             .map_err(|error| violation("world", format!("{damage} of {name} cannot be done: {error:?}")))?;
@@ -111,7 +116,7 @@ impl<'a> Damaged<'a> {
         let (what, is_addition) =
             (format!("{damage} of {name}"), matches!(damage, Damage::Lengthened { .. }));
         context.reach(damage.name());
-        Ok(Some(Damaged { context, copy, source, path, name, keyspace, what, is_addition, right }))
+        Ok(Some(Damaged { context, copy, source, path, name, keyspace, what, is_addition, is_proven, right }))
     }
 
     pub(in crate::world) fn broken(&self, oracle: &'static str, what: &str) -> Violation {
@@ -135,11 +140,11 @@ impl<'a> Damaged<'a> {
         self.is_named(error) || self.leads_nowhere(error)
     }
 
-    /// Tells whether less than what was right may be recovered: the end of a log that nobody closed proves nothing, and
+    /// Tells whether less than what was right may be recovered: nothing proves the end of a log that nobody closed, and
     /// a former `CURRENT` names a manifest that was in force and may still be there.
     pub(in crate::world) fn may_be_cut(&self) -> bool {
         let is_lead = matches!(self.name, FileName::Wal(_) | FileName::Manifest(_) | FileName::Current);
-        self.source == Source::Unclosed && is_lead
+        self.source == Source::Unclosed && is_lead && !self.is_proven
     }
 
     /// Tells whether keyspaces that are not damaged must be whole: a manifest cut short may name tables of before.
@@ -239,6 +244,19 @@ impl<'a> Damaged<'a> {
         let known = (0..).zip(&judge.keyspaces);
         known.map(|(id, keyspace)| (id, keyspace.name.clone(), Order::of(&keyspace.options))).collect()
     }
+}
+
+/// Tells whether the frames of a log that damage leaves alone prove that what it changes was durable.
+fn is_proven(file: &SeenFile, name: FileName, damage: &Damage) -> bool {
+    let (FileName::Wal(number) | FileName::Manifest(number)) = name else { return false };
+    let (start, end) = match *damage {
+        Damage::Flip { at, .. } => (at, at + 1),
+        Damage::Zero { start, len } | Damage::Copied { start, len, .. } => (start, start + len),
+        Damage::Stale { .. } | Damage::Former | Damage::Cut { .. } | Damage::Lengthened { .. } => {
+            return false;
+        }
+    };
+    on_disk::proven_len(file, number, end).is_ok_and(|proven_len| start < proven_len)
 }
 
 /// Draws what happens to a file, and where: anywhere, at its beginning, at its end, or at the end of what was written.

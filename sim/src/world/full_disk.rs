@@ -14,6 +14,9 @@ const DELETES_COUNT: usize = 8;
 /// five times.
 const KEY_PART: usize = 32;
 
+/// Puts after which a disk that is not full by then is left alone.
+const FILLING_PUTS_MAX: u64 = 80;
+
 /// More than everything that a run has on its disk.
 const PLENTY_BYTES: u64 = 64 << 20;
 
@@ -32,6 +35,9 @@ impl Story {
         settled.map_err(|error| broken(format!("before it is full, work gives {error:?}")))?;
         db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;
         self.context.judge.lock().note_closed();
+        if self.context.tape.chance(Label::Check, 1, 2) {
+            return self.fill_and_free();
+        }
         let used = self.disk.space_used();
         self.disk.set_space(Some(used));
         self.reach("disk full to the last byte");
@@ -53,9 +59,7 @@ impl Story {
     fn use_full_disk(&mut self, reserve_len: u64) -> Result<(), Violation> {
         let db = self.open_on("a full disk")?;
         self.context.judge_recovery(&db, self.reading())?;
-        let keyspaces: Result<Vec<Keyspace>, Error> =
-            db.keyspaces().iter().map(|name| db.keyspace(name)).collect();
-        let keyspaces = keyspaces.map_err(|error| broken(format!("a keyspace gives {error:?}")))?;
+        let keyspaces = keyspaces_of(&db)?;
         let mut deleted_count = 0;
         for (id, keyspace) in (0..).zip(&keyspaces) {
             let keys: Result<Vec<_>, Error> = keyspace.iter().and_then(Iterator::collect);
@@ -92,6 +96,68 @@ impl Story {
         db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;
         self.context.judge.lock().note_closed();
         Ok(())
+    }
+
+    /// Fills the disk under the open database, makes room and resumes, again and again; then it is closed, or the power
+    /// goes.
+    fn fill_and_free(&mut self) -> Result<(), Violation> {
+        let db = self.open_on("a disk with room")?;
+        self.context.judge_recovery(&db, self.reading())?;
+        let keyspaces = keyspaces_of(&db)?;
+        let below = |bound| self.context.tape.below(Label::Check, bound);
+        for round in 0..1 + below(3) {
+            self.disk.set_space(Some(self.disk.space_used() + below(24 << 10)));
+            let is_full = self.write_until_full(&keyspaces, round)?;
+            self.disk.set_space(None);
+            db.resume()
+                .map_err(|error| broken(format!("with all the room there is, resume gives {error:?}")))?;
+            let put = self.context.put(&db, "room", "again")?;
+            put.map_err(|error| broken(format!("with all the room there is, a put gives {error:?}")))?;
+            if is_full {
+                self.reach("filled and freed while open");
+            }
+        }
+        if below(2) == 0 {
+            let idle = db.wait_idle();
+            idle.map_err(|error| broken(format!("with all the room there is, wait_idle gives {error:?}")))?;
+            if let Some(error) = db.background_error() {
+                return Err(broken(format!("all is well again, but it still says {error:?}")));
+            }
+        }
+        if below(2) == 0 {
+            db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;
+            self.context.judge.lock().note_closed();
+        } else {
+            self.disk.power_off();
+            drop((keyspaces, db));
+            self.lose_power("power lost behind a full disk");
+            self.heal_disk();
+        }
+        self.reach("judged: full disk");
+        Ok(())
+    }
+
+    /// Puts until the disk is full, and deletes some keys there now and then; tells whether it came to that.
+    fn write_until_full(&self, keyspaces: &[Keyspace], round: u64) -> Result<bool, Violation> {
+        let below = |bound| self.context.tape.below(Label::Check, bound);
+        let index = |bound: usize| usize::try_from(below(bound as u64)).expect("below a usize");
+        for number in 0..FILLING_PUTS_MAX {
+            let at = index(keyspaces.len());
+            let (id, keyspace) = ((0..).nth(at).expect("few keyspaces"), &keyspaces[at]);
+            let key = format!("fill{}", below(8));
+            let value = format!("{round}.{number}.").repeat(1 + index(100));
+            match self.context.put_in(id, keyspace, &key, &value)? {
+                Ok(()) => {}
+                Err(error) if is_full(&error) => {
+                    for _ in 0..below(4) {
+                        self.delete(keyspace, (id, format!("fill{}", below(8)).as_bytes()))?;
+                    }
+                    return Ok(true);
+                }
+                Err(error) => return Err(broken(format!("while it fills up, a put gives {error:?}"))),
+            }
+        }
+        Ok(false)
     }
 
     /// Deletes a key, which a full disk does not hinder.
@@ -147,6 +213,17 @@ impl Story {
             Err(error) => Err(violation("options", format!("other options give {error:?}"))),
         }
     }
+}
+
+fn keyspaces_of(db: &Db) -> Result<Vec<Keyspace>, Violation> {
+    let keyspaces: Result<_, Error> = db.keyspaces().iter().map(|name| db.keyspace(name)).collect();
+    keyspaces.map_err(|error| broken(format!("a keyspace gives {error:?}")))
+}
+
+/// Tells whether an error is one that a put may meet on a full disk: its own, that of an earlier one, or that flushes do
+/// not come.
+fn is_full(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::ReadOnly | ErrorKind::Busy)
 }
 
 fn is_refusal(error: &Error) -> bool {

@@ -11,9 +11,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tinylsm::Cache;
-use tinylsm::base::ids::KeyspaceId;
+use tinylsm::base::ids::{FileNumber, KeyspaceId};
 use tinylsm::base::key::Kind;
 use tinylsm::cursor::Cursor;
+use tinylsm::format::frame::FrameReader;
 use tinylsm::format::names::FileName;
 use tinylsm::table::cursor::{CacheUse, TableCursor};
 use tinylsm::table::reader::{Table, TableFile, TableSource};
@@ -23,6 +24,23 @@ use tinylsm::vfs::{Advice, Copied, DirEntry, DirLock, LockMode, Metadata, ReadFi
 use tinylsm::{Error, ErrorKind, KeyOrder, Result, UnixMillis};
 
 const DIRECTORY: &str = "/seen";
+
+/// Returns how much of a framed log is proven by frames that begin at `from` or later.
+///
+/// # Errors
+/// What the log's reader says.
+pub fn proven_len(file: &SeenFile, number: FileNumber, from: u64) -> Result<u64> {
+    let path = Path::new(DIRECTORY).join(&file.name);
+    let seen = FrozenFile(Arc::new(file.clone()));
+    let mut frames = FrameReader::new(&seen, &path, number)?;
+    let mut proven_len = 0;
+    while let Some(frame) = frames.next_frame()? {
+        if frame.offset >= from {
+            proven_len = frame.synced_len.max(proven_len);
+        }
+    }
+    Ok(proven_len)
+}
 
 /// The files of a database at one moment.
 pub struct OnDisk {

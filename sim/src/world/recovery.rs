@@ -193,9 +193,23 @@ impl Context {
     /// # Errors
     /// The broken invariant.
     pub fn put(&self, db: &Db, key: &str, value: &str) -> Result<Result<(), Error>, Violation> {
-        let change = ((0, key.as_bytes().to_vec()), Some(value.as_bytes().to_vec()));
+        self.put_in(0, db.default_keyspace(), key, value)
+    }
+
+    /// As [`Context::put`], in the keyspace with this id.
+    ///
+    /// # Errors
+    /// Sequence numbers that cannot be.
+    pub fn put_in(
+        &self,
+        id: u32,
+        keyspace: &Keyspace,
+        key: &str,
+        value: &str,
+    ) -> Result<Result<(), Error>, Violation> {
+        let change = ((id, key.as_bytes().to_vec()), Some(value.as_bytes().to_vec()));
         let id = self.judge.lock().model.begin(vec![change]);
-        let result = db.default_keyspace().put_with(key, value, &WriteOptions::disk());
+        let result = keyspace.put_with(key, value, &WriteOptions::disk());
         let mut judge = self.judge.lock();
         let model = &mut judge.model;
         match &result {
