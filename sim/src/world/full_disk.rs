@@ -17,6 +17,9 @@ const KEY_PART: usize = 32;
 /// Puts after which a disk that is not full by then is left alone.
 const FILLING_PUTS_MAX: u64 = 80;
 
+/// What the beginning of a log segment takes.
+const SEGMENT_HEADER_LEN_BYTES: u64 = 64;
+
 /// More than everything that a run has on its disk.
 const PLENTY_BYTES: u64 = 64 << 20;
 
@@ -24,7 +27,7 @@ impl Story {
     /// Fills the disk with somebody else's file while the database is closed or was left, and uses it all the same.
     pub(in crate::world) fn meet_full_disk(&mut self) -> Result<(), Violation> {
         let is_fit = !self.is_first && !self.disk.is_off() && self.disk.failures_count() == 0;
-        if !is_fit || !self.context.tape.chance(Label::Check, 1, 10) {
+        if !is_fit || !self.context.tape.chance(Label::Check, 1, 6) {
             return Ok(());
         }
         self.heal_disk();
@@ -33,9 +36,13 @@ impl Story {
         self.context.judge_recovery(&db, self.reading())?;
         let settled = db.flush().and_then(|()| db.wait_idle());
         settled.map_err(|error| broken(format!("before it is full, work gives {error:?}")))?;
+        let met = self.context.tape.below(Label::Check, 4);
+        if met == 0 {
+            return self.open_without_room(db);
+        }
         db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;
         self.context.judge.lock().note_closed();
-        if self.context.tape.chance(Label::Check, 1, 2) {
+        if met == 1 {
             return self.fill_and_free();
         }
         let used = self.disk.space_used();
@@ -95,6 +102,35 @@ impl Story {
         put.map_err(|error| broken(format!("with some room, a put gives {error:?}")))?;
         db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;
         self.context.judge.lock().note_closed();
+        Ok(())
+    }
+
+    /// Cuts the power, and opens the database several times where there is hardly room or none for what an opening writes:
+    /// it can be read, and what was begun in vain leaves nothing behind.
+    fn open_without_room(&mut self, db: Db) -> Result<(), Violation> {
+        self.disk.power_off();
+        drop(db);
+        self.lose_power("power lost before a full disk");
+        self.heal_disk();
+        let below = |story: &Story, bound| story.context.tape.below(Label::Check, bound);
+        self.disk.set_space(Some(self.disk.space_used() + below(self, 3_000)));
+        for _ in 0..1 + below(self, 3) {
+            let before = self.disk.space_used();
+            let db = self.open_on("a disk without room")?;
+            self.context.judge_recovery(&db, self.reading())?;
+            let left = self.disk.space_used().saturating_sub(before);
+            if self.context.put(&db, "room", "none")?.is_err_and(|error| error.kind() == ErrorKind::ReadOnly)
+            {
+                // Nothing was established. The beginning of a segment may stay where it took the last byte: its name goes
+                // only when another one has been given.
+                if left > SEGMENT_HEADER_LEN_BYTES {
+                    return Err(broken(format!("an opening that found no room left {left} bytes behind")));
+                }
+                self.reach("opened without room");
+            }
+        }
+        self.disk.set_space(None);
+        self.reach("judged: full disk");
         Ok(())
     }
 
