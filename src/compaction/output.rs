@@ -13,6 +13,7 @@ use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::format::names::FileName;
 use crate::mvcc::retain::{Kept, Reason};
+use crate::sync::atomic::AtomicBool;
 use crate::table::options::TableOptions;
 use crate::table::properties::Properties;
 use crate::table::reader::{Table, TableFile, TableSource};
@@ -23,7 +24,7 @@ use crate::version::levels::Live;
 use crate::vfs::{Vfs, WriteFile};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 /// What a job needs from the database around it.
 pub struct JobContext<'a> {

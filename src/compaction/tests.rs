@@ -23,6 +23,7 @@ use crate::read::get::get;
 use crate::read::scan::Scan;
 use crate::read::tree::Tree;
 use crate::read::waste::{ReadWaste, STEP_COST_BYTES};
+use crate::sync::atomic::AtomicBool;
 use crate::table::cursor::{CacheUse, TableCursor};
 use crate::table::options::TableOptions;
 use crate::table::shared::Cache;
@@ -34,7 +35,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 const LIMITS: LevelLimits =
     LevelLimits { level0_trigger: 3, level_base_bytes: 12 << 10, level_multiplier: 3 };

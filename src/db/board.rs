@@ -68,8 +68,8 @@ pub(crate) struct Trouble {
     /// The last failure.
     pub error: Error,
     failures_count: u32,
-    /// Which failure on the board the last one was.
-    number: u64,
+    /// Which claim it was that failed last.
+    claim: u64,
     /// Monotonic time before which it is not tried again.
     retry_at: u64,
 }
@@ -77,7 +77,8 @@ pub(crate) struct Trouble {
 /// What runs, what waits, what failed.
 #[derive(Debug, Default)]
 pub(crate) struct Board {
-    running: BTreeSet<JobKind>,
+    /// What runs, each with which claim it was.
+    running: BTreeMap<JobKind, u64>,
     troubles: BTreeMap<JobKind, Trouble>,
     candidates: BTreeSet<KeyspaceId>,
     /// How many callers wait to merge a range of a keyspace: the background leaves it to them.
@@ -88,15 +89,14 @@ pub(crate) struct Board {
     looks_count: u64,
     /// How many jobs of each kind have ended.
     ended: BTreeMap<JobKind, u64>,
-    failures_count: u64,
+    claims_count: u64,
     changes_count: u64,
 }
 
 impl Board {
     /// Tells whether a job of a kind may be claimed now: none runs, and no pause holds it back.
     pub(crate) fn is_free(&self, kind: JobKind, now: u64) -> bool {
-        !self.running.contains(&kind)
-            && self.troubles.get(&kind).is_none_or(|trouble| trouble.retry_at <= now)
+        !self.is_running(kind) && self.troubles.get(&kind).is_none_or(|trouble| trouble.retry_at <= now)
     }
 
     /// Claims a kind of job: nobody else does it until it is finished.
@@ -105,7 +105,9 @@ impl Board {
     /// If one runs.
     pub(crate) fn claim(&mut self, kind: JobKind) {
         self.note_change();
-        assert!(self.running.insert(kind), "{kind:?} is claimed once at a time");
+        self.claims_count += 1;
+        let before = self.running.insert(kind, self.claims_count);
+        assert!(before.is_none(), "{kind:?} is claimed once at a time");
     }
 
     /// Ends a claim with what came of it. `Closed` tells that the job was told to stop, which is no failure.
@@ -114,21 +116,15 @@ impl Board {
     /// If it was not claimed.
     pub(crate) fn finish(&mut self, kind: JobKind, result: &Result<()>, now: u64) {
         self.note_change();
-        assert!(self.running.remove(&kind), "{kind:?} was claimed until now");
+        let claim = self.running.remove(&kind).unwrap_or_else(|| panic!("{kind:?} was claimed until now"));
         *self.ended.entry(kind).or_default() += 1;
         match result {
             Ok(()) => drop(self.troubles.remove(&kind)),
             Err(error) if error.kind() == ErrorKind::Closed => {}
             Err(error) => {
-                self.failures_count += 1;
                 let before = self.troubles.get(&kind).map_or(0, |trouble| trouble.failures_count);
                 let retry_at = now.saturating_add(nanos(pause(error, before)));
-                let trouble = Trouble {
-                    error: error.clone(),
-                    failures_count: before + 1,
-                    number: self.failures_count,
-                    retry_at,
-                };
+                let trouble = Trouble { error: error.clone(), failures_count: before + 1, claim, retry_at };
                 self.troubles.insert(kind, trouble);
             }
         }
@@ -146,7 +142,7 @@ impl Board {
     /// If it was not claimed.
     pub(crate) fn give_back(&mut self, kind: JobKind) {
         self.note_change();
-        assert!(self.running.remove(&kind), "{kind:?} was claimed until now");
+        assert!(self.running.remove(&kind).is_some(), "{kind:?} was claimed until now");
         if let Some(id) = kind.keyspace()
             && !self.candidates.contains(&id)
         {
@@ -168,7 +164,7 @@ impl Board {
 
     /// Tells whether a job of a kind runs.
     pub(crate) fn is_running(&self, kind: JobKind) -> bool {
-        self.running.contains(&kind)
+        self.running.contains_key(&kind)
     }
 
     /// Returns how many jobs of a kind will have ended once one has that began no earlier than now.
@@ -215,13 +211,13 @@ impl Board {
     /// Tells whether a keyspace may have something to merge or is being merged, and was so ever since `count` looks had
     /// begun.
     pub(crate) fn is_busy_since(&self, id: KeyspaceId, count: u64) -> bool {
-        let is_busy = self.candidates.contains(&id) || self.running.contains(&JobKind::Compact(id));
+        let is_busy = self.candidates.contains(&id) || self.is_running(JobKind::Compact(id));
         is_busy && self.idle.get(&id).is_none_or(|at| *at <= count)
     }
 
     /// Returns the keyspaces that may have something to merge or are being merged.
     pub(crate) fn busy_keyspaces(&self) -> impl Iterator<Item = KeyspaceId> {
-        let merging = self.running.iter().filter_map(|kind| kind.keyspace());
+        let merging = self.running.keys().filter_map(|kind| kind.keyspace());
         self.candidates.iter().copied().chain(merging)
     }
 
@@ -267,22 +263,33 @@ impl Board {
         }
     }
 
-    /// Returns the error of a job of some kinds that has failed, and not succeeded, since there were `count` failures.
+    /// Ends the pauses of kinds that failed last in a job that was among the first `count` to be claimed: what it met may
+    /// have been mended before it failed. Tells whether there were any.
+    pub(crate) fn retry_if_claimed_before(&mut self, count: u64, is_meant: impl Fn(JobKind) -> bool) -> bool {
+        let older =
+            self.troubles.iter_mut().filter(|(kind, trouble)| trouble.claim <= count && is_meant(**kind));
+        let mut paused = older.map(|(_, trouble)| trouble).filter(|trouble| trouble.retry_at > 0).peekable();
+        let has_any = paused.peek().is_some();
+        paused.for_each(|trouble| trouble.retry_at = 0);
+        has_any
+    }
+
+    /// Returns the error of a job of some kinds that was claimed behind the first `count` and has failed.
     pub(crate) fn failure_since(&self, count: u64, is_meant: impl Fn(JobKind) -> bool) -> Option<&Error> {
         let mut troubles = self.troubles.iter().filter(|(kind, _)| is_meant(**kind));
-        troubles.find(|(_, trouble)| trouble.number > count).map(|(_, trouble)| &trouble.error)
+        troubles.find(|(_, trouble)| trouble.claim > count).map(|(_, trouble)| &trouble.error)
     }
 
     /// Forgets what a kind of job has met, since there is nothing left for it to do.
     pub(crate) fn forget(&mut self, kind: JobKind) {
-        if !self.running.contains(&kind) {
+        if !self.is_running(kind) {
             self.troubles.remove(&kind);
         }
     }
 
-    /// Returns how many jobs failed so far.
-    pub(crate) fn failures_count(&self) -> u64 {
-        self.failures_count
+    /// Returns how many jobs were claimed so far.
+    pub(crate) fn claims_count(&self) -> u64 {
+        self.claims_count
     }
 
     /// Returns what a kind of job has met since it last succeeded.
@@ -360,11 +367,25 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_concerns_who_asked_before_the_job_began_and_is_tried_again_for_others() {
+        let mut board = Board::default();
+        let before = board.claims_count();
+        board.claim(ONE);
+        let meanwhile = board.claims_count();
+        board.finish(ONE, &failed(), 0);
+        assert!(board.failure_since(before, |_| true).is_some());
+        assert!(board.failure_since(meanwhile, |_| true).is_none() && !board.is_free(ONE, 0));
+        assert!(!board.retry_if_claimed_before(meanwhile, |kind| kind != ONE) && !board.is_free(ONE, 0));
+        assert!(board.retry_if_claimed_before(meanwhile, |_| true) && board.is_free(ONE, 0));
+        assert!(!board.retry_if_claimed_before(meanwhile, |_| true), "once is enough");
+    }
+
+    #[test]
     fn being_told_to_stop_is_no_failure() {
         let mut board = Board::default();
         board.claim(ONE);
         board.finish(ONE, &Err(Error::new(ErrorKind::Closed, "closing")), 0);
-        assert!(board.troubles().next().is_none() && board.failures_count() == 0);
+        assert!(board.troubles().next().is_none() && board.failure_since(0, |_| true).is_none());
     }
 
     #[test]

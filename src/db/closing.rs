@@ -7,10 +7,10 @@ use crate::db::board::JobKind;
 use crate::db::ends::{is_mendable, writing_is_off};
 use crate::db::jobs::Job;
 use crate::db::state::{Core, Host, Leader};
+use crate::sync::atomic::AtomicBool;
 use crate::version::edit::Change;
 use crate::wal::writer::WalWriter;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 impl Core {
     /// Closes the database. Whoever else closes it waits for that.

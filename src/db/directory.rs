@@ -18,13 +18,14 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::time::UnixMillis;
 use crate::db::ends::{closed, forked};
 use crate::format::names::FileName;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Condvar, Mutex, process_id, yield_point};
 use crate::vfs::final_sync::FinalSync;
 use crate::vfs::{Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long appends may go on after the last check of the lock.

@@ -16,10 +16,11 @@
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::format::names::FileName;
+use crate::sync::atomic::{AtomicBool, AtomicU8};
 use crate::sync::{Condvar, Mutex, process_id, yield_point};
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Where a database stands between opening and closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,17 +17,18 @@ use crate::compaction::plan::Plan;
 use crate::db::board::JobKind;
 use crate::db::ends::Phase;
 use crate::db::runtime::MergePermit;
-use crate::db::state::{Book, Core, Counters, Generation, Host, KeyspaceTree, LiveTable};
+use crate::db::state::{Book, Core, Generation, Host, KeyspaceTree, LiveTable};
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
 use crate::read::tree::Tables;
+use crate::sync::atomic::AtomicBool;
 use crate::sync::yield_point;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
 use crate::wal::segment::Segment;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often it is looked whether the last reader of an obsolete table is gone.
@@ -501,8 +502,8 @@ impl Core {
         })?;
         let bytes = added.iter().map(|(_, live)| live.meta.len_bytes).sum();
         self.install_flush(generation, &added)?;
-        Counters::add(&self.counters.flushes, 1);
-        Counters::add(&self.counters.bytes_flushed, bytes);
+        self.counters.flushes.add(1);
+        self.counters.bytes_flushed.add(bytes);
         Ok(())
     }
 
@@ -564,7 +565,7 @@ impl Core {
     fn run_compaction(&self, keyspace: &KeyspaceTree, plan: &Plan) -> Result<()> {
         if plan.is_trivial_move() {
             self.install_compaction(keyspace, plan, plan.upper.clone())?;
-            Counters::add(&self.counters.trivial_moves, 1);
+            self.counters.trivial_moves.add(1);
             return Ok(());
         }
         let around = Surroundings { tables: &keyspace.tree.tables, snapshots: self.view.snapshots.live() };
@@ -575,8 +576,8 @@ impl Core {
             })?;
         let bytes = outputs.iter().map(|live| live.meta.len_bytes).sum();
         self.install_compaction(keyspace, plan, outputs)?;
-        Counters::add(&self.counters.compactions, 1);
-        Counters::add(&self.counters.bytes_compacted, bytes);
+        self.counters.compactions.add(1);
+        self.counters.bytes_compacted.add(bytes);
         Ok(())
     }
 

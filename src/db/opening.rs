@@ -26,8 +26,7 @@ use crate::db::ends::{Step, is_mendable};
 use crate::db::establish::{Establishment, never_named};
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
 use crate::db::state::{
-    Book, Core, Counters, Generation, Host, KeyspaceInfo, KeyspaceTree, Leader, Link, LiveTable, Parts,
-    State, View,
+    Book, Core, Generation, Host, KeyspaceInfo, KeyspaceTree, Leader, Link, LiveTable, Parts, State, View,
 };
 use crate::format::names::{FileName, first_free_number};
 use crate::memtable::Memtable;
@@ -519,7 +518,7 @@ impl Opening {
             next_file,
             link,
         });
-        Counters::add(&core.counters.torn_tails_cut, recovered.torn_tails_count);
+        core.counters.torn_tails_cut.add(recovered.torn_tails_count);
         if is_read_only {
             core.ends.open(Step::OpenReadOnly);
             return Ok(core);

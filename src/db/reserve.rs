@@ -23,9 +23,10 @@ use crate::base::limits;
 use crate::db::board::JobKind;
 use crate::db::state::{Book, Core};
 use crate::format::names::FileName;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::vfs::Vfs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// What is set aside.
 #[derive(Default)]

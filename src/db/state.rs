@@ -29,6 +29,7 @@ use crate::mvcc::snapshots::Snapshots;
 use crate::mvcc::visible::Horizon;
 use crate::read::tree::{Tables, Tree};
 use crate::read::waste::ReadWaste;
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Counter};
 use crate::sync::{Condvar, Mutex, yield_point};
 use crate::table::reader::Table;
 use crate::table::shared::Cache;
@@ -42,7 +43,7 @@ use crate::write::commit::Request;
 use crate::write::queue::Queue;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 
 /// A table as the versions of this database hold it.
@@ -360,21 +361,15 @@ pub(crate) struct Parts {
 /// What happened since the database was opened.
 #[derive(Default, Debug)]
 pub(crate) struct Counters {
-    pub flushes: AtomicU64,
-    pub compactions: AtomicU64,
-    pub trivial_moves: AtomicU64,
-    pub bytes_flushed: AtomicU64,
-    pub bytes_compacted: AtomicU64,
-    pub stalls: AtomicU64,
-    pub stall_nanos: AtomicU64,
-    pub manifests_rolled: AtomicU64,
-    pub torn_tails_cut: AtomicU64,
-}
-
-impl Counters {
-    pub(crate) fn add(counter: &AtomicU64, count: u64) {
-        counter.fetch_add(count, Ordering::Relaxed);
-    }
+    pub flushes: Counter,
+    pub compactions: Counter,
+    pub trivial_moves: Counter,
+    pub bytes_flushed: Counter,
+    pub bytes_compacted: Counter,
+    pub stalls: Counter,
+    pub stall_nanos: Counter,
+    pub manifests_rolled: Counter,
+    pub torn_tails_cut: Counter,
 }
 
 impl Core {
@@ -622,7 +617,7 @@ impl Core {
         let mut book = self.book.lock();
         match &rolled {
             Ok(old) => {
-                Counters::add(&self.counters.manifests_rolled, 1);
+                self.counters.manifests_rolled.add(1);
                 book.files.discard(FileName::Manifest(*old), old_len);
             }
             Err(Failure::NotInstalled(_)) => {

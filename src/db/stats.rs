@@ -6,7 +6,7 @@ use crate::db::state::{Core, KeyspaceTree, State};
 use crate::format::names::FileName;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Figures about an open database, taken at one moment. Counters start at zero when it is opened.
 #[derive(Clone, Debug)]
@@ -125,27 +125,26 @@ impl Core {
         } else {
             self.guarded()
         };
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let cache = self.cache.blocks().stats();
         Stats {
             last_seq: self.view.visible_seq(),
-            memtable_bytes: count(&self.writing.active_bytes),
+            memtable_bytes: self.writing.active_bytes.load(Ordering::Relaxed),
             sealed_memtables: guarded.sealed_memtables,
             keyspaces: guarded.state.keyspaces().map(keyspace_stats).collect(),
-            wal_bytes: count(&self.writing.wal_bytes),
+            wal_bytes: self.writing.wal_bytes.load(Ordering::Relaxed),
             disk_bytes: guarded.disk_bytes,
             block_cache_bytes: cache.used_bytes,
             cache_hits: cache.hits_count,
             cache_misses: cache.misses_count,
-            flushes: count(&self.counters.flushes),
-            compactions: count(&self.counters.compactions),
-            trivial_moves: count(&self.counters.trivial_moves),
-            bytes_flushed: count(&self.counters.bytes_flushed),
-            bytes_compacted: count(&self.counters.bytes_compacted),
-            stalls: count(&self.counters.stalls),
-            stall_nanos: count(&self.counters.stall_nanos),
-            manifests_rolled: count(&self.counters.manifests_rolled),
-            torn_tails_cut: count(&self.counters.torn_tails_cut),
+            flushes: self.counters.flushes.get(),
+            compactions: self.counters.compactions.get(),
+            trivial_moves: self.counters.trivial_moves.get(),
+            bytes_flushed: self.counters.bytes_flushed.get(),
+            bytes_compacted: self.counters.bytes_compacted.get(),
+            stalls: self.counters.stalls.get(),
+            stall_nanos: self.counters.stall_nanos.get(),
+            manifests_rolled: self.counters.manifests_rolled.get(),
+            torn_tails_cut: self.counters.torn_tails_cut.get(),
             obsolete_tables: guarded.obsolete_tables,
             live_files: guarded.live_files,
         }

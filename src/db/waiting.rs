@@ -22,7 +22,7 @@ impl Core {
     /// Waits until `is_done`, running jobs itself in a manual database. Ends when a job that `concerns` the caller fails.
     ///
     /// # Errors
-    /// The failure of such a job that ran after the call began; why writing is off; `Closed`; `Busy` if nothing that
+    /// The failure of such a job that began after the call did; why writing is off; `Closed`; `Busy` if nothing that
     /// could be run would help.
     pub(crate) fn await_jobs(
         &self,
@@ -30,11 +30,11 @@ impl Core {
         mut is_done: impl FnMut(&mut Book) -> bool,
     ) -> Result<()> {
         self.ends.check_process()?;
-        let failures_before = {
+        let claims_before = {
             let mut book = self.book.lock();
             // Whoever waits has a reason to think that it goes better now.
             book.board.retry_now(&concerns);
-            book.board.failures_count()
+            book.board.claims_count()
         };
         self.wake_background();
         let mut book = self.book.lock();
@@ -58,8 +58,14 @@ impl Core {
                     return self.ends.check_writable();
                 }
             }
-            if let Some(error) = book.board.failure_since(failures_before, &concerns) {
+            if let Some(error) = book.board.failure_since(claims_before, &concerns) {
                 return Err(error.clone());
+            }
+            if book.board.retry_if_claimed_before(claims_before, &concerns) {
+                drop(book);
+                self.wake_background();
+                book = self.book.lock();
+                continue;
             }
             if matches!(self.host, Host::Caller) {
                 drop(book);

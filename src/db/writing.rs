@@ -7,7 +7,7 @@ use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::db::board::{JobKind, is_lasting};
 use crate::db::ends::{Phase, is_mendable, writing_is_off};
-use crate::db::state::{Core, Counters, Generation, Host, Leader};
+use crate::db::state::{Core, Generation, Host, Leader};
 use crate::format::batch::Batch;
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
@@ -314,9 +314,9 @@ impl Core {
 
     fn stall(&self, wait: impl FnOnce() -> Result<()>) -> Result<()> {
         let began = self.directory.now();
-        Counters::add(&self.counters.stalls, 1);
+        self.counters.stalls.add(1);
         let result = wait();
-        Counters::add(&self.counters.stall_nanos, self.directory.now().saturating_sub(began));
+        self.counters.stall_nanos.add(self.directory.now().saturating_sub(began));
         result
     }
 

@@ -11,10 +11,11 @@
 //! [`Live::count_steps`]: crate::version::levels::Live::count_steps
 //! [`Memtable::count_steps`]: crate::memtable::Memtable::count_steps
 
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::yield_point;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// What stepping over one entry costs, in bytes that a merge rewrites in the same time: a step takes 0.05 to 0.1 µs, and
 /// a merge about 3 ns a byte. A reader waits for its steps and for no merge, so they count a little more than that.

@@ -125,6 +125,7 @@ macro_rules! integer {
     };
 }
 
+integer!(AtomicU8, u8, "A code that threads decide by.");
 integer!(AtomicU64, u64, "A number that threads decide by.");
 integer!(AtomicI64, i64, "A signed number that threads decide by.");
 integer!(AtomicUsize, usize, "A count in memory that threads decide by.");

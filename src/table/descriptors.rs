@@ -19,12 +19,13 @@
 //! in a file, nor whether it is still the right one: that is the table's to check after each opening.
 
 use crate::base::error::{ErrorKind, Result};
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Mutex, process_id};
 use crate::vfs::{ReadFile, Vfs};
 use arc_swap::ArcSwapOption;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 /// The open files of the tables that share it.

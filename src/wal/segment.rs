@@ -7,10 +7,11 @@
 
 use crate::base::error::Result;
 use crate::base::ids::FileNumber;
+use crate::sync::atomic::AtomicU64;
 use crate::vfs::Vfs;
 use crate::vfs::final_sync::FinalSync;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 /// A segment that may still grow.
 #[derive(Debug)]
@@ -77,8 +78,11 @@ impl Segment {
 
     /// Runs the writer's own sync of its first `len` bytes.
     pub(in crate::wal) fn sync(&self, len: u64, sync: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.syncs.run(sync)?;
-        self.synced_len.fetch_max(len, Ordering::Relaxed);
-        Ok(())
+        self.syncs.run(|| {
+            sync()?;
+            // Before the next sync's turn: a write-back that still saw unsynced bytes would sync a file that may be gone.
+            self.synced_len.fetch_max(len, Ordering::Relaxed);
+            Ok(())
+        })
     }
 }

@@ -99,15 +99,13 @@ impl<'a> Damaged<'a> {
         let (_, right) = Reading { disk: &copy, failures_before: 0 }.read_all(&undamaged, count)?;
         drop(undamaged);
         let path = name.path(Path::new(DIRECTORY));
-        let is_proven = files
-            .iter()
-            .any(|file| FileName::parse(&file.name) == Some(name) && is_proven(file, name, &damage));
         let is_changed = copy
             .damage(&path, &damage)
             .map_err(|error| violation("world", format!("{damage} of {name} cannot be done: {error:?}")))?;
         if !is_changed {
             return Ok(None);
         }
+        let is_proven = is_proven(&files, &copy.files_in(Path::new(DIRECTORY)), name);
         let keyspace = OnDisk::read(files).ok().flatten().and_then(|on_disk| {
             let ids = 0..u32::try_from(count).expect("a few");
             let holds = |id: &u32| on_disk.tables(*id).any(|(_, meta)| FileName::Table(meta.number) == name);
@@ -246,17 +244,22 @@ impl<'a> Damaged<'a> {
     }
 }
 
-/// Tells whether the frames of a log that damage leaves alone prove that what it changes was durable.
-fn is_proven(file: &SeenFile, name: FileName, damage: &Damage) -> bool {
+/// Tells whether frames of a log behind everything that damage changed prove that it was durable.
+fn is_proven(before: &[SeenFile], after: &[SeenFile], name: FileName) -> bool {
     let (FileName::Wal(number) | FileName::Manifest(number)) = name else { return false };
-    let (start, end) = match *damage {
-        Damage::Flip { at, .. } => (at, at + 1),
-        Damage::Zero { start, len } | Damage::Copied { start, len, .. } => (start, start + len),
-        Damage::Stale { .. } | Damage::Former | Damage::Cut { .. } | Damage::Lengthened { .. } => {
-            return false;
-        }
-    };
-    on_disk::proven_len(file, number, end).is_ok_and(|proven_len| start < proven_len)
+    let find =
+        |files: &[SeenFile]| files.iter().find(|file| FileName::parse(&file.name) == Some(name)).cloned();
+    let (Some(before), Some(after)) = (find(before), find(after)) else { return false };
+    if before.len != after.len || before.bytes.len() != after.bytes.len() {
+        return false;
+    }
+    let is_changed = |at: &usize| before.bytes[*at] != after.bytes[*at];
+    let first = (0..before.bytes.len()).find(is_changed);
+    let last = (0..before.bytes.len()).rfind(is_changed);
+    first.zip(last).is_some_and(|(first, last)| {
+        let proven_len = on_disk::proven_len(&before, number, last as u64 + 1);
+        proven_len.is_ok_and(|proven_len| (first as u64) < proven_len)
+    })
 }
 
 /// Draws what happens to a file, and where: anywhere, at its beginning, at its end, or at the end of what was written.
