@@ -37,6 +37,8 @@
 //! It does not load blocks, and it does not forget a file that was removed: keys are never reused, so its
 //! blocks just grow old.
 
+#![allow(clippy::disallowed_types, reason = "a lookup reads eight tags, and may miss at any moment")]
+
 use crate::sync::process_id;
 use arc_swap::{ArcSwapOption, Guard};
 use std::fmt;

@@ -1,6 +1,7 @@
 //! What a call costs follows what it changes, not how much lies beside it. Work is counted, in comparisons and in bytes
 //! that are allocated: how long it takes says little on a busy machine.
 
+#![allow(clippy::disallowed_types, reason = "the test counts what other threads do")]
 #[allow(dead_code, reason = "what the tests of other files need")]
 mod common;
 

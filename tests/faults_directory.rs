@@ -570,7 +570,7 @@ fn threads_that_waited_at_a_fork_do_not_disturb_those_of_the_child() {
                 let others = elsewhere.gather(elsewhere_count);
                 here.let_go(here.gather(COUNT));
                 elsewhere.let_go(others);
-                said_of(real(place.join("db")).open().and_then(|db| db.close()))
+                said_of(real(place.join("db")).open().and_then(Db::close))
             });
             let said = line.hear();
             assert_eq!(said.as_deref(), Some("done"), "threads of a forked child");

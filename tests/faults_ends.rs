@@ -1,5 +1,7 @@
 //! How a database ends: closing, by whom and how often ever, and waits that nobody would end.
 
+#![allow(clippy::disallowed_types, reason = "the test counts what other threads do")]
+
 mod common;
 #[path = "common/hooked.rs"]
 mod hooked;

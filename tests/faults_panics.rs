@@ -1,5 +1,6 @@
 //! A panic, in the engine's code or the caller's, is contained where it happened and told to whoever waits.
 #![allow(clippy::disallowed_methods, reason = "the comparator asks which thread it runs on")]
+#![allow(clippy::disallowed_types, reason = "the test counts what other threads do")]
 
 mod common;
 #[path = "common/hooked.rs"]

@@ -1,4 +1,5 @@
 //! Many databases in one process: one cache, one set of threads, few descriptors; and figures that say what it all takes.
+#![allow(clippy::disallowed_types, reason = "the test counts what other threads do")]
 #![allow(
     clippy::disallowed_methods,
     reason = "the tests look at what the system counts, and at what files take on the real disk"

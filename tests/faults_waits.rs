@@ -1,5 +1,6 @@
 //! Waiting: for one's own work, beside others, and no longer than was promised; merges that are never forgotten.
 #![allow(clippy::disallowed_methods, reason = "the tests watch real threads for a while")]
+#![allow(clippy::disallowed_types, reason = "the test counts what other threads do")]
 
 mod common;
 #[path = "common/faulty.rs"]

@@ -1,6 +1,7 @@
 //! Space comes back: what is deleted, overwritten, or kept for a snapshot that is gone does not stay on the disk, and
 //! what `compact_range` promises holds whatever runs beside it.
 
+#![allow(clippy::disallowed_types, reason = "the test counts what other threads do")]
 mod common;
 
 use common::{contents, tiny};

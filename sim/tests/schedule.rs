@@ -1,5 +1,7 @@
 //! What the scheduler promises to code written against `tinylsm::sync`, and what it finds.
 
+#![allow(clippy::disallowed_types, reason = "the test counts what other threads do")]
+
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

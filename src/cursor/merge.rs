@@ -324,9 +324,10 @@ mod tests {
     use crate::base::error::{Error, ErrorKind};
     use crate::base::key::{Kind, Tag};
     use crate::base::seq::SeqNum;
+    use crate::sync::atomic::AtomicUsize;
     use proptest::prelude::*;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
+    use std::sync::atomic::Ordering as Atomic;
 
     type Entry = (Vec<u8>, Tag);
 

@@ -12,6 +12,8 @@
 //! end, the next filter is put beside the ones before, eight times as large, and takes the keys that come; a reader asks
 //! them all.
 
+#![allow(clippy::disallowed_types, reason = "bits are set before what they stand for can be seen")]
+
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -22,18 +22,18 @@ use crate::base::slice::Slice;
 use crate::memtable::arena::{Arena, NODE_LEN_BYTES, charge_of};
 use crate::memtable::entry::{ByteOrder, CustomOrder, Entry, Probe, Wanted};
 use crate::memtable::filter::MemtableFilter;
+use crate::sync::atomic::Counter;
 use crossbeam_skiplist::SkipSet;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Sorted entries in memory.
 pub struct Memtable {
     list: List,
     filter: MemtableFilter,
-    len_bytes: AtomicU64,
-    count: AtomicU64,
+    len_bytes: Counter,
+    count: Counter,
     /// Entries that readers stepped over because of an entry in here.
-    steps_count: AtomicU64,
+    steps_count: Counter,
 }
 
 enum List {
@@ -51,9 +51,9 @@ impl Memtable {
         Memtable {
             list,
             filter: MemtableFilter::new(expected_bytes),
-            len_bytes: AtomicU64::new(0),
-            count: AtomicU64::new(0),
-            steps_count: AtomicU64::new(0),
+            len_bytes: Counter::new(0),
+            count: Counter::new(0),
+            steps_count: Counter::new(0),
         }
     }
 
@@ -73,8 +73,8 @@ impl Memtable {
                 set.insert(Entry::new(key, bytes, CustomOrder(order.clone())));
             }
         }
-        self.len_bytes.fetch_add(charge_of(key.user_key, value), Ordering::Relaxed);
-        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        self.len_bytes.add(charge_of(key.user_key, value));
+        let count = self.count.add(1) + 1;
         if self.filter.is_outgrown(count) {
             self.grow_filter();
         }
@@ -125,7 +125,7 @@ impl Memtable {
 
     /// Returns about how much memory the entries take, in bytes.
     pub fn len_bytes(&self) -> u64 {
-        self.len_bytes.load(Ordering::Relaxed)
+        self.len_bytes.get()
     }
 
     /// Returns about how many bytes a table of the entries takes, without compression; none for no entry.
@@ -140,17 +140,17 @@ impl Memtable {
 
     /// Returns how many entries there are.
     pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+        self.count.get()
     }
 
     /// Counts entries that a reader had to step over because of an entry in here; returns how many there were before.
     pub fn count_steps(&self, count: u64) -> u64 {
-        self.steps_count.fetch_add(count, Ordering::Relaxed)
+        self.steps_count.add(count)
     }
 
     /// Returns how many entries readers have stepped over because of an entry in here.
     pub fn steps_count(&self) -> u64 {
-        self.steps_count.load(Ordering::Relaxed)
+        self.steps_count.get()
     }
 
     /// Tells whether there is no entry.

@@ -1,8 +1,10 @@
 use super::*;
 use crate::base::comparator::ReverseBytewise;
 use crate::base::key::Kind;
+use crate::sync::atomic::AtomicU64;
 use proptest::prelude::*;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 fn insert(memtable: &Memtable, key: &[u8], seq: u64, value: &[u8]) {
     let tag = Tag::new(SeqNum::new(seq), Kind::Put);

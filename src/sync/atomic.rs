@@ -5,9 +5,13 @@
 //! can put another thread there, and nobody has to remember a yield point. Orderings are passed through; a simulation
 //! runs one thread at a time and sees no reordering.
 //!
-//! [`Counter`] is for figures that nobody decides by: its accesses are no scheduling points.
+//! [`Counter`] is for figures of which any recent value serves: its accesses are no scheduling points. Everything else that
+//! the engine's threads share is here or behind a lock (clippy bans the standard library's), but for two: the block
+//! cache, which may miss at any moment, and the memtable's filter, whose bits are set before what they stand for can be seen.
 //!
 //! An access may suspend. It must not happen while a lock that is not of this module's crate is held.
+
+#![allow(clippy::disallowed_types, reason = "here is where the engine's atomics come from")]
 
 use crate::sync::yield_point;
 use std::sync::atomic::{self, Ordering};
@@ -139,7 +143,7 @@ fn written<T>(write: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A figure that is told and never decided by. Its accesses are no scheduling points.
+/// A figure of which any recent value serves. Its accesses are no scheduling points.
 #[derive(Debug, Default)]
 pub struct Counter(atomic::AtomicU64);
 
@@ -149,10 +153,10 @@ impl Counter {
         Counter(atomic::AtomicU64::new(count))
     }
 
-    /// Counts so many more.
+    /// Counts so many more; returns how many there were.
     #[inline]
-    pub fn add(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
+    pub fn add(&self, count: u64) -> u64 {
+        self.0.fetch_add(count, Ordering::Relaxed)
     }
 
     /// Sets the count.

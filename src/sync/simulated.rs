@@ -11,6 +11,8 @@
 //! Ids of locks and conditions are given at their first use inside a run, in an order that the schedule
 //! decides, so that they are the same in every run of one seed.
 
+#![allow(clippy::disallowed_types, reason = "beneath the scheduler")]
+
 use crate::sync::host::{End, Host, WaitKey, Waiters, Wake, current};
 use crate::sync::plain;
 use std::ops::{Deref, DerefMut};

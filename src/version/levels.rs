@@ -7,12 +7,12 @@ use crate::base::comparator::KeyOrder;
 use crate::base::ids::FileNumber;
 use crate::base::limits::{CATALOG_ENTRY_LEN_BYTES, LEVELS_COUNT};
 use crate::mvcc::retain::Kept;
+use crate::sync::atomic::Counter;
 use crate::version::edit::TableMeta;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering as Atomic};
 
 /// A table of a version, with whatever handle reads it.
 #[derive(Debug)]
@@ -25,24 +25,24 @@ pub struct Live<T> {
     /// the database was opened.
     pub kept: Option<Kept>,
     /// Entries that readers stepped over because of an entry in this table.
-    steps_count: AtomicU64,
+    steps_count: Counter,
 }
 
 impl<T> Live<T> {
     /// Makes a table of a version.
     pub fn new(meta: Arc<TableMeta>, table: T, kept: Option<Kept>) -> Live<T> {
-        Live { meta, table, kept, steps_count: AtomicU64::new(0) }
+        Live { meta, table, kept, steps_count: Counter::new(0) }
     }
 
     /// Counts entries that a reader had to step over because of an entry in this table; returns how many there were
     /// before.
     pub fn count_steps(&self, count: u64) -> u64 {
-        self.steps_count.fetch_add(count, Atomic::Relaxed)
+        self.steps_count.add(count)
     }
 
     /// Returns how many entries readers have stepped over because of an entry in this table.
     pub fn steps_count(&self) -> u64 {
-        self.steps_count.load(Atomic::Relaxed)
+        self.steps_count.get()
     }
 }
 

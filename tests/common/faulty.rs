@@ -1,5 +1,6 @@
 //! A disk in memory that can be full and whose calls can fail.
 #![allow(dead_code, reason = "each file of tests needs a part of it")]
+#![allow(clippy::disallowed_types, reason = "the test counts what other threads do")]
 
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};

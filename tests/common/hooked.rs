@@ -4,6 +4,7 @@
 //! begun after it, is noted in [`HookedVfs::late_calls`]. Give each incarnation a disk of its own over the same
 //! inner one, so that its calls are told from those of the next.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::disallowed_types, reason = "the test counts what other threads do")]
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;

@@ -3,6 +3,8 @@
 //! An operation begins with a scheduling point and the time it takes, draws whether it fails, changes the volume, and
 //! ends by telling the observer and counting towards the power cut. A rate of zero draws nothing.
 
+#![allow(clippy::disallowed_types, reason = "beneath the scheduler, whose own threads do not interleave")]
+
 use crate::disk::Aim;
 use crate::disk::crash;
 use crate::disk::descriptors::DescriptorTable;

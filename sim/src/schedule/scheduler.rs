@@ -7,6 +7,8 @@
 //! After a failure the threads that are left are unwound, youngest first, with the trace frozen. A thread
 //! that would have to wait while it unwinds is leaked instead, and counted.
 
+#![allow(clippy::disallowed_types, reason = "beneath the scheduler, whose own threads do not interleave")]
+
 use crate::coroutine::{self, Ended, Fiber, Paused, Resume};
 use crate::schedule::failure::Failure;
 use crate::schedule::panics;

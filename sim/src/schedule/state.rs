@@ -7,6 +7,8 @@
 //! Ids of locks and conditions are `nonce << 32 | index + 1`. The nonce tells worlds apart when an object
 //! outlives one; it differs from run to run and therefore goes into no hash and no text.
 
+#![allow(clippy::disallowed_types, reason = "beneath the scheduler, whose own threads do not interleave")]
+
 use crate::schedule::failure::{WaitGraph, WaitingThread};
 use crate::schedule::strategy::{Decision, Strategy, ThreadId, View};
 use crate::tape::{Label, Tape};

@@ -6,6 +6,8 @@
 //! operation is passed on and judged when its effect is there; only a table that somebody still reads may be opened at
 //! any time, since no other file ever gets its number. File numbers are judged too: none is given out twice.
 
+#![allow(clippy::disallowed_types, reason = "beneath the scheduler, whose own threads do not interleave")]
+
 use crate::disk::SimDisk;
 use crate::schedule;
 use crate::world::judge::{Context, Judge};

@@ -3,9 +3,10 @@ use crate::base::comparator::{KeyOrder, ReverseBytewise};
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::memtable::arena::Arena;
+use crate::sync::atomic::AtomicU64;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering as Atomic};
+use std::sync::atomic::Ordering as Atomic;
 
 /// A tree of memtables with the versions of each key: by number, a value or none.
 struct Stage {
