@@ -53,7 +53,7 @@ use std::time::Duration;
 use tinylsm::sync::host::{self, End, Host, WaitKey};
 
 /// Steps after which a world counts as stuck, unless [`Options::steps_max`] says otherwise.
-const STEPS_MAX: u64 = 5_000_000;
+const STEPS_MAX: u64 = 20_000_000;
 
 /// How a world is run. What is not said here, the tape decides.
 #[derive(Clone, Debug)]

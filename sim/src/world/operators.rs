@@ -53,7 +53,9 @@ impl Story {
     fn fork(&mut self, db: &Db) -> Result<(), Violation> {
         self.reach("forked");
         let (child_db, keyspace) = (db.clone(), db.default_keyspace().clone());
-        let snapshot = db.snapshot();
+        // A fork copies handles; here parent and child share them, and the parent's is to be the last.
+        let parents = db.snapshot();
+        let snapshot = parents.clone();
         let fault = |error: Error| violation("forked child", format!("before it, a scan gives {error:?}"));
         let mut iter = keyspace.iter().map_err(fault)?;
         let answers: Arc<Mutex<Vec<Answer>>> = Arc::default();
@@ -88,6 +90,7 @@ impl Story {
         if !child.join() {
             return Err(violation("forked child", "it panicked".to_owned()));
         }
+        drop(parents);
         for (call, answer) in answers.lock().iter() {
             if answer.is_ok() {
                 return Err(violation("forked child", format!("{call} is no error")));
