@@ -62,3 +62,13 @@ fn no_clock_entropy_or_thread_call_escapes() {
         assert_eq!(inside.2, None, "seed {seed}");
     }
 }
+
+/// Whether a run's trace is kept changes nothing about the run.
+#[test]
+fn a_run_is_the_same_with_its_trace_kept() {
+    for seed in 0..12 {
+        let profile = Profile::ALL[usize::try_from(seed % 3).expect("below 3")];
+        let hash = |keep| run(seed, profile, keep).hash;
+        assert_eq!(hash(Keep::Nothing), hash(Keep::Everything), "seed {seed} of {profile:?}");
+    }
+}

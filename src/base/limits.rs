@@ -99,6 +99,22 @@ pub const fn reserve_len_min(memtable_bytes: usize) -> u64 {
     if part < RESERVE_LEN_BYTES_MIN { part } else { RESERVE_LEN_BYTES_MIN }
 }
 
+/// What the smallest table takes on a disk, which gives files whole blocks; less where memtables are so small that it would
+/// be most of what there is.
+pub const fn table_room_len_bytes(memtable_bytes: usize) -> u64 {
+    let part = memtable_bytes as u64 / 64;
+    if part < TABLE_OVERHEAD_LEN_BYTES {
+        TABLE_OVERHEAD_LEN_BYTES
+    } else if part < DISK_BLOCK_LEN_BYTES {
+        part
+    } else {
+        DISK_BLOCK_LEN_BYTES
+    }
+}
+
+/// What a file system gives a file at least, and whole numbers of.
+const DISK_BLOCK_LEN_BYTES: u64 = 4 << 10;
+
 /// About what a table takes besides its entries: filter, properties, footer.
 pub const TABLE_OVERHEAD_LEN_BYTES: u64 = 1 << 10;
 

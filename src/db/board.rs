@@ -287,6 +287,12 @@ impl Board {
         }
     }
 
+    /// Returns what holds a kind of job back at `now`, so that it is not tried again yet.
+    pub(crate) fn pausing(&self, kind: JobKind, now: u64) -> Option<&Error> {
+        let trouble = self.troubles.get(&kind).filter(|trouble| trouble.retry_at > now);
+        trouble.map(|trouble| &trouble.error)
+    }
+
     /// Returns how many jobs were claimed so far.
     pub(crate) fn claims_count(&self) -> u64 {
         self.claims_count

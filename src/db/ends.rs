@@ -252,7 +252,9 @@ impl Ends {
 /// Makes of the failure that turned writing off what a later write gets.
 pub(crate) fn writing_is_off(cause: &Error) -> Error {
     if is_mendable(cause) {
-        let message = format!("no write is taken until there is room and Db::resume was called: {cause}");
+        let lacking =
+            if cause.kind() == ErrorKind::Exhausted { "there are descriptors" } else { "there is room" };
+        let message = format!("no write is taken until {lacking} and Db::resume was called: {cause}");
         return cause.clone().wrap(ErrorKind::ReadOnly, message);
     }
     let message = format!("the database is read-only until it is reopened, since a write failed: {cause}");

@@ -530,20 +530,23 @@ impl Core {
         changes.push(Change::TimeHighWater(self.expiry_time()));
         // A comparator may panic here, and must not where something has changed already. Tables change only under the
         // manifest's lock, so this stays right.
-        let state = self.view.pin_state();
-        let mut merged: BTreeMap<KeyspaceId, Arc<Tables>> = BTreeMap::new();
-        for (id, live) in added {
-            let tree = &state.keyspace(*id).tree;
-            let tables = merged.get(id).unwrap_or(&tree.tables);
-            let tables = Arc::new(tables.with(&[], vec![(0, Arc::clone(live))], &tree.order));
-            merged.insert(*id, tables);
-        }
-        self.install_in_any_phase(&mut manifest, changes).inspect_err(|_| {
-            self.discard_if_refused(
-                &manifest,
-                added.iter().map(|(_, live)| FileName::Table(live.meta.number)),
-            );
-        })?;
+        let with_added = || {
+            let state = self.view.pin_state();
+            let mut merged: BTreeMap<KeyspaceId, Arc<Tables>> = BTreeMap::new();
+            for (id, live) in added {
+                let tree = &state.keyspace(*id).tree;
+                let tables = merged.get(id).unwrap_or(&tree.tables);
+                let tables = Arc::new(tables.with(&[], vec![(0, Arc::clone(live))], &tree.order));
+                merged.insert(*id, tables);
+            }
+            Ok(merged)
+        };
+        let merged = contain("installing a flush", with_added)
+            .and_then(|merged| self.install_in_any_phase(&mut manifest, changes).map(|()| merged))
+            .inspect_err(|_| {
+                let created = added.iter().map(|(_, live)| FileName::Table(live.meta.number));
+                self.discard_if_refused(&manifest, created);
+            })?;
         let mut book = self.book.lock();
         book.sealed.pop_front();
         book.files.drop_segments_before(wal_first);
@@ -606,16 +609,18 @@ impl Core {
         };
         let mut manifest = self.manifest.lock();
         // As in a flush: nothing may panic once the edit is installed.
-        let tables = {
+        let with_outputs = || {
             let state = self.view.pin_state();
             let tree = &state.keyspace(id).tree;
             let added = outputs.into_iter().map(|live| (plan.target, live)).collect();
-            Arc::new(tree.tables.with(&removed, added, &tree.order))
+            Ok(Arc::new(tree.tables.with(&removed, added, &tree.order)))
         };
-        self.install(&mut manifest, changes).inspect_err(|_| {
-            let created = written.iter().map(|number| FileName::Table(*number));
-            self.discard_if_refused(&manifest, created);
-        })?;
+        let tables = contain("installing a merge", with_outputs)
+            .and_then(|tables| self.install(&mut manifest, changes).map(|()| tables))
+            .inspect_err(|_| {
+                let created = written.iter().map(|number| FileName::Table(*number));
+                self.discard_if_refused(&manifest, created);
+            })?;
         if plan.level == 0 {
             keyspace.waste.forget();
         }
@@ -635,22 +640,30 @@ impl Core {
         // Stated once for all of them; where that fails, those whose numbers are stated already still go.
         let stated = names.keys().filter_map(FileName::number).max().map(|last| self.state_number(last));
         let mut result = stated.unwrap_or(Ok(()));
-        let mut left = Vec::new();
+        let (mut left, mut has_made_room) = (Vec::new(), false);
         for (name, len) in names {
             if name.number().is_some_and(|number| !self.is_stated(number)) {
                 // What a full disk did not let be created needs no removal.
                 if !self.is_absent(*name) {
                     left.push((*name, *len));
                 }
-            } else if let Err(error) = self.remove(*name) {
-                left.push((*name, *len));
-                result = Err(error);
+                continue;
+            }
+            match self.remove(*name) {
+                // A failed attempt to make a reserve is removed here too, and must not lead to the next one at once.
+                Ok(()) => has_made_room |= !matches!(name, FileName::Temporary(_)),
+                Err(error) => {
+                    left.push((*name, *len));
+                    result = Err(error);
+                }
             }
         }
         let mut book = self.book.lock();
         left.into_iter().for_each(|(name, len)| book.files.discard(name, len));
         drop(book);
-        self.reserve.try_now();
+        if has_made_room {
+            self.reserve.try_now();
+        }
         result
     }
 

@@ -523,7 +523,7 @@ impl Opening {
             core.ends.open(Step::OpenReadOnly);
             return Ok(core);
         }
-        core.adopt_reserve(has_reserve);
+        core.adopt_reserve(has_reserve)?;
         let established = core.establish(&mut core.writing.leader.lock());
         match &established {
             Ok(()) => {}

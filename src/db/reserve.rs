@@ -8,8 +8,8 @@
 //!
 //! How large it is:
 //!
-//! - room for a manifest, which the next opening or a mended log may have to begin, and for two of the smallest tables in
-//!   each keyspace;
+//! - room for a manifest, which the next opening or a mended log may have to begin, for what that opening writes again of
+//!   the log, and for two of the smallest tables in each keyspace;
 //! - and a part of what the tables take, for merges; or as much as the largest generation of memtables, if that is
 //!   more, since nothing is freed before it is flushed, and a flush frees its log only at its end.
 //!
@@ -23,6 +23,7 @@ use crate::base::limits;
 use crate::db::board::JobKind;
 use crate::db::state::{Book, Core};
 use crate::format::names::FileName;
+use crate::memtable::Memtable;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::vfs::Vfs;
 use std::path::PathBuf;
@@ -83,6 +84,10 @@ impl Reserve {
         seal_at_bytes > 0 && active_bytes >= seal_at_bytes
     }
 
+    fn seals_early(&self) -> bool {
+        self.seal_at_bytes.load(Ordering::Relaxed) > 0
+    }
+
     /// Tells whether it was used and is not back yet: the disk is full, and only what shrinks the database may write.
     pub(crate) fn is_spent(&self) -> bool {
         self.is_spent.load(Ordering::Relaxed)
@@ -108,7 +113,9 @@ impl Core {
         // Half of the least is left to the deletes that come before the flush.
         let flush_bytes = self.unflushed_bytes(book) + min / 2;
         // However few they are, deletes become a table in each keyspace that has any, and a merge makes another.
-        let fixed = 2 * state.filled_count() * limits::TABLE_OVERHEAD_LEN_BYTES + self.manifest_bytes();
+        let tables = 2 * state.filled_count() * limits::table_room_len_bytes(self.options.memtable_bytes);
+        // What no sync has covered is written again by an opening.
+        let fixed = tables + self.manifest_bytes() + 2 * self.write_back_len();
         let bounded = |bytes: u64| (bytes + fixed).min(max.max(min));
         Target {
             wanted_bytes: bounded(part.max(flush_bytes + flush_bytes / 4)),
@@ -118,11 +125,14 @@ impl Core {
 
     /// Returns about how many bytes the tables of the largest generation of memtables will take.
     fn unflushed_bytes(&self, book: &Book) -> u64 {
-        let sealed = book.sealed.iter().map(|(_, generation)| {
-            generation.memtables.iter().map(|(_, memtable)| memtable.table_len_bytes()).sum()
-        });
+        let block = limits::table_room_len_bytes(self.options.memtable_bytes);
+        let len_of = |memtable: &Memtable| memtable.table_len_bytes().next_multiple_of(block);
+        let sealed = book
+            .sealed
+            .iter()
+            .map(|(_, generation)| generation.memtables.iter().map(|(_, memtable)| len_of(memtable)).sum());
         let state = self.view.state();
-        let active = state.keyspaces().map(|keyspace| keyspace.tree.active.table_len_bytes()).sum();
+        let active = state.keyspaces().map(|keyspace| len_of(&keyspace.tree.active)).sum();
         sealed.fold(active, u64::max)
     }
 
@@ -138,7 +148,7 @@ impl Core {
     /// Tells whether the reserve should be made, or made larger; or smaller, if nothing else goes on.
     pub(crate) fn is_reserve_due(&self, book: &mut Book, now: u64) -> bool {
         let (target, held) = (self.reserve_target(book), self.reserve.held_bytes());
-        if held < target.least_bytes {
+        if held < target.least_bytes || self.reserve.seals_early() {
             return now >= self.reserve.try_at.load(Ordering::Relaxed);
         }
         let is_too_large = held > target.wanted_bytes + target.wanted_bytes / 8;
@@ -156,9 +166,19 @@ impl Core {
     /// # Errors
     /// `NoSpace` while there is not, if it was spent; what the disk meets. Tried again after a pause.
     pub(crate) fn run_reserve(&self) -> Result<()> {
-        let target = self.reserve_target(&self.book.lock()).wanted_bytes;
+        let Target { wanted_bytes: target, least_bytes } = self.reserve_target(&self.book.lock());
         let held = self.reserve.held_bytes();
         let available = self.directory.available_space(self.directory.path())?;
+        if held >= least_bytes && self.reserve.seals_early() {
+            // It serves memtables that are sealed early. Larger ones may come once there is room for what they need.
+            let grown = target.saturating_add(self.options.memtable_bytes as u64);
+            if available.saturating_add(held) >= grown.saturating_mul(2) {
+                self.reserve.seal_at_bytes.store(0, Ordering::Relaxed);
+            } else {
+                self.reserve.try_at.store(self.try_again_at(), Ordering::Relaxed);
+            }
+            return Ok(());
+        }
         // The old one stays until the new one is there: whoever fills the disk meanwhile must not get its room.
         let has_room = available >= target && available.saturating_add(held) >= target.saturating_mul(2);
         if held > target && !has_room {
@@ -225,11 +245,11 @@ impl Core {
     }
 
     fn remove_reserve(&self) -> Result<()> {
-        self.reserve.held_bytes.store(0, Ordering::Relaxed);
         match self.directory.remove_file(&self.reserve_path()) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => self.reserve.held_bytes.store(0, Ordering::Relaxed),
         }
+        Ok(())
     }
 
     /// Returns how many bytes the tables of a merge may take, if the disk is short of them: what is left by then is
@@ -259,26 +279,37 @@ impl Core {
         }
         book.board.claim(JobKind::Reserve);
         drop(book);
-        let spent = contain("spending the reserve", || {
-            self.reserve.is_spent.store(true, Ordering::Relaxed);
-            self.remove_reserve()
-        });
+        // Puts are refused before they could take the room. Where none is wanted any more, there is none to come back.
+        let is_wanted = self.options.reserve_bytes_max > 0;
+        self.reserve.is_spent.store(is_wanted, Ordering::Relaxed);
+        let spent = contain("spending the reserve", || self.remove_reserve());
+        if spent.is_err() {
+            self.reserve.is_spent.store(false, Ordering::Relaxed);
+        }
+        self.reserve.try_now();
         self.book.lock().board.give_back(JobKind::Reserve);
         self.changed.notify_all();
         spent.is_ok()
     }
 
     /// Takes over the reserve that an earlier life left.
-    pub(crate) fn adopt_reserve(&self, is_there: bool) {
+    ///
+    /// # Errors
+    /// `Io`, `Exhausted`: it cannot be looked at. Without a look it could neither be used nor be made anew on a full disk.
+    pub(crate) fn adopt_reserve(&self, is_there: bool) -> Result<()> {
         if !is_there {
-            return;
+            return Ok(());
         }
-        // One that cannot be looked at counts as none, and is made anew.
-        let len = self.directory.metadata(&self.reserve_path()).map_or(0, |metadata| metadata.len);
-        if len == 0 {
-            // A power cut took what was allocated. One that cannot be removed goes when the next is made.
+        let len = match self.directory.metadata(&self.reserve_path()) {
+            Ok(metadata) => metadata.len,
+            Err(error) if error.kind() == ErrorKind::NotFound => 0,
+            Err(error) => return Err(error),
+        };
+        self.reserve.held_bytes.store(len, Ordering::Relaxed);
+        if len == 0 || self.options.reserve_bytes_max == 0 {
+            // A power cut took what was allocated, or nobody wants it. One that cannot be removed goes later.
             drop(self.remove_reserve());
         }
-        self.reserve.held_bytes.store(len, Ordering::Relaxed);
+        Ok(())
     }
 }

@@ -10,14 +10,14 @@
 //!
 //! Syncs of the directory and of the open segment have locks of their own ([`crate::vfs::final_sync`]), taken last.
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::db::board::Board;
 use crate::db::directory::Directory;
-use crate::db::ends::Ends;
+use crate::db::ends::{Ends, is_mendable};
 use crate::db::files::FileLife;
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
 use crate::db::reserve::Reserve;
@@ -575,7 +575,7 @@ impl Core {
         let refused = |failure| match failure {
             // The manifest is as good as before, and so is the database.
             Failure::NotInstalled(error) => error,
-            Failure::InDoubt(error) => self.fail(&error),
+            Failure::InDoubt(error) => self.fail(&in_doubt(error)),
         };
         if manifest.is_oversized(changes) {
             return self.roll(manifest, changes).map_err(refused);
@@ -596,7 +596,7 @@ impl Core {
                     self.check_directory();
                 }
                 // The edit itself is installed; only the next one will be refused.
-                Err(Failure::InDoubt(error)) => drop(self.fail(&error)),
+                Err(Failure::InDoubt(error)) => drop(self.fail(&in_doubt(error))),
             }
         }
         Ok(())
@@ -664,4 +664,13 @@ impl Core {
             drop(self.fail(&error));
         }
     }
+}
+
+/// Makes a failure that leaves the manifest in doubt one that no room on the disk mends.
+fn in_doubt(error: Error) -> Error {
+    if !is_mendable(&error) {
+        return error;
+    }
+    let message = format!("what the manifest says is in doubt: {error}");
+    error.wrap(ErrorKind::Io, message)
 }

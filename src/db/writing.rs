@@ -54,10 +54,12 @@ impl Core {
         }
         match self.commit_once(request, reach) {
             // Where going on in the reserve's room fails, the attempt may be in the log, as its error says.
-            (request, Err(error)) if error.kind() == ErrorKind::NoSpace => match self.use_reserve() {
-                Ok(true) => self.commit_on_full_disk(request, reach),
-                Ok(false) | Err(_) => Err(error),
-            },
+            (request, Err(error)) if error.kind() == ErrorKind::NoSpace => {
+                match self.use_reserve_for_deletes() {
+                    Ok(true) => self.commit_on_full_disk(request, reach),
+                    Ok(false) | Err(_) => Err(error),
+                }
+            }
             (_, answer) => answer,
         }
     }
@@ -120,7 +122,7 @@ impl Core {
         }
         let is_full = self.ends.phase() == Phase::Failed
             || (self.pace(reach.keyspaces) == Pace::Stop && self.is_a_job_short_of_space());
-        if is_full { self.use_reserve().map(drop) } else { Ok(()) }
+        if is_full { self.use_reserve_for_deletes().map(drop) } else { Ok(()) }
     }
 
     fn is_a_job_short_of_space(&self) -> bool {
@@ -137,7 +139,8 @@ impl Core {
         self.ends.check_process()?;
         let mut leader = self.writing.leader.lock();
         let failure = self.ends.failure();
-        if failure.is_some_and(|error| !is_mendable(&error)) || !self.spend_reserve() {
+        let is_full = |error: &Error| error.kind() == ErrorKind::NoSpace && is_mendable(error);
+        if failure.is_some_and(|error| !is_full(&error)) || !self.spend_reserve() {
             return Ok(false);
         }
         let resumed = self.resume_as_leader(&mut leader);
@@ -147,6 +150,19 @@ impl Core {
         self.book.lock().board.retry_now(|_| true);
         self.wake_background();
         resumed.map(|()| true)
+    }
+
+    /// As [`Core::use_reserve`], for deletes: what is sealed is flushed first into the room that this makes, since its log
+    /// goes with that, and deletes would only take room away from it. Where it does not fit, deletes are what helps.
+    ///
+    /// # Errors
+    /// As `Db::resume`.
+    fn use_reserve_for_deletes(&self) -> Result<bool> {
+        let is_used = self.use_reserve()?;
+        if is_used {
+            drop(self.await_jobs(|kind| kind == JobKind::Flush, |book| book.sealed.is_empty()));
+        }
+        Ok(is_used)
     }
 
     /// Tries again in the room of the reserve what has met a full disk.
@@ -162,10 +178,9 @@ impl Core {
 
     /// Commits a group under leadership, and answers every member.
     fn lead(&self, group: &mut [Writer]) {
-        let led = contain("a commit", || {
-            let mut leader = self.writing.leader.lock();
-            self.commit_as_leader(&mut leader, group)
-        });
+        // Held until a panic has turned writing off: whoever leads next would seal what is half applied.
+        let mut leader = self.writing.leader.lock();
+        let led = contain("a commit", || self.commit_as_leader(&mut leader, group));
         if let Err(error) = led {
             if error.kind() == ErrorKind::Internal {
                 // What was logged may be half applied: nobody sees it, and nothing may follow it.
@@ -360,9 +375,17 @@ impl Core {
         Ok(())
     }
 
-    /// Returns an error if what writers to these keyspaces wait for will not come: merging them meets damage.
+    /// Returns an error if what writers to these keyspaces wait for will not come: merging them meets damage, or flushing
+    /// a full disk.
     fn hopeless(&self, keyspaces: &[KeyspaceId]) -> Option<Error> {
         let book = self.book.lock();
+        if self.pace_of_flushes() == Pace::Stop
+            && let Some(error) = book.board.pausing(JobKind::Flush, self.directory.now())
+            && error.kind() == ErrorKind::NoSpace
+        {
+            let message = format!("writes wait for a flush, which finds no room: {error}");
+            return Some(error.clone().wrap(ErrorKind::NoSpace, message));
+        }
         let mut troubles = keyspaces.iter().filter_map(|id| book.board.trouble(JobKind::Compact(*id)));
         let is_hopeless = troubles.any(is_lasting) && self.pace_of_flushes() != Pace::Stop;
         drop(book);
@@ -413,12 +436,8 @@ impl Core {
     pub(crate) fn resume(&self) -> Result<()> {
         self.ends.check_process()?;
         self.ends.check_open()?;
-        let resumed = contain("resuming", || self.resume_as_leader(&mut self.writing.leader.lock()));
-        if let Err(error) = &resumed
-            && error.kind() == ErrorKind::Internal
-        {
-            drop(self.fail(error));
-        }
+        let resumed = self.resume_as_leader(&mut self.writing.leader.lock());
+        self.reserve.try_now();
         self.book.lock().board.retry_now(|_| true);
         self.wake_background();
         self.changed.notify_all();
@@ -432,19 +451,30 @@ impl Core {
 
     /// Mends what a full disk broke: what opening could not do, and the log, by a new segment behind what the old one holds
     /// for sure. Records that waited in memory go into the new one.
+    ///
+    /// # Errors
+    /// As `Db::resume`. A panic has turned writing off for good.
     fn resume_as_leader(&self, leader: &mut Leader) -> Result<()> {
+        let resumed = contain("resuming", || self.try_to_resume(leader));
+        if let Err(error) = &resumed
+            && error.kind() == ErrorKind::Internal
+        {
+            drop(self.fail(error));
+        }
+        resumed
+    }
+
+    fn try_to_resume(&self, leader: &mut Leader) -> Result<()> {
         // A directory that could not be synced is a final failure, whoever met it.
         self.check_directory();
         let Some(cause) = self.ends.failure() else { return Ok(()) };
         if !is_mendable(&cause) {
             return Err(writing_is_off(&cause));
         }
-        let mended = self.mend(leader).map_err(|error| {
-            let error = self.fail(&error);
+        self.mend(leader).map_err(|error| {
             let message = format!("writing cannot be resumed: {error}");
             error.clone().wrap(error.kind(), message)
-        });
-        mended?;
+        })?;
         if self.ends.resume(&cause) {
             return Ok(());
         }
@@ -464,7 +494,7 @@ impl Core {
         if old.failure().is_none() {
             return Ok(());
         }
-        let predecessor = old.abandon()?;
+        let predecessor = old.abandon().map_err(|error| self.fail(&error))?;
         let mut next = self.open_segment(predecessor)?;
         next.take_over(old);
         old.trim();

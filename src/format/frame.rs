@@ -125,6 +125,12 @@ impl FrameWriter {
         FrameWriter { file, path, number, len: 0, synced_len: 0, failure: None }
     }
 
+    /// Notes that the first `len` bytes were synced by another way: frames from now on say so.
+    pub fn note_synced(&mut self, len: u64) {
+        assert!(len <= self.len, "what is synced was written");
+        self.synced_len = self.synced_len.max(len);
+    }
+
     /// Returns the place of a frame that would begin `ahead` bytes behind the log's end.
     pub fn place(&self, ahead: u64) -> FramePlace {
         FramePlace { number: self.number, offset: self.len + ahead, synced_len: self.synced_len }

@@ -55,6 +55,11 @@ impl Segment {
         self.handed_len.load(Ordering::Relaxed).saturating_sub(self.synced_len.load(Ordering::Relaxed))
     }
 
+    /// Returns how many bytes are synced: whole frames.
+    pub(in crate::wal) fn synced_len(&self) -> u64 {
+        self.synced_len.load(Ordering::Relaxed)
+    }
+
     /// Makes durable what the system has by now, beside the writer. Does nothing if all of it is: such a segment may
     /// be sealed, and its file gone.
     ///

@@ -113,6 +113,8 @@ impl WalWriter {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
+        // What the background has synced is proven by the frames that follow, and not written again at an opening.
+        self.log.note_synced(self.segment.synced_len());
         Ok(Group::new(self))
     }
 

@@ -277,6 +277,17 @@ pub fn events_kept() -> Option<u64> {
     current()?.with_state(|state| state.trace.keeps().then(|| state.trace.events()))
 }
 
+/// Runs `look` in one step of the calling thread: whatever it takes or reads is no scheduling point. It must not wait.
+///
+/// # Panics
+/// If it would have to wait, for a lock that is held or for anything else.
+pub fn look<T>(look: impl FnOnce() -> T) -> T {
+    match current() {
+        Some(scheduler) => scheduler.look(look),
+        None => look(),
+    }
+}
+
 /// Keeps a remark beside the last event, if the trace keeps that; the hash does not change. Never suspends.
 pub fn note(text: impl FnOnce() -> String) {
     if let Some(scheduler) = current() {

@@ -38,6 +38,8 @@ pub(crate) struct Scheduler {
     fresh: RefCell<Vec<Fiber>>,
     /// Threads that were left behind with all they own.
     leaked: Cell<u32>,
+    /// How many looks are under way, one within another: no other thread runs until they end.
+    looks: Cell<u32>,
 }
 
 /// How a world went.
@@ -49,7 +51,12 @@ pub(crate) struct Verdict {
 
 impl Scheduler {
     pub(crate) fn new(state: State) -> Scheduler {
-        Scheduler { state: RefCell::new(state), fresh: RefCell::default(), leaked: Cell::new(0) }
+        Scheduler {
+            state: RefCell::new(state),
+            fresh: RefCell::default(),
+            leaked: Cell::new(0),
+            looks: Cell::new(0),
+        }
     }
 
     /// Lets `read` look at the state.
@@ -194,6 +201,19 @@ impl Scheduler {
         }
     }
 
+    /// Runs `look` in one step: what it does is no scheduling point, and it must not wait.
+    pub(crate) fn look<T>(&self, look: impl FnOnce() -> T) -> T {
+        struct Ended<'a>(&'a Cell<u32>);
+        impl Drop for Ended<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        self.looks.set(self.looks.get() + 1);
+        let _ended = Ended(&self.looks);
+        look()
+    }
+
     /// Keeps a remark beside the last event, if that is kept.
     pub(crate) fn note(&self, text: impl FnOnce() -> String) {
         let wanted = {
@@ -202,7 +222,7 @@ impl Scheduler {
         };
         if wanted {
             // Made before the state is borrowed: it may ask for the time.
-            let text = text();
+            let text = self.look(text);
             let mut state = self.state.borrow_mut();
             let (now_ns, thread) = (state.now_ns, state.current);
             state.trace.keep(now_ns, thread, text);
@@ -245,7 +265,7 @@ impl Host for Scheduler {
 
     fn yield_point(&self, site: &'static str) {
         let Some(thread) = self.running() else { return };
-        if panicking() {
+        if panicking() || self.looks.get() > 0 {
             return;
         }
         let mut state = self.state.borrow_mut();
@@ -268,6 +288,7 @@ impl Host for Scheduler {
     }
 
     fn block(&self, key: WaitKey, timeout: Option<Duration>, at: &'static Location<'static>) -> Wake {
+        assert!(self.looks.get() == 0, "a look at {at} would have to wait");
         self.wait(BlockedOn::Key(key), timeout.map(nanoseconds), at)
     }
 

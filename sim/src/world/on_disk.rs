@@ -1,9 +1,10 @@
 //! What the files of a database say, read behind the engine's back: the catalog, and every entry of every table.
 //!
-//! A look takes no virtual time and draws nothing. It sees what readers of the disk would see at that moment, and so
+//! A look takes no virtual time, draws nothing, and is one step. It sees what readers of the disk would see at that moment, and so
 //! it may be ahead of what the engine has published, never behind it.
 
 use crate::disk::{SeenFile, SimDisk};
+use crate::schedule;
 use crate::world::incarnation::files_of;
 use crate::world::orders::{Fuse, Order};
 use std::collections::BTreeMap;
@@ -30,16 +31,18 @@ const DIRECTORY: &str = "/seen";
 /// # Errors
 /// What the log's reader says.
 pub fn proven_len(file: &SeenFile, number: FileNumber, from: u64) -> Result<u64> {
-    let path = Path::new(DIRECTORY).join(&file.name);
-    let seen = FrozenFile(Arc::new(file.clone()));
-    let mut frames = FrameReader::new(&seen, &path, number)?;
-    let mut proven_len = 0;
-    while let Some(frame) = frames.next_frame()? {
-        if frame.offset >= from {
-            proven_len = frame.synced_len.max(proven_len);
+    schedule::look(|| {
+        let path = Path::new(DIRECTORY).join(&file.name);
+        let seen = FrozenFile(Arc::new(file.clone()));
+        let mut frames = FrameReader::new(&seen, &path, number)?;
+        let mut proven_len = 0;
+        while let Some(frame) = frames.next_frame()? {
+            if frame.offset >= from {
+                proven_len = frame.synced_len.max(proven_len);
+            }
         }
-    }
-    Ok(proven_len)
+        Ok(proven_len)
+    })
 }
 
 /// The files of a database at one moment.
@@ -76,6 +79,10 @@ impl OnDisk {
     /// # Errors
     /// As [`OnDisk::look`].
     pub fn read(files: Vec<SeenFile>) -> Result<Option<OnDisk>> {
+        schedule::look(|| OnDisk::read_now(files))
+    }
+
+    fn read_now(files: Vec<SeenFile>) -> Result<Option<OnDisk>> {
         let frozen = Frozen(files.into_iter().map(|file| (file.name.clone(), Arc::new(file))).collect());
         let directory = Path::new(DIRECTORY);
         let Some(pointer) = pointer::read(&frozen, directory)? else { return Ok(None) };
@@ -95,6 +102,10 @@ impl OnDisk {
     /// # Errors
     /// What the tables' readers say.
     pub fn entries(&self, keyspace: u32, order: Order) -> Result<Vec<Entry>> {
+        schedule::look(|| self.entries_now(keyspace, order))
+    }
+
+    fn entries_now(&self, keyspace: u32, order: Order) -> Result<Vec<Entry>> {
         let cache = Arc::new(Cache::new(0, 0));
         let mut entries = Vec::new();
         for (_, meta) in self.tables(keyspace) {

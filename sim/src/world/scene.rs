@@ -49,7 +49,7 @@ impl Album {
     fn take(&self, disk: &SimDisk, title: impl FnOnce() -> String, tells_crash: bool) {
         let Some(event) = schedule::events_kept() else { return };
         let crash = disk.crash_story().filter(|_| tells_crash).map(ToString::to_string);
-        self.0.lock().push(Scene { event, title: title(), crash, files: files_of(disk) });
+        self.0.lock().push(Scene { event, title: schedule::look(title), crash, files: files_of(disk) });
     }
 
     /// Returns the pictures taken so far.
