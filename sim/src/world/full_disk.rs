@@ -18,7 +18,7 @@ const KEY_PART: usize = 32;
 const FILLING_PUTS_MAX: u64 = 80;
 
 /// What the beginning of a log segment takes.
-const SEGMENT_HEADER_LEN_BYTES: u64 = 64;
+const SEGMENT_HEADER_LEN_BYTES: u64 = 128;
 
 /// More than everything that a run has on its disk.
 const PLENTY_BYTES: u64 = 64 << 20;

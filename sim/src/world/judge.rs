@@ -63,6 +63,8 @@ pub struct Judge {
     pub events: BTreeMap<&'static str, u64>,
     /// The keyspaces.
     pub keyspaces: Vec<KnownKeyspace>,
+    /// How many of them are there for sure, the first of them.
+    pub keyspaces_sure_count: usize,
     /// Keyspaces that clients have asked for; names them apart.
     pub keyspaces_asked_count: u64,
     /// The options that clients got theirs with.

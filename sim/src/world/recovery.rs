@@ -152,12 +152,17 @@ impl Context {
             let keyspace = db.keyspace(&name).map_err(|error| unreadable(&error))?;
             found.push(KnownKeyspace { name, options: keyspace.options().clone() });
         }
+        let has_established = db.background_error().is_none();
         let mut judge = self.judge.lock();
-        if !found.starts_with(&judge.keyspaces) {
+        if !found.starts_with(&judge.keyspaces[..judge.keyspaces_sure_count]) {
             let message = format!("created were {:?}, recovered are {found:?}", judge.keyspaces);
             return Err(violation("keyspaces", message));
         }
+        // One whose edit may not be durable, found by an opening that made nothing durable, may be gone with the power.
         judge.keyspaces = found;
+        if has_established {
+            judge.keyspaces_sure_count = judge.keyspaces.len();
+        }
         Ok(())
     }
 

@@ -209,6 +209,7 @@ impl Client {
             // What another client is just creating is noted by that client, and all behind it.
             let Some(options) = judge.keyspaces_asked.get(&name).cloned() else { return };
             judge.keyspaces.push(KnownKeyspace { name, options });
+            judge.keyspaces_sure_count = judge.keyspaces.len();
         }
     }
 
