@@ -485,7 +485,8 @@ fn a_little_room_is_enough_to_go_on_after_a_full_disk() {
 fn a_step_that_meets_a_full_disk_gives_back_what_it_took() {
     within(|| {
         let disk = SmallDisk::new(64 << 20);
-        let options = Options { memtable_bytes: 1 << 20, ..scaled() };
+        // With a reserve it would fit.
+        let options = Options { memtable_bytes: 1 << 20, reserve_bytes_max: 0, ..scaled() };
         let db = usual(&disk).options(options).background(Background::Manual).open().expect("opens");
         for i in 0..400 {
             db.put(format!("key{i}"), noise(i, 1000)).expect("puts");

@@ -319,14 +319,16 @@ impl Cursor for MergeCursor {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_types, reason = "the tests count what a cursor does")]
+
     use super::*;
     use crate::base::comparator::ReverseBytewise;
     use crate::base::error::{Error, ErrorKind};
     use crate::base::key::{Kind, Tag};
     use crate::base::seq::SeqNum;
-    use crate::sync::atomic::AtomicUsize;
     use proptest::prelude::*;
     use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
     use std::sync::atomic::Ordering as Atomic;
 
     type Entry = (Vec<u8>, Tag);

@@ -60,6 +60,9 @@ impl Core {
             return Ok(());
         }
         if let Some(cause) = self.ends.failure() {
+            // What jobs have left on a full disk would stay there until the next opening finds it.
+            let names = self.book.lock().files.take_removable();
+            drop(self.run_purge(&names));
             if is_mendable(&cause) {
                 drop(self.state_end());
             }

@@ -222,7 +222,7 @@ impl Core {
         }
     }
 
-    fn claim_reserve(&self, book: &mut Book, now: u64) -> Option<Job> {
+    pub(crate) fn claim_reserve(&self, book: &mut Book, now: u64) -> Option<Job> {
         if !book.board.is_free(JobKind::Reserve, now) || !self.is_reserve_due(book, now) {
             return None;
         }

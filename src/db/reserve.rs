@@ -21,6 +21,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
 use crate::base::limits;
 use crate::db::board::JobKind;
+use crate::db::ends::Phase;
 use crate::db::state::{Book, Core};
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
@@ -35,6 +36,8 @@ pub(crate) struct Reserve {
     held_bytes: AtomicU64,
     /// It was used, and is not back yet.
     is_spent: AtomicBool,
+    /// The next write of a caller who runs the jobs is to look whether it is large enough.
+    is_asked_for: AtomicBool,
     /// The disk allocates nothing.
     is_impossible: AtomicBool,
     /// Monotonic time before which it is not tried: there was no room, and nobody needs it yet.
@@ -78,6 +81,11 @@ impl Reserve {
         true
     }
 
+    /// Notes that it may have become too small where only callers run jobs: the next write sees to it.
+    pub(crate) fn ask_caller(&self) {
+        self.is_asked_for.store(true, Ordering::Relaxed);
+    }
+
     /// Tells whether active memtables of so many bytes are to be sealed, be they full or not.
     pub(crate) fn is_overtaken(&self, active_bytes: u64) -> bool {
         let seal_at_bytes = self.seal_at_bytes.load(Ordering::Relaxed);
@@ -115,7 +123,8 @@ impl Core {
         // However few they are, deletes become a table in each keyspace that has any, and a merge makes another.
         let tables = 2 * state.filled_count() * limits::table_room_len_bytes(self.options.memtable_bytes);
         // What no sync has covered is written again by an opening.
-        let fixed = tables + self.manifest_bytes() + 2 * self.write_back_len();
+        let unsynced = book.active_wal.as_ref().map_or(0, |segment| segment.unsynced_len());
+        let fixed = tables + self.manifest_bytes() + 2 * unsynced.min(self.write_back_len());
         let bounded = |bytes: u64| (bytes + fixed).min(max.max(min));
         Target {
             wanted_bytes: bounded(part.max(flush_bytes + flush_bytes / 4)),
@@ -153,6 +162,22 @@ impl Core {
         }
         let is_too_large = held > target.wanted_bytes + target.wanted_bytes / 8;
         is_too_large && now >= self.reserve.try_at.load(Ordering::Relaxed) && self.is_quiet(book)
+    }
+
+    /// Makes the reserve, or makes it larger, where only callers run jobs: these run a flush or merge when they have to wait
+    /// for one, and would come to this when the disk is full.
+    pub(crate) fn see_to_reserve(&self) {
+        if !self.reserve.is_asked_for.load(Ordering::Relaxed) {
+            return;
+        }
+        self.reserve.is_asked_for.store(false, Ordering::Relaxed);
+        let job = {
+            let mut book = self.book.lock();
+            let is_open = self.ends.phase() == Phase::Open;
+            is_open.then(|| self.claim_reserve(&mut book, self.directory.now())).flatten()
+        };
+        // What it meets is on the board.
+        job.map(|job| self.run_claimed(job));
     }
 
     /// Returns when to look for room again, if there was none and that is after `now`.

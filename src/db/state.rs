@@ -372,6 +372,15 @@ pub(crate) struct Counters {
     pub torn_tails_cut: Counter,
 }
 
+impl Book {
+    /// Tells whether a job that frees room on the disk runs or may be about to.
+    pub(crate) fn may_make_room(&self, now: u64) -> bool {
+        self.board.is_working()
+            || self.board.next_candidate(None, now).is_some()
+            || self.files.has_removable()
+    }
+}
+
 impl Core {
     /// Puts a core together, in the phase of opening.
     pub(crate) fn new(parts: Parts) -> Arc<Core> {
@@ -580,13 +589,16 @@ impl Core {
         if manifest.is_oversized(changes) {
             return self.roll(manifest, changes).map_err(refused);
         }
-        match manifest.install(changes) {
-            Err(Failure::NotInstalled(_)) if self.has_room_for_edit(changes) => {
-                manifest.go_unallocated();
-                manifest.install(changes).map_err(refused)?;
-            }
-            installed => installed.map_err(refused)?,
+        let mut installed = manifest.install(changes);
+        if matches!(installed, Err(Failure::NotInstalled(_))) && self.has_room_for_edit(changes) {
+            // Somebody may have made the room just now.
+            installed = manifest.install(changes);
         }
+        if matches!(installed, Err(Failure::NotInstalled(_))) && self.has_room_for_edit(changes) {
+            manifest.go_unallocated();
+            installed = manifest.install(changes);
+        }
+        installed.map_err(refused)?;
         if manifest.is_grown(self.options.manifest_roll_bytes) {
             match self.roll(manifest, &[]) {
                 Ok(()) => {}

@@ -43,6 +43,7 @@ impl Core {
     /// Commits a batch; returns the number of its last operation.
     pub(crate) fn commit(&self, batch: Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
         self.ends.check_process()?;
+        self.see_to_reserve();
         let is_of_deletes = batch.count() > 0 && !reach.has_puts;
         let request = Request { batch, durability };
         if !is_of_deletes {
@@ -212,7 +213,10 @@ impl Core {
         };
         self.writing.active_bytes.store(leader.arena.charged_bytes(), Ordering::Relaxed);
         if self.reserve.is_outgrown(leader.arena.charged_bytes()) {
-            self.wake_background();
+            match self.host {
+                Host::Caller => self.reserve.ask_caller(),
+                _ => self.wake_background(),
+            }
         }
         self.note_wal_len(wal);
         if wal.segment().unsynced_len() >= self.write_back_len() {
@@ -379,9 +383,11 @@ impl Core {
     /// a full disk.
     fn hopeless(&self, keyspaces: &[KeyspaceId]) -> Option<Error> {
         let book = self.book.lock();
+        let now = self.directory.now();
         if self.pace_of_flushes() == Pace::Stop
-            && let Some(error) = book.board.pausing(JobKind::Flush, self.directory.now())
+            && let Some(error) = book.board.pausing(JobKind::Flush, now)
             && error.kind() == ErrorKind::NoSpace
+            && !book.may_make_room(now)
         {
             let message = format!("writes wait for a flush, which finds no room: {error}");
             return Some(error.clone().wrap(ErrorKind::NoSpace, message));

@@ -138,7 +138,7 @@ impl ManifestWriter {
         self.log.allocated_len()
     }
 
-    /// Does without allocated space from now on: the disk has room and allocates none.
+    /// Does without allocated space until the next manifest: the disk has room and allocates none.
     pub fn go_unallocated(&mut self) {
         self.is_unallocated = true;
     }
@@ -238,6 +238,7 @@ impl ManifestWriter {
         })?;
         self.first_len = log.len();
         self.allocated_len = self.first_len;
+        self.is_unallocated = false;
         self.log = log;
         self.catalog = catalog;
         self.allocate_ahead();

@@ -12,7 +12,7 @@ use crate::place::KeyspacePlace;
 use clap::Args;
 use std::ops::Bound;
 use std::time::Instant;
-use tinylsm::{Db, Error, Stats};
+use tinylsm::{BackgroundError, Db, Error, Keyspace, Stats};
 
 /// `put KEY VALUE`
 #[derive(Args)]
@@ -67,7 +67,9 @@ pub(crate) fn put(arguments: &PutArguments) -> Outcome {
     let key = argument("KEY", &arguments.key)?;
     let value = argument("VALUE", &arguments.value)?;
     let (db, keyspace) = arguments.place.open_or_create()?;
-    keyspace.put(key, value).map_err(|error| not_written(&db, error))?;
+    if let Err(error) = keyspace.put(key, value) {
+        return Err(given_up(db, |db| not_written(db, error)));
+    }
     close(db, "the value is in the database and on disk")
 }
 
@@ -75,7 +77,9 @@ pub(crate) fn put(arguments: &PutArguments) -> Outcome {
 pub(crate) fn delete(arguments: &DeleteArguments) -> Outcome {
     let key = argument("KEY", &arguments.key)?;
     let (db, keyspace) = arguments.place.open_to_change()?;
-    keyspace.delete(key).map_err(|error| not_written(&db, error))?;
+    if let Err(error) = keyspace.delete(key) {
+        return Err(given_up(db, |db| not_written(db, error)));
+    }
     close(db, "deleted, and that is on disk")
 }
 
@@ -95,6 +99,13 @@ pub(crate) fn is_in_doubt(db: &Db) -> bool {
     db.background_errors().iter().any(|error| error.job == "writing")
 }
 
+/// Closes the database behind a failure, which is what is told: so that nothing of the attempt stays on a full disk.
+fn given_up(db: Db, failure: impl FnOnce(&Db) -> Failure) -> Failure {
+    let failure = failure(&db);
+    drop(db.close());
+    failure
+}
+
 /// Closes the database behind what `done` tells; that stands, whatever closing meets.
 fn close(db: Db, done: &str) -> Outcome {
     db.close().map_err(|error| Failure::after(done, CLOSING, &error))
@@ -108,17 +119,32 @@ pub(crate) fn compact(arguments: &CompactArguments) -> Outcome {
     let range = bounds(arguments.from.as_deref(), arguments.to.as_deref())?;
     let (db, keyspace) = arguments.place.open_to_change()?;
     let started = Instant::now();
-    db.flush()?;
-    let before = db.stats();
-    db.compact_range(&keyspace, range)?;
-    db.wait_idle()?;
-    let after = db.stats();
+    let (before, after) = match merge(&db, &keyspace, range) {
+        Ok(figures) => figures,
+        Err(error) => return Err(given_up(db, |_| error.into())),
+    };
     let taken = started.elapsed();
     let report = what_changed(&arguments.place.keyspace, &before, &after);
     let mut out = Output::new();
     out.line(format_args!("{report}, in {}", numbers::span(taken)))?;
     out.flush()?;
     close(db, "merged as reported")
+}
+
+/// Merges a range, and returns the figures before and after.
+fn merge(db: &Db, keyspace: &Keyspace, range: KeyBounds) -> Result<(Stats, Stats), Error> {
+    db.flush()?;
+    let before = db.stats();
+    db.compact_range(keyspace, range)?;
+    if let Err(error) = db.wait_idle() {
+        // What merges of other keyspaces meet is not this one's.
+        let is_of_others =
+            |told: &BackgroundError| told.keyspace.as_deref().is_some_and(|name| name != keyspace.name());
+        if !db.background_errors().iter().all(is_of_others) {
+            return Err(error);
+        }
+    }
+    Ok((before, db.stats()))
 }
 
 /// Says what happened to a keyspace's tables between two looks.
