@@ -8,15 +8,18 @@ mod hooked;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{contents, tiny, tiny_keyspace};
+use common::{contents, keyspace_of, tiny, tiny_keyspace};
 use hooked::{HookedVfs, Op};
 use std::cmp::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering as Atomic};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering as Atomic};
 use std::time::Duration;
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
-use tinylsm::{Background, Comparator, Db, DbBuilder, Error, Keyspace, KeyspaceOptions, Options, Result};
+use tinylsm::{
+    Background, Comparator, Db, DbBuilder, Error, Keyspace, KeyspaceOptions, Options, Result, WriteBatch,
+    WriteOptions,
+};
 use watchdog::{Task, ends, ends_somehow, start, within};
 
 fn builder(disk: &(impl Vfs + Clone)) -> DbBuilder {
@@ -340,4 +343,133 @@ fn a_comparators_panic_gets_out_of_no_call() {
             }
         });
     }
+}
+
+/// A flush or a merge that meets a panic, at whichever comparison, is done when it is asked for again, and leaves no file
+/// behind that belongs to nobody.
+#[test]
+fn a_panic_anywhere_in_a_flush_or_a_merge_leaves_no_file_behind() {
+    type Work = (&'static str, fn(&Db, &Keyspace) -> Result<()>);
+    let works: [Work; 2] =
+        [("flush", |db, _| db.flush()), ("compact_range", |db, keyspace| db.compact_range(keyspace, ..))];
+    for (what, work) in works {
+        within(move || {
+            for count in 0.. {
+                let disk = MemVfs::new();
+                let order = Fragile::sound();
+                let (db, keyspace) = fragile(&disk, &order, Background::Manual);
+                for round in 0..2 {
+                    db.flush().expect("flushes");
+                    for i in 0..20 {
+                        keyspace.put(format!("key{i:02}{round}"), [round; 40]).expect("puts");
+                    }
+                }
+                order.break_after(count);
+                let done = work(&db, &keyspace);
+                let has_panicked = order.left.load(Atomic::SeqCst) == 0;
+                order.mend();
+                assert!(has_panicked || done.is_ok(), "{what}: {done:?}");
+                work(&db, &keyspace).unwrap_or_else(|error| panic!("{what} again, {count}: {error:?}"));
+                db.wait_idle().unwrap_or_else(|error| panic!("after {what}, {count}: {error:?}"));
+                let stray = stray_files(&disk, &db);
+                assert!(stray.is_empty(), "{what}, comparison {count}: {stray:?} belong to nobody");
+                assert_eq!(contents(&keyspace).len(), 60);
+                if !has_panicked {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+/// Returns the files in the directory that the database does not know.
+fn stray_files(disk: &MemVfs, db: &Db) -> Vec<String> {
+    let live = db.stats().live_files;
+    let name = |path: &std::path::PathBuf| path.file_name().expect("a file").to_string_lossy().into_owned();
+    disk.files().iter().map(name).filter(|name| !live.contains(name)).collect()
+}
+
+/// Orders like bytes, and panics at one key, a little after it has said so.
+#[derive(Default)]
+struct Telling {
+    is_armed: AtomicBool,
+    is_panicking: AtomicBool,
+    /// How long it waits then, in turns of a loop.
+    turns_count: AtomicU64,
+}
+
+const PANIC_KEY: &str = "panics";
+
+impl Comparator for Telling {
+    fn name(&self) -> &str {
+        "test.telling"
+    }
+
+    fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {
+        if self.is_armed.load(Atomic::SeqCst) && [a, b].contains(&PANIC_KEY.as_bytes()) {
+            self.is_panicking.store(true, Atomic::SeqCst);
+            for _ in 0..self.turns_count.load(Atomic::SeqCst) {
+                std::hint::spin_loop();
+            }
+            panic!("{PANIC}");
+        }
+        a.cmp(b)
+    }
+}
+
+/// Lets a batch panic when half of it is applied while another thread runs `work`, again and again, each time at another
+/// moment of the panic; checks that the database opens, and that the batch is there as a whole or not at all.
+fn race_a_panic_in_a_commit(what: &'static str, work: fn(Db) -> Result<()>) {
+    for trial in 0..150 {
+        let order = Arc::new(Telling::default());
+        order.turns_count.store(trial % 40 * 20, Atomic::SeqCst);
+        let disk = MemVfs::new();
+        let mut options = Options { reserve_bytes_max: 0, memtable_bytes: 64 << 10, ..tiny() };
+        keyspace_of(&mut options).comparator = order.name().to_owned();
+        let open = || {
+            let builder = builder(&disk).options(options.clone()).background(Background::Manual);
+            builder.comparator(Arc::clone(&order) as Arc<dyn Comparator>).open()
+        };
+        let db = open().expect("opens");
+        for i in 0..400 {
+            db.put(format!("key{i:03}"), [7; 100]).expect("puts");
+        }
+        let racing = start(what, {
+            let (db, order) = (db.clone(), Arc::clone(&order));
+            move || {
+                while !order.is_panicking.load(Atomic::SeqCst) {
+                    std::hint::spin_loop();
+                }
+                work(db)
+            }
+        });
+        let mut batch = WriteBatch::new();
+        batch.put(db.default_keyspace(), "half", "1");
+        batch.put(db.default_keyspace(), PANIC_KEY, "2");
+        order.is_armed.store(true, Atomic::SeqCst);
+        let written = db.write(&batch, &WriteOptions::default());
+        order.is_armed.store(false, Atomic::SeqCst);
+        let raced = racing.join();
+        check_names_the_panic("the write", &written.expect_err("the comparator panicked"));
+        drop(db);
+        let db = open().unwrap_or_else(|error| panic!("trial {trial}: {what} gave {raced:?}: {error:?}"));
+        let found = || ["half", PANIC_KEY].map(|key| value_of(&db, key).is_some());
+        let found_at_first = found();
+        db.put("more", "1").expect("a reopened database takes writes");
+        for [half, rest] in [found_at_first, found()] {
+            assert_eq!(half, rest, "trial {trial}: half of a batch is there; {what} gave {raced:?}");
+        }
+    }
+}
+
+/// Nothing is flushed between a panic in a commit and the end of writing: half a batch would be in a table.
+#[test]
+fn a_flush_beside_a_panic_in_a_commit_makes_no_half_batch_durable() {
+    within(|| race_a_panic_in_a_commit("a flush", |db| db.flush()));
+}
+
+/// Nor does closing.
+#[test]
+fn a_close_beside_a_panic_in_a_commit_makes_no_half_batch_durable() {
+    within(|| race_a_panic_in_a_commit("closing", Db::close));
 }

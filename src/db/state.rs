@@ -43,6 +43,7 @@ use crate::write::commit::Request;
 use crate::write::queue::Queue;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -591,10 +592,6 @@ impl Core {
         }
         let mut installed = manifest.install(changes);
         if matches!(installed, Err(Failure::NotInstalled(_))) && self.has_room_for_edit(changes) {
-            // Somebody may have made the room just now.
-            installed = manifest.install(changes);
-        }
-        if matches!(installed, Err(Failure::NotInstalled(_))) && self.has_room_for_edit(changes) {
             manifest.go_unallocated();
             installed = manifest.install(changes);
         }
@@ -614,11 +611,21 @@ impl Core {
         Ok(())
     }
 
-    /// Tells whether there is so much room that an edit was refused only because the disk cannot allocate.
+    /// Tells whether there is so much room that an edit was refused only because the disk cannot allocate. What the disk
+    /// says of its room is not enough, since it may not know of a quota: as much is written to a file that goes again.
     fn has_room_for_edit(&self, changes: &[Change]) -> bool {
         let len = changes.iter().map(edit::len_bytes_max).sum::<usize>() as u64;
         let available = self.directory.available_space(self.directory.path());
-        available.is_ok_and(|bytes| bytes >= len + limits::UNALLOCATED_ROOM_LEN_BYTES)
+        if !available.is_ok_and(|bytes| bytes >= len + limits::UNALLOCATED_ROOM_LEN_BYTES) {
+            return false;
+        }
+        let path = FileName::Temporary(self.take_file_number()).path(self.directory.path());
+        let zeros = vec![0; usize::try_from(len).unwrap_or(usize::MAX) + limits::SMALL_EDIT_LEN_BYTES_MAX];
+        let created = self.directory.create_new(&path);
+        let written = created.and_then(|mut file| file.append(&[IoSlice::new(&zeros)]));
+        // What cannot be removed now is an orphan for the next opening.
+        drop(self.directory.remove_file(&path));
+        written.is_ok()
     }
 
     /// Begins a new manifest with `changes` in it.

@@ -129,6 +129,7 @@ impl ManifestWriter {
             panic!("an edit of our own makes no sense: {reason}");
         }
         let installed = self.append_edit(&payload);
+        self.is_unallocated = false;
         self.failure = installed.clone().err();
         installed.map_err(Failure::InDoubt)
     }
@@ -138,7 +139,7 @@ impl ManifestWriter {
         self.log.allocated_len()
     }
 
-    /// Does without allocated space until the next manifest: the disk has room and allocates none.
+    /// Does without allocated space for the next edit: the disk has room and allocates none.
     pub fn go_unallocated(&mut self) {
         self.is_unallocated = true;
     }
@@ -238,7 +239,6 @@ impl ManifestWriter {
         })?;
         self.first_len = log.len();
         self.allocated_len = self.first_len;
-        self.is_unallocated = false;
         self.log = log;
         self.catalog = catalog;
         self.allocate_ahead();

@@ -19,6 +19,8 @@ pub struct SmallDisk {
     /// The disk behind it, which has no size.
     pub disk: MemVfs,
     space: Arc<Mutex<Space>>,
+    /// What ends is a quota, of which the file system does not tell.
+    is_quota: bool,
 }
 
 struct Space {
@@ -57,7 +59,12 @@ impl SmallDisk {
     /// Gives a size to an empty disk.
     pub fn over(disk: MemVfs, capacity_bytes: u64) -> SmallDisk {
         let space = Space { capacity_bytes, others_bytes: 0, files: BTreeMap::new() };
-        SmallDisk { disk, space: Arc::new(Mutex::new(space)) }
+        SmallDisk { disk, space: Arc::new(Mutex::new(space)), is_quota: false }
+    }
+
+    /// Gives a quota instead of a size: what does not fit is refused, though the disk says that there is room.
+    pub fn with_quota(capacity_bytes: u64) -> SmallDisk {
+        SmallDisk { is_quota: true, ..SmallDisk::new(capacity_bytes) }
     }
 
     /// Returns what the files of the database take.
@@ -181,7 +188,7 @@ impl Vfs for SmallDisk {
         self.disk.metadata(path)
     }
     fn available_space(&self, _path: &Path) -> Result<u64> {
-        Ok(self.free_bytes())
+        if self.is_quota { Ok(1 << 40) } else { Ok(self.free_bytes()) }
     }
     fn now(&self) -> u64 {
         self.disk.now()

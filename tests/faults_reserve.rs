@@ -1,0 +1,543 @@
+//! What is set aside for a full disk: it is made, kept, used and given up when it should be, also where a call on it
+//! fails, and what it cannot do never keeps a database from going on once there is room.
+#![allow(clippy::disallowed_types, reason = "the tests count what other threads do")]
+
+mod common;
+#[path = "common/hooked.rs"]
+mod hooked;
+#[path = "common/small_disk.rs"]
+mod small_disk;
+#[path = "common/watchdog.rs"]
+mod watchdog;
+
+use common::{Model, contents, tiny};
+use hooked::{Call, HookedVfs, Op};
+use small_disk::SmallDisk;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Atomic};
+use std::time::Duration;
+use tinylsm::vfs::Vfs;
+use tinylsm::vfs::mem::{ManualClock, MemVfs};
+use tinylsm::{
+    Background, Compression, Db, DbBuilder, Durability, Error, ErrorKind, Keyspace, KeyspaceOptions, Options,
+    Result, UnixMillis, WriteOptions,
+};
+use watchdog::{CHANCE, Gate, ends, within};
+
+const BACKGROUNDS: [Background; 2] = [Background::Threads(2), Background::Manual];
+
+/// A database of small memtables and tables.
+fn small(disk: &(impl Vfs + Clone)) -> DbBuilder {
+    Db::builder("/db").vfs(Arc::new(disk.clone())).options(tiny())
+}
+
+/// Returns what the reserve takes, if there is one.
+fn reserve_len(disk: &impl Vfs) -> Option<u64> {
+    disk.metadata(Path::new("/db/RESERVE")).ok().map(|metadata| metadata.len)
+}
+
+fn numbered(i: u64) -> String {
+    format!("key{i:05}")
+}
+
+/// Puts 50 keys, and lets the reserve follow them.
+fn put_50(db: &Db) {
+    for i in 0..50 {
+        db.put(numbered(i), [7; 200]).expect("there is room");
+    }
+    db.wait_idle().expect("there is room");
+}
+
+/// Deletes until the disk is so full that the reserve is used.
+fn delete_until_the_reserve_is_used(db: &Db, disk: &impl Vfs) {
+    for i in 0.. {
+        if reserve_len(disk).is_none() {
+            return;
+        }
+        db.delete(numbered(i % 50)).expect("the reserve is there for deletes");
+        assert!(i < 10_000, "the reserve is not used on a full disk");
+    }
+}
+
+/// Puts until the first failure; returns what was acknowledged, and the failure.
+fn fill(db: &Db) -> (Model, Error) {
+    let mut acknowledged = Model::new();
+    for i in 0..100_000 {
+        let (key, value) = (numbered(i), vec![i.to_le_bytes()[0]; 300]);
+        match db.put(&key, &value) {
+            Ok(_) => acknowledged.insert(key.into_bytes(), value),
+            Err(error) => return (acknowledged, error),
+        };
+    }
+    panic!("no put ever failed");
+}
+
+/// Checks that everything acknowledged is there.
+#[track_caller]
+fn check_acknowledged(db: &Db, acknowledged: &Model) {
+    let found = contents(db.default_keyspace());
+    for (key, value) in acknowledged {
+        assert_eq!(found.get(key), Some(value), "{} was acknowledged", String::from_utf8_lossy(key));
+    }
+}
+
+/// Checks that writing goes on, without a reopen, now that there is room.
+#[track_caller]
+fn check_goes_on(db: &Db, what: &str) {
+    let resuming = db.clone();
+    ends("resume", move || resuming.resume())
+        .unwrap_or_else(|error| panic!("{what}: there is room, but resume says {error:?}"));
+    let putting = db.clone();
+    ends("a put", move || putting.put("more", "1"))
+        .unwrap_or_else(|error| panic!("{what}: there is room, but a put says {error:?}"));
+}
+
+fn refused(kind: ErrorKind, call: &Call<'_>) -> Error {
+    let operation = match call.op {
+        Op::Append => "append",
+        Op::Allocate => "allocate",
+        Op::Create => "create",
+        Op::Rename => "rename",
+        Op::Remove => "remove",
+        _ => "look at",
+    };
+    Error::new(kind, "refused by the test").with_operation(operation).with_file(call.path)
+}
+
+/// Refuses the first call that is `op` on a file whose name ends so.
+fn refuse_once(disk: &HookedVfs, op: Op, end: &'static str, kind: ErrorKind) {
+    let is_done = AtomicBool::new(false);
+    disk.set_hook(move |call| {
+        if call.is(op, end) && !is_done.swap(true, Atomic::SeqCst) {
+            return Err(refused(kind, call));
+        }
+        Ok(())
+    });
+}
+
+// ---- Where none is wanted ----
+
+/// A reserve that an earlier life set aside goes where none is wanted any more.
+#[test]
+fn a_reserve_of_an_earlier_life_goes_where_none_is_wanted() {
+    within(|| {
+        let disk = MemVfs::new();
+        let open = |reserve_bytes_max| {
+            let options = Options { reserve_bytes_max, ..Options::default() };
+            Db::builder("/db").vfs(Arc::new(disk.clone())).options(options).open().expect("opens")
+        };
+        let db = open(64 << 20);
+        db.put("k", "v").expect("puts");
+        db.wait_idle().expect("idle");
+        db.close().expect("closes");
+        assert!(reserve_len(&disk).is_some(), "there is room for one");
+        let db = open(0);
+        db.put("k", "v").expect("puts");
+        db.close().expect("closes");
+        assert_eq!(reserve_len(&disk), None, "nobody wants it");
+    });
+}
+
+/// The reserve of an earlier life, used or gone where none is wanted, is not waited for: with room, writing goes on.
+#[test]
+fn writing_goes_on_after_a_full_disk_where_no_reserve_is_wanted() {
+    for is_removal_refused in [false, true] {
+        for background in BACKGROUNDS {
+            within(move || {
+                let what = format!("{background:?}, removal refused: {is_removal_refused}");
+                let space = SmallDisk::new(4 << 20);
+                let disk = HookedVfs::over(space.clone());
+                let open = |reserve_bytes_max| {
+                    let options = Options { reserve_bytes_max, ..tiny() };
+                    small(&disk).options(options).background(background.clone()).open().expect("opens")
+                };
+                let db = open(64 << 20);
+                put_50(&db);
+                db.close().expect("closes");
+                assert!(reserve_len(&space).is_some(), "there is room for one");
+                if is_removal_refused {
+                    refuse_once(&disk, Op::Remove, "RESERVE", ErrorKind::Io);
+                }
+                let db = open(0);
+                space.leave_free(0);
+                delete_until_the_reserve_is_used(&db, &space);
+                space.leave_free(3 << 20);
+                check_goes_on(&db, &what);
+            });
+        }
+    }
+}
+
+// ---- After a time with little room ----
+
+/// Memtables that were sealed early while there was no room for a reserve that follows them grow again with room.
+#[test]
+fn memtables_grow_again_once_there_is_room_for_their_reserve() {
+    within(|| {
+        let clock = ManualClock::new(UnixMillis(1_700_000_000_000));
+        let disk = SmallDisk::over(MemVfs::with_clock(clock.clone()), 400 << 20);
+        let options = Options { memtable_bytes: 8 << 20, durability: Durability::Os, ..Options::default() };
+        let db = small(&disk).options(options).background(Background::Manual).open().expect("opens");
+        let work = || while db.background_step().expect("works") {};
+        let mut state = 1u64;
+        let mut write = |kib_count: u64| {
+            for i in 0..kib_count {
+                let value: Vec<u8> = (0..1000)
+                    .map(|_| {
+                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        state.to_le_bytes()[7]
+                    })
+                    .collect();
+                db.put(numbered(i % 1000), value).expect("there is room");
+                if i % 32 == 0 {
+                    work();
+                }
+            }
+        };
+        write(2 << 10);
+        disk.leave_free(5 << 19);
+        write(3 << 9);
+        disk.leave_free(390 << 20);
+        // A look for room comes after a pause.
+        for _ in 0..30 {
+            clock.advance(Duration::from_secs(1));
+            db.put("tick", "1").expect("there is room");
+            work();
+        }
+        let before = db.stats().flushes;
+        write(32 << 10);
+        let flushes_count = db.stats().flushes - before;
+        assert!(flushes_count <= 5, "{flushes_count} flushes of 32 MiB with memtables of 8 MiB");
+    });
+}
+
+/// Fills a disk with a reserve that memory has outgrown; the pause until it is looked after again never ends.
+fn outgrown(background: Background) -> (SmallDisk, Db) {
+    let clock = ManualClock::new(UnixMillis(1_700_000_000_000));
+    let disk = SmallDisk::over(MemVfs::with_clock(clock), 4 << 20);
+    let options = Options { memtable_bytes: 256 << 10, ..tiny() };
+    let db = small(&disk).options(options).background(background).open().expect("opens");
+    db.wait_idle().expect("idle");
+    assert!(reserve_len(&disk).is_some(), "there is room for one");
+    disk.leave_free(40 << 10);
+    for i in 0..20 {
+        db.put(numbered(i), [7; 1000]).expect("there is room");
+    }
+    db.wait_idle().expect("idle");
+    disk.leave_free(0);
+    delete_until_the_reserve_is_used(&db, &disk);
+    (disk, db)
+}
+
+/// A resume looks for room at once, also in a pause after a look that found none.
+#[test]
+fn a_resume_looks_for_room_without_waiting() {
+    for background in BACKGROUNDS {
+        within(move || {
+            let (disk, db) = outgrown(background.clone());
+            disk.leave_free(3 << 20);
+            check_goes_on(&db, &format!("{background:?}"));
+        });
+    }
+}
+
+// ---- Calls that fail once ----
+
+/// A reserve whose removal fails once is there for the next delete.
+#[test]
+fn a_failed_removal_of_the_reserve_costs_one_delete_at_most() {
+    for background in BACKGROUNDS {
+        within(move || {
+            let space = SmallDisk::new(4 << 20);
+            let disk = HookedVfs::over(space.clone());
+            let db = small(&disk).background(background.clone()).open().expect("opens");
+            put_50(&db);
+            space.leave_free(0);
+            refuse_once(&disk, Op::Remove, "RESERVE", ErrorKind::Io);
+            // So few fit into the room of the reserve.
+            let deletes = (0..60).map(|i| db.delete(numbered(i % 50)));
+            let failures: Vec<Error> = deletes.filter_map(Result::err).take(2).collect();
+            let len = reserve_len(&space);
+            assert!(failures.len() <= 1, "{background:?}: with a reserve of {len:?} bytes: {failures:?}");
+            assert_eq!(len, None, "{background:?}: the deletes needed the room of the reserve");
+        });
+    }
+}
+
+/// An opening that cannot look at the reserve fails, since it could neither use it nor make it anew on a full disk; the
+/// next one has it.
+#[test]
+fn an_opening_that_cannot_look_at_the_reserve_fails_and_keeps_it() {
+    within(|| {
+        let space = SmallDisk::new(4 << 20);
+        let disk = HookedVfs::over(space.clone());
+        let open = || small(&disk).background(Background::Manual).open();
+        let db = open().expect("opens");
+        put_50(&db);
+        drop(db);
+        space.leave_free(0);
+        refuse_once(&disk, Op::Metadata, "RESERVE", ErrorKind::Io);
+        let error = open().expect_err("the look at the reserve is refused");
+        assert_eq!(error.kind(), ErrorKind::Io, "{error:?}");
+        assert!(format!("{error:?}").contains("RESERVE"), "{error:?}");
+        let db = open().expect("the next look goes through");
+        let (_, error) = fill(&db);
+        for i in 0..20 {
+            db.delete(numbered(i)).unwrap_or_else(|deleting| {
+                panic!("puts took the room of the reserve until {error}: {deleting:?}")
+            });
+        }
+    });
+}
+
+/// Resuming may meet an error; the next attempt goes on from where it was.
+#[test]
+fn a_resume_that_fails_can_be_tried_again() {
+    within(|| {
+        let disk = HookedVfs::over(MemVfs::new());
+        let options = Options { reserve_bytes_max: 0, ..tiny() };
+        let db = small(&disk).options(options).background(Background::Manual).open().expect("opens");
+        db.put("a", "1").expect("puts");
+        refuse_once(&disk, Op::Append, ".wal", ErrorKind::NoSpace);
+        db.put("b", "2").expect_err("the log is refused");
+        refuse_once(&disk, Op::Create, ".wal", ErrorKind::Io);
+        db.resume().expect_err("the next segment is refused");
+        disk.clear_hook();
+        check_goes_on(&db, "after a hiccup");
+        assert!(db.get("a").expect("reads").is_some());
+    });
+}
+
+/// A rename of `CURRENT` that fails leaves it open which manifest counts: no room mends that, so writing is off until a
+/// reopen, which is what the error says, and which finds everything acknowledged.
+#[test]
+fn a_full_disk_that_leaves_the_manifest_in_doubt_asks_for_a_reopen() {
+    within(|| {
+        let disk = HookedVfs::over(MemVfs::new());
+        let open = || small(&disk).background(Background::Manual).open().expect("opens");
+        let db = open();
+        refuse_once(&disk, Op::Rename, "CURRENT", ErrorKind::NoSpace);
+        let (acknowledged, _) = fill(&db);
+        for error in [db.resume().expect_err("off"), db.put("x", "y").expect_err("off")] {
+            assert_eq!(error.kind(), ErrorKind::ReadOnly, "{error:?}");
+            assert!(error.to_string().contains("until it is reopened"), "{error}");
+            assert!(!error.to_string().contains("resume"), "resuming does not help: {error}");
+        }
+        check_acknowledged(&db, &acknowledged);
+        drop(db);
+        let db = open();
+        check_acknowledged(&db, &acknowledged);
+        db.put("x", "y").expect("a reopened database takes writes");
+    });
+}
+
+// ---- A disk that says that there is room ----
+
+/// A quota that is used up is as good as a full disk: with room, writing goes on.
+#[test]
+fn writing_goes_on_after_a_quota_was_used_up() {
+    within(|| {
+        for free_kib in [100, 200, 300, 400, 500, 700, 1000] {
+            let disk = SmallDisk::with_quota(64 << 20);
+            disk.leave_free(free_kib << 10);
+            let options = Options { stall_timeout: Duration::from_secs(2), ..tiny() };
+            let db = small(&disk).options(options).background(Background::Manual).open().expect("opens");
+            // The reserve is set aside by a step.
+            db.wait_idle().expect("there is room");
+            let (acknowledged, _) = fill(&db);
+            drop(db.flush());
+            db.delete("unknown").unwrap_or_else(|error| panic!("{free_kib} KiB: no delete: {error:?}"));
+            disk.leave_free(10 << 20);
+            check_goes_on(&db, &format!("{free_kib} KiB"));
+            check_acknowledged(&db, &acknowledged);
+        }
+    });
+}
+
+/// So it is after flushes and deletes have taken the last of it, wherever that was.
+#[test]
+fn writing_goes_on_after_flushes_and_deletes_used_a_quota_up() {
+    within(|| {
+        for free_kib in (100..400).step_by(7) {
+            let disk = SmallDisk::with_quota(64 << 20);
+            let options =
+                Options { stall_timeout: Duration::from_secs(2), manifest_roll_bytes: 4 << 20, ..tiny() };
+            let db = small(&disk).options(options).background(Background::Manual).open().expect("opens");
+            disk.leave_free(free_kib << 10);
+            let (acknowledged, _) = fill(&db);
+            for _ in 0..3 {
+                drop(db.flush());
+            }
+            let deletes = (0..3000).map(|i| db.delete(format!("unknown{:03}-{i}", i % 200)));
+            let failures_count = deletes.filter(Result::is_err).take(4).count();
+            disk.leave_free(20 << 20);
+            check_goes_on(&db, &format!("{free_kib} KiB, {failures_count} deletes refused"));
+            check_acknowledged(&db, &acknowledged);
+        }
+    });
+}
+
+/// A disk that refuses what a reserve takes: descriptors, or the allocation.
+fn without_a_reserve(op: Op) -> HookedVfs {
+    let disk = HookedVfs::over(MemVfs::new());
+    let temporaries_count = AtomicU64::new(0);
+    disk.set_hook(move |call| match (op, call.is(op, ".tmp")) {
+        // The first one is what `CURRENT` comes from.
+        (Op::Create, true) if temporaries_count.fetch_add(1, Atomic::SeqCst) > 0 => {
+            Err(refused(ErrorKind::Exhausted, call))
+        }
+        (Op::Allocate, true) => Err(refused(ErrorKind::NoSpace, call)),
+        _ => Ok(()),
+    });
+    disk
+}
+
+/// While the reserve cannot be made, it is tried again after a pause, and not over and over.
+#[test]
+fn a_reserve_that_cannot_be_made_keeps_no_thread_busy() {
+    for op in [Op::Create, Op::Allocate] {
+        within(move || {
+            let disk = HookedVfs::over(without_a_reserve(op));
+            let gate = Gate::default();
+            gate.close();
+            let attempts_count = Arc::new(AtomicU64::new(0));
+            let (counting, parking) = (Arc::clone(&attempts_count), gate.clone());
+            disk.set_hook(move |call| {
+                if call.is(Op::Create, ".tmp") && counting.fetch_add(1, Atomic::SeqCst) >= 10 {
+                    parking.pass();
+                }
+                Ok(())
+            });
+            let builder = Db::builder("/db").vfs(Arc::new(disk.clone()));
+            let db = builder.background(Background::Threads(1)).open().expect("opens");
+            let _open = gate.opens_at_the_end();
+            db.put("k", "v").expect("puts");
+            assert!(!gate.is_parked_within(2 * CHANCE), "{op:?}: ten attempts without a pause");
+            db.wait_idle().expect("nobody needs the reserve yet");
+            // The first temporary file is that of `CURRENT`.
+            assert!(attempts_count.load(Atomic::SeqCst) > 1, "{op:?}: the reserve is tried");
+        });
+    }
+}
+
+/// And a database whose reserve cannot be made comes to rest.
+#[test]
+fn a_database_whose_reserve_cannot_be_made_comes_to_rest() {
+    for op in [Op::Create, Op::Allocate] {
+        for background in BACKGROUNDS {
+            within(move || {
+                let disk = without_a_reserve(op);
+                let builder = Db::builder("/db").vfs(Arc::new(disk.clone()));
+                let db = builder.background(background.clone()).open().expect("opens");
+                db.put("k", "v").expect("puts");
+                let waiting = db.clone();
+                ends("wait_idle", move || waiting.wait_idle()).expect("nobody needs the reserve yet");
+            });
+        }
+        within(move || {
+            let disk = without_a_reserve(op);
+            let builder = Db::builder("/db").vfs(Arc::new(disk.clone()));
+            let db = builder.background(Background::Manual).open().expect("opens");
+            db.put("k", "v").expect("puts");
+            let mut steps_count = 0;
+            while db.background_step().expect("works") {
+                steps_count += 1;
+                assert!(steps_count < 1000, "{op:?}: there is always another job to do");
+            }
+        });
+    }
+}
+
+/// A database without descriptors says that these are what it lacks, keeps the reserve, which is no help, and goes on
+/// once it has some.
+#[test]
+fn a_delete_that_lacks_descriptors_does_not_use_the_reserve() {
+    within(|| {
+        let disk = HookedVfs::over(MemVfs::new());
+        let open = || small(&disk).background(Background::Manual).open().expect("opens");
+        let db = open();
+        put_50(&db);
+        drop(db);
+        assert!(reserve_len(&disk).is_some(), "there is room for one");
+        disk.set_hook(|call| match call.op {
+            Op::Create => Err(refused(ErrorKind::Exhausted, call)),
+            _ => Ok(()),
+        });
+        let db = open();
+        let errors = [
+            db.delete(numbered(1)).expect_err("there is no descriptor for a log"),
+            db.put("c", "1").expect_err("there is no descriptor for a log"),
+        ];
+        for error in errors {
+            assert!(error.to_string().contains("descriptors"), "{error}");
+        }
+        assert!(reserve_len(&disk).is_some(), "the disk has room");
+        disk.clear_hook();
+        check_goes_on(&db, "with descriptors");
+        db.delete(numbered(1)).expect("deletes");
+    });
+}
+
+// ---- Many keyspaces ----
+
+/// Deletes in each of so many keyspaces on a full disk, however little each has, are taken, flushed and merged.
+fn check_full_disk_with_keyspaces(keyspaces_count: u32, background: Background) {
+    let disk = SmallDisk::new(256 << 20);
+    let keyspace = KeyspaceOptions { compression: Compression::None, ..KeyspaceOptions::default() };
+    let options = Options {
+        stall_timeout: Duration::from_secs(2),
+        memtable_bytes: 4 << 20,
+        default_keyspace: Some(keyspace.clone()),
+        ..Options::default()
+    };
+    let db = small(&disk).options(options).background(background).open().expect("opens");
+    let create = |i| db.create_keyspace(&format!("keyspace{i:04}"), keyspace.clone()).expect("creates");
+    let keyspaces: Vec<Keyspace> = (0..keyspaces_count).map(create).collect();
+    for keyspace in &keyspaces {
+        for i in 0..5 {
+            keyspace.put_with(numbered(i), [7; 200], &WriteOptions::os()).expect("there is room");
+        }
+    }
+    db.flush().expect("there is room");
+    db.wait_idle().expect("there is room");
+    let what = format!("a reserve of {:?} bytes", reserve_len(&disk));
+    disk.leave_free(0);
+    for i in 0..5 {
+        for keyspace in &keyspaces {
+            keyspace
+                .delete_with(numbered(i), &WriteOptions::os())
+                .unwrap_or_else(|error| panic!("{what}: no delete {i} in {}: {error:?}", keyspace.name()));
+        }
+    }
+    db.flush().unwrap_or_else(|error| panic!("{what}: no flush: {error:?}"));
+    for keyspace in &keyspaces {
+        db.compact_range(keyspace, ..)
+            .unwrap_or_else(|error| panic!("{what}: no merge of {}: {error:?}", keyspace.name()));
+        assert!(contents(keyspace).is_empty());
+    }
+}
+
+/// Each keyspace needs room for its tables, and a few have it.
+#[test]
+fn the_reserve_is_enough_for_five_keyspaces() {
+    for background in BACKGROUNDS {
+        within(move || check_full_disk_with_keyspaces(5, background));
+    }
+}
+
+/// So do more of them, whose small tables take more than an eighth of what is in them.
+#[test]
+fn the_reserve_is_enough_for_fifty_keyspaces() {
+    for background in BACKGROUNDS {
+        within(move || check_full_disk_with_keyspaces(50, background));
+    }
+}
+
+/// And so do many.
+#[test]
+fn the_reserve_is_enough_for_three_hundred_keyspaces() {
+    for background in BACKGROUNDS {
+        within(move || check_full_disk_with_keyspaces(300, background));
+    }
+}
