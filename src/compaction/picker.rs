@@ -83,6 +83,8 @@ pub struct Unflushed {
 pub struct Pick {
     /// The merge that is due, if any is.
     pub plan: Option<Plan>,
+    /// A merge would be due if there were room on the disk.
+    pub lacks_room: bool,
     /// Live snapshots, ascending, whose end may make a merge due.
     pub awaited: Vec<SeqNum>,
 }
@@ -99,7 +101,7 @@ pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder, situation: S
         plan = picker.due();
     }
     let awaited = if plan.is_none() { picker.survey.awaited() } else { Vec::new() };
-    Pick { plan, awaited }
+    Pick { lacks_room: plan.is_none() && picker.is_short.get(), plan, awaited }
 }
 
 /// Returns a merge of a level that has grown over its limit, if one has: what writers may come to wait for. What it costs

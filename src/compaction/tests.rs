@@ -217,7 +217,7 @@ impl Forest {
     /// Merges until nothing is due, which has to come; returns how many merges that took, and what is waited for.
     fn settle(&mut self, is_quiet: bool) -> (usize, Vec<SeqNum>) {
         for count in 0..500 {
-            let Pick { plan, awaited } = self.pick(is_quiet);
+            let Pick { plan, awaited, .. } = self.pick(is_quiet);
             let Some(plan) = plan else { return (count, awaited) };
             if !self.run(&plan) {
                 return (count, awaited);

@@ -312,6 +312,14 @@ impl Core {
                     len_bytes: tree.active.len_bytes(),
                     steps_count: tree.active.steps_count(),
                 };
+                if pick.lacks_room {
+                    let mut book = self.book.lock();
+                    book.short_of_room.insert(id);
+                    // Whoever makes room from here on sees it; what was made meanwhile is seen here.
+                    if !self.reserve.is_spent() {
+                        book.nominate_short();
+                    }
+                }
                 let is_flushed = tree.sealed.is_empty();
                 if is_flushed && picker::is_seal_due(unflushed, &tree.tables, limits, &tree.order, situation)
                 {
@@ -660,6 +668,9 @@ impl Core {
         }
         let mut book = self.book.lock();
         left.into_iter().for_each(|(name, len)| book.files.discard(name, len));
+        if has_made_room {
+            book.nominate_short();
+        }
         drop(book);
         if has_made_room {
             self.reserve.try_now();

@@ -266,6 +266,8 @@ impl Core {
         self.reserve.seal_at_bytes.store(0, Ordering::Relaxed);
         self.reserve.tell_at_bytes.store(len / 4, Ordering::Relaxed);
         self.reserve.is_spent.store(false, Ordering::Relaxed);
+        // Merges are picked without regard to room from here on.
+        self.book.lock().nominate_short();
         Ok(())
     }
 

@@ -42,7 +42,7 @@ use crate::wal::writer::WalWriter;
 use crate::write::commit::Request;
 use crate::write::queue::Queue;
 use arc_swap::{ArcSwap, Guard};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
@@ -299,6 +299,8 @@ pub(crate) struct Book {
     pub files: FileLife,
     /// The keyspace that was merged last: the others come first.
     pub merged_last: Option<KeyspaceId>,
+    /// Keyspaces whose merges had no room on the disk when they were looked at.
+    pub short_of_room: BTreeSet<KeyspaceId>,
     pub quiet: Quiet,
     /// A look found that memtables which are not full should be sealed.
     pub is_seal_wanted: bool,
@@ -374,6 +376,13 @@ pub(crate) struct Counters {
 }
 
 impl Book {
+    /// Has keyspaces looked at again whose merges had no room: there may be some now.
+    pub(crate) fn nominate_short(&mut self) {
+        for id in std::mem::take(&mut self.short_of_room) {
+            self.board.nominate(id);
+        }
+    }
+
     /// Tells whether a job that frees room on the disk runs or may be about to.
     pub(crate) fn may_make_room(&self, now: u64) -> bool {
         self.board.is_working()

@@ -444,7 +444,11 @@ impl Core {
         self.ends.check_open()?;
         let resumed = self.resume_as_leader(&mut self.writing.leader.lock());
         self.reserve.try_now();
-        self.book.lock().board.retry_now(|_| true);
+        {
+            let mut book = self.book.lock();
+            book.board.retry_now(|_| true);
+            book.nominate_short();
+        }
         self.wake_background();
         self.changed.notify_all();
         resumed?;
