@@ -328,8 +328,7 @@ mod tests {
     use crate::base::seq::SeqNum;
     use proptest::prelude::*;
     use std::sync::Arc;
-    use std::sync::atomic::AtomicUsize;
-    use std::sync::atomic::Ordering as Atomic;
+    use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
 
     type Entry = (Vec<u8>, Tag);
 

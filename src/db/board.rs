@@ -266,11 +266,13 @@ impl Board {
     /// Ends the pauses of kinds that failed last in a job that was among the first `count` to be claimed: what it met may
     /// have been mended before it failed. Tells whether there were any.
     pub(crate) fn retry_if_claimed_before(&mut self, count: u64, is_meant: impl Fn(JobKind) -> bool) -> bool {
-        let older =
-            self.troubles.iter_mut().filter(|(kind, trouble)| trouble.claim <= count && is_meant(**kind));
-        let mut paused = older.map(|(_, trouble)| trouble).filter(|trouble| trouble.retry_at > 0).peekable();
-        let has_any = paused.peek().is_some();
-        paused.for_each(|trouble| trouble.retry_at = 0);
+        let mut has_any = false;
+        for (kind, trouble) in &mut self.troubles {
+            if trouble.claim <= count && trouble.retry_at > 0 && is_meant(*kind) {
+                trouble.retry_at = 0;
+                has_any = true;
+            }
+        }
         has_any
     }
 

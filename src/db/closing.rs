@@ -61,8 +61,7 @@ impl Core {
         }
         if let Some(cause) = self.ends.failure() {
             // What jobs have left on a full disk would stay there until the next opening finds it.
-            let names = self.book.lock().files.take_removable();
-            drop(self.run_purge(&names));
+            self.purge_at_the_end();
             if is_mendable(&cause) {
                 drop(self.state_end());
             }
@@ -75,8 +74,7 @@ impl Core {
         // If this fails, the log still holds everything, and the next opening flushes it.
         drop(self.flush_at_the_end(&mut leader));
         // The little that is still to be written may need the room of what is not needed.
-        let names = self.book.lock().files.take_removable();
-        drop(self.run_purge(&names));
+        self.purge_at_the_end();
         let wal = leader.wal.as_mut().expect("a writable database has an open segment");
         wal.finish()?;
         self.note_wal_len(wal);
@@ -88,11 +86,17 @@ impl Core {
             let manifest = manifest.as_mut().expect("a writable database has a manifest");
             manifest.finish(self.directory.as_ref(), self.take_file_number())?;
         }
-        // Everything is durable, and the rest is tidying up: what cannot be removed is an orphan for the next opening.
+        // Everything is durable, and the rest is tidying up.
         drop(leader);
+        self.purge_at_the_end();
+        Ok(())
+    }
+
+    /// Removes what is not needed, without a claim: jobs were stopped. What cannot be removed is an orphan for the next
+    /// opening.
+    fn purge_at_the_end(&self) {
         let names = self.book.lock().files.take_removable();
         drop(self.run_purge(&names));
-        Ok(())
     }
 
     /// Makes durable what the log holds that a full disk ended, and states that: the next opening need not find the room to
