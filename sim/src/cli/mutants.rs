@@ -16,9 +16,9 @@ use tinylsm_sim::world::seed_file::SeedFile;
 /// Hunts planted bugs.
 #[derive(Args)]
 pub struct Mutants {
-    /// Only patches whose name contains this
-    #[arg(long)]
-    only: Option<String>,
+    /// Only patches whose name contains one of these, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Seeds after which a bug counts as missed, on each profile
     #[arg(long, default_value_t = 10_000)]
     max_seeds: u64,
@@ -59,8 +59,9 @@ impl Mutants {
             .filter(|path| path.extension().is_some_and(|extension| extension == "patch"))
             .collect();
         patches.sort();
-        let is_wanted =
-            |path: &&PathBuf| self.only.as_ref().is_none_or(|part| name_of(path).contains(part.as_str()));
+        let is_wanted = |path: &&PathBuf| {
+            self.only.is_empty() || self.only.iter().any(|part| name_of(path).contains(part.as_str()))
+        };
         let patches: Vec<&PathBuf> = patches.iter().filter(is_wanted).collect();
         if patches.is_empty() {
             return Err(io::Error::other("there is no such patch"));
@@ -123,9 +124,14 @@ fn hunt(root: &Path, scratch: &Path, patch: &Path, max_seeds: u64) -> io::Result
         return Err(io::Error::other(format!("{} does not build", patch.display())));
     }
     let simulator = target.join("release/tinylsm-sim");
-    for profile in ["worst", "kill", "ext4"] {
+    let bounds = [0, 300, 3_000, u64::MAX].map(|bound| bound.min(max_seeds));
+    let rounds = bounds.windows(2).map(|bounds| bounds[0]..bounds[1]).filter(|seeds| !seeds.is_empty());
+    for (seeds, profile) in
+        rounds.flat_map(|seeds| ["worst", "kill", "ext4"].map(|profile| (seeds.clone(), profile)))
+    {
+        let seeds = format!("{}..{}", seeds.start, seeds.end);
         let output = Command::new(&simulator)
-            .args(["sweep", "--jobs", "2", "--profile", profile, "--seeds", &format!("0..{max_seeds}")])
+            .args(["sweep", "--jobs", "2", "--profile", profile, "--seeds", &seeds])
             .output()?;
         if output.status.success() {
             continue;

@@ -68,6 +68,8 @@ pub struct FaultPlan {
     pub refuses_links: bool,
     /// The disk cannot reserve space: allocating does nothing.
     pub refuses_allocation: bool,
+    /// What the disk says of its free space knows nothing of its limit, as where a quota sets it.
+    pub hides_limit: bool,
     /// The disk cannot lock files.
     pub refuses_locks: bool,
     /// The disk cannot sync directories, and so makes none either.

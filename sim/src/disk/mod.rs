@@ -125,6 +125,11 @@ impl SimDisk {
         *self.shared.space_bytes.lock() = bytes;
     }
 
+    /// Tells whether what the disk says of its free space knows nothing of its limit.
+    pub fn hides_limit(&self) -> bool {
+        self.shared.faults.lock().hides_limit
+    }
+
     /// Makes room for so many more bytes, where room is short.
     pub fn add_space(&self, bytes: u64) {
         if let Some(space) = self.shared.space_bytes.lock().as_mut() {

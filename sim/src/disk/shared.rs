@@ -22,6 +22,9 @@ use std::time::Duration;
 use tinylsm::base::error::{Error, ErrorKind, Result};
 use tinylsm::sync::{host, yield_point};
 
+/// What a disk without a limit says of its free space.
+pub(in crate::disk) const UNLIMITED_BYTES: u64 = 1 << 40;
+
 /// The number of the process that a new disk belongs to.
 pub(in crate::disk) const FIRST_PROCESS: u32 = 1;
 
@@ -230,7 +233,7 @@ impl Shared {
 
     /// Returns how many bytes still fit.
     pub(in crate::disk) fn room(&self, volume: &Volume) -> u64 {
-        self.space_bytes.lock().map_or(1 << 40, |space| space.saturating_sub(volume.charged_bytes))
+        self.space_bytes.lock().map_or(UNLIMITED_BYTES, |space| space.saturating_sub(volume.charged_bytes))
     }
 
     /// Checks that `more` bytes fit, given the volume.

@@ -4,7 +4,7 @@ use crate::disk::crash;
 use crate::disk::event::{DiskEvent, DiskOp};
 use crate::disk::file::{SimLock, SimReadFile, SimWriteFile};
 use crate::disk::inode::Inode;
-use crate::disk::shared::event;
+use crate::disk::shared::{UNLIMITED_BYTES, event};
 use crate::disk::volume::{self, Node, Place, Volume, failed, missing};
 use crate::disk::{HeldDir, SimDisk, WALL_ORIGIN_MS};
 use crate::tape::Label;
@@ -334,7 +334,8 @@ impl Vfs for SimDisk {
     fn available_space(&self, path: &Path) -> Result<u64> {
         let shared = &self.shared;
         shared.begin(DiskOp::Space, path)?;
-        let left = shared.room(&shared.volume.lock());
+        let is_hidden = shared.faults.lock().hides_limit;
+        let left = if is_hidden { UNLIMITED_BYTES } else { shared.room(&shared.volume.lock()) };
         shared.end(event(DiskOp::Space, path), Ok(left))
     }
 

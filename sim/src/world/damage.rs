@@ -41,6 +41,7 @@ pub(in crate::world) struct Damaged<'a> {
     pub(in crate::world) keyspace: Option<u32>,
     what: String,
     is_addition: bool,
+    is_flip: bool,
     /// Whether a frame behind what was damaged proves that it was durable.
     is_proven: bool,
     /// What an undamaged copy shows.
@@ -111,10 +112,20 @@ impl<'a> Damaged<'a> {
             let holds = |id: &u32| on_disk.tables(*id).any(|(_, meta)| FileName::Table(meta.number) == name);
             ids.into_iter().find(holds)
         });
-        let (what, is_addition) =
-            (format!("{damage} of {name}"), matches!(damage, Damage::Lengthened { .. }));
         context.reach(damage.name());
-        Ok(Some(Damaged { context, copy, source, path, name, keyspace, what, is_addition, is_proven, right }))
+        Ok(Some(Damaged {
+            context,
+            copy,
+            source,
+            path,
+            name,
+            keyspace,
+            what: format!("{damage} of {name}"),
+            is_addition: matches!(damage, Damage::Lengthened { .. }),
+            is_flip: matches!(damage, Damage::Flip { .. }),
+            is_proven,
+            right,
+        }))
     }
 
     pub(in crate::world) fn broken(&self, oracle: &'static str, what: &str) -> Violation {
@@ -142,7 +153,9 @@ impl<'a> Damaged<'a> {
     /// a former `CURRENT` names a manifest that was in force and may still be there.
     pub(in crate::world) fn may_be_cut(&self) -> bool {
         let is_lead = matches!(self.name, FileName::Wal(_) | FileName::Manifest(_) | FileName::Current);
-        self.source == Source::Unclosed && is_lead && !self.is_proven
+        // What a manifest said last is stated by an edit of nothing behind it, which alone a changed bit may take away.
+        let is_stated = self.is_flip && matches!(self.name, FileName::Manifest(_));
+        self.source == Source::Unclosed && is_lead && !self.is_proven && !is_stated
     }
 
     /// Tells whether keyspaces that are not damaged must be whole: a manifest cut short may name tables of before.

@@ -1,10 +1,13 @@
 //! A disk that is full: the database opens and can be read, deletes and merges go on, and with room all is well again.
 
+use crate::disk::FaultPlan;
 use crate::tape::Label;
 use crate::world::incarnation::{directory_len, files_of};
 use crate::world::judge::{Violation, violation};
 use crate::world::model::CommitId;
+use crate::world::on_disk;
 use crate::world::story::Story;
+use tinylsm::base::limits::manifest_ahead_len;
 use tinylsm::{Db, Error, ErrorKind, Keyspace, SeqNum, WriteOptions};
 
 /// Deletes that must go on on a full disk.
@@ -31,18 +34,20 @@ impl Story {
             return Ok(());
         }
         self.heal_disk();
+        let hides_limit = self.context.tape.chance(Label::Check, 1, 4);
+        self.disk.set_faults(FaultPlan { hides_limit, ..FaultPlan::default() });
         // Opened once on a disk with room, so that what it sets aside is there.
         let db = self.open_on("a disk with room")?;
         self.context.judge_recovery(&db, self.reading())?;
         let settled = db.flush().and_then(|()| db.wait_idle());
         settled.map_err(|error| broken(format!("before it is full, work gives {error:?}")))?;
-        let met = self.context.tape.below(Label::Check, 4);
+        let met = self.context.tape.below(Label::Check, 6);
         if met == 0 {
             return self.open_without_room(db);
         }
         db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;
         self.context.judge.lock().note_closed();
-        if met == 1 {
+        if met <= 3 {
             return self.fill_and_free();
         }
         let used = self.disk.space_used();
@@ -75,6 +80,7 @@ impl Story {
             let short = keys.iter().filter(|(key, _)| key.len() <= key_len_max);
             for (key, _) in short.take(DELETES_COUNT) {
                 self.delete(keyspace, (id, key))?;
+                self.check_manifest_room()?;
                 deleted_count += 1;
             }
             // A merge that needs more than was set aside may have to give up, and says so.
@@ -141,8 +147,13 @@ impl Story {
         self.context.judge_recovery(&db, self.reading())?;
         let keyspaces = keyspaces_of(&db)?;
         let below = |bound| self.context.tape.below(Label::Check, bound);
+        if below(2) == 0 {
+            self.write_until_sealed(&db, &keyspaces[0])?;
+        }
         for round in 0..1 + below(3) {
-            self.disk.set_space(Some(self.disk.space_used() + below(24 << 10)));
+            // With hardly any, the log is full again before a memtable is.
+            let room = *self.context.tape.pick(Label::Check, &[24 << 10, 4 << 10, 1 << 10]);
+            self.disk.set_space(Some(self.disk.space_used() + below(room)));
             let is_full = self.write_until_full(&keyspaces, round)?;
             self.disk.set_space(None);
             db.resume()
@@ -173,6 +184,42 @@ impl Story {
         Ok(())
     }
 
+    /// Puts until a memtable is sealed; where callers run the jobs, it waits for its flush from then on.
+    fn write_until_sealed(&self, db: &Db, keyspace: &Keyspace) -> Result<(), Violation> {
+        for number in 0..FILLING_PUTS_MAX {
+            let put = self.context.put_in(0, keyspace, "seal", &format!("{number}.").repeat(100))?;
+            match put {
+                Ok(()) if db.stats().sealed_memtables == 0 => {}
+                Ok(()) => break,
+                // Nobody flushes what is sealed.
+                Err(error) if error.kind() == ErrorKind::Busy => break,
+                Err(error) => {
+                    return Err(broken(format!("with all the room there is, a put gives {error:?}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that some room is left behind the manifest's end for the small edits that make room on a full disk.
+    fn check_manifest_room(&self) -> Result<(), Violation> {
+        let seen = on_disk::manifest_room(&files_of(&self.disk));
+        let seen = seen.map_err(|error| broken(format!("the manifest is unreadable: {error:?}")))?;
+        let ahead_len = manifest_ahead_len(self.context.swarm.options.manifest_roll_bytes);
+        match seen {
+            // Where the disk refuses to allocate and says that it has room, an edit is written as the disk takes it.
+            Some(room)
+                if room.is_behind_large_edit && !self.disk.hides_limit() && room.len_bytes < ahead_len =>
+            {
+                Err(broken(format!(
+                    "the manifest has {} bytes left, and should have {ahead_len}",
+                    room.len_bytes
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Puts until the disk is full, and deletes some keys there now and then; tells whether it came to that.
     fn write_until_full(&self, keyspaces: &[Keyspace], round: u64) -> Result<bool, Violation> {
         let below = |bound| self.context.tape.below(Label::Check, bound);
@@ -185,6 +232,7 @@ impl Story {
             match self.context.put_in(id, keyspace, &key, &value)? {
                 Ok(()) => {}
                 Err(error) if is_full(&error) => {
+                    self.check_manifest_room()?;
                     for _ in 0..below(4) {
                         self.delete(keyspace, (id, format!("fill{}", below(8)).as_bytes()))?;
                     }

@@ -14,12 +14,13 @@ use std::time::Duration;
 use tinylsm::Cache;
 use tinylsm::base::ids::{FileNumber, KeyspaceId};
 use tinylsm::base::key::Kind;
+use tinylsm::base::limits::SMALL_EDIT_LEN_BYTES_MAX;
 use tinylsm::cursor::Cursor;
-use tinylsm::format::frame::FrameReader;
+use tinylsm::format::frame::{FRAME_HEADER_LEN_BYTES, FrameReader};
 use tinylsm::format::names::FileName;
 use tinylsm::table::cursor::{CacheUse, TableCursor};
 use tinylsm::table::reader::{Table, TableFile, TableSource};
-use tinylsm::version::edit::TableMeta;
+use tinylsm::version::edit::{self, TableMeta};
 use tinylsm::version::{catalog::Catalog, manifest, pointer};
 use tinylsm::vfs::{Advice, Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
 use tinylsm::{Error, ErrorKind, KeyOrder, Result, UnixMillis};
@@ -42,6 +43,45 @@ pub fn proven_len(file: &SeenFile, number: FileNumber, from: u64) -> Result<u64>
             }
         }
         Ok(proven_len)
+    })
+}
+
+/// The space behind a manifest's last edit and the statement that follows it.
+pub struct ManifestRoom {
+    /// Whether that edit is large, and so no heir of the space that one before it had to leave.
+    pub is_behind_large_edit: bool,
+    /// Allocated and not yet written, in bytes.
+    pub len_bytes: u64,
+}
+
+/// Returns what space the manifest in force has left; `None` if there is none, or no edit behind the catalog that it
+/// begins with: the catalog is not stated.
+///
+/// # Errors
+/// What the manifest's reader says.
+pub fn manifest_room(files: &[SeenFile]) -> Result<Option<ManifestRoom>> {
+    schedule::look(|| {
+        let frozen = Frozen::new(files.to_vec());
+        let directory = Path::new(DIRECTORY);
+        let Some(pointer) = pointer::read(&frozen, directory)? else { return Ok(None) };
+        let number = pointer.manifest;
+        let path = FileName::Manifest(number).path(directory);
+        let file = FrozenFile(Arc::clone(frozen.find(&path)?));
+        let mut frames = FrameReader::new(&file, &path, number)?;
+        let statement = edit::encode(&[]);
+        let (mut before_len, mut last) = (0, None);
+        while let Some(frame) = frames.next_frame()? {
+            let len = frame.payload().len();
+            if frame.payload() == statement && before_len > statement.len() {
+                last = Some((before_len, frame.offset + (FRAME_HEADER_LEN_BYTES + len) as u64));
+            }
+            before_len = len;
+        }
+        let Some((edit_len, end)) = last else { return Ok(None) };
+        Ok(Some(ManifestRoom {
+            is_behind_large_edit: edit_len > SMALL_EDIT_LEN_BYTES_MAX,
+            len_bytes: file.0.len.saturating_sub(end),
+        }))
     })
 }
 
@@ -83,7 +123,7 @@ impl OnDisk {
     }
 
     fn read_now(files: Vec<SeenFile>) -> Result<Option<OnDisk>> {
-        let frozen = Frozen(files.into_iter().map(|file| (file.name.clone(), Arc::new(file))).collect());
+        let frozen = Frozen::new(files);
         let directory = Path::new(DIRECTORY);
         let Some(pointer) = pointer::read(&frozen, directory)? else { return Ok(None) };
         let catalog = manifest::read(&frozen, directory, pointer)?;
@@ -147,6 +187,10 @@ fn key_order(order: Order) -> KeyOrder {
 struct Frozen(BTreeMap<String, Arc<SeenFile>>);
 
 impl Frozen {
+    fn new(files: Vec<SeenFile>) -> Frozen {
+        Frozen(files.into_iter().map(|file| (file.name.clone(), Arc::new(file))).collect())
+    }
+
     fn find(&self, path: &Path) -> Result<&Arc<SeenFile>> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let missing = || Error::new(ErrorKind::NotFound, "there is no such file").with_file(path);

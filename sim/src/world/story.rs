@@ -154,6 +154,7 @@ impl Story {
             stall_ns_max: 3_000_000_000,
             short_read: if tape.chance(Label::Options, 1, 4) { 50_000 } else { 0 },
             refuses_allocation: tape.chance(Label::Options, 1, 8),
+            hides_limit: tape.chance(Label::Options, 1, 8),
             wall_jump: if tape.chance(Label::Options, 1, 6) { 20_000 } else { 0 },
             wall_jump_ms_max: 100_000_000,
             ..FaultPlan::default()
