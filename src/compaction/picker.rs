@@ -21,6 +21,7 @@
 //! frees what is to be expected.
 
 use crate::base::comparator::KeyOrder;
+use crate::base::ids::FileNumber;
 use crate::base::limits::LEVELS_COUNT;
 use crate::base::seq::SeqNum;
 use crate::compaction::plan::{Plan, Thrift};
@@ -29,6 +30,7 @@ use crate::read::tree::Tables;
 use crate::read::waste::STEP_COST_BYTES;
 use std::cell::Cell;
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A merge that frees so much of what it rewrites is due: one part of this many.
@@ -37,6 +39,9 @@ const WORTHWHILE_PART: u64 = 4;
 const QUIET_GARBAGE_PART: u64 = 8;
 /// And besides, one part of this many of a memtable's size.
 const QUIET_SLACK_PART: u64 = 4;
+/// In a quiet database, a memtable that is filled to one part of this many is sealed: its log and the space set aside for
+/// its flush may be many times what is live in it.
+const QUIET_SEAL_PART: u64 = 4;
 /// What sealing a memtable costs besides writing its bytes: one part of this many of a memtable's size. A segment of
 /// the log is begun and a table named, which takes a few milliseconds.
 const SEAL_PRICE_PART: u64 = 16;
@@ -65,6 +70,8 @@ pub struct Situation<'a> {
     pub memtable_bytes: u64,
     /// Bytes free on the disk for new tables, if that is known to be short.
     pub available_bytes: Option<u64>,
+    /// Tables that cannot be read for now: no merge is of any use that needs one.
+    pub parked: &'a BTreeSet<FileNumber>,
 }
 
 /// What is in the active memtable of a keyspace.
@@ -124,7 +131,7 @@ pub fn level0_price_bytes(tables: &Tables, order: &KeyOrder) -> Option<u64> {
 }
 
 /// Tells whether the active memtable ought to be sealed before it is full: because readers step over what it hides
-/// again and again, or because in a quiet database it may hide a good part of what lies beneath. Asked when no merge
+/// again and again, or in a quiet database because it may hide a good part of what lies beneath, or has a long log. Asked when no merge
 /// is due and no memtable waits for its flush.
 pub fn is_seal_due(
     unflushed: Unflushed,
@@ -142,6 +149,9 @@ pub fn is_seal_due(
     let level0_bytes = level0_price_bytes(tables, order).unwrap_or(0) / limits.level0_trigger.max(1) as u64;
     let price_bytes = unflushed.len_bytes + situation.memtable_bytes / SEAL_PRICE_PART + level0_bytes;
     if unflushed.steps_count.saturating_mul(STEP_COST_BYTES) >= price_bytes {
+        return true;
+    }
+    if situation.is_quiet && unflushed.len_bytes >= situation.memtable_bytes / QUIET_SEAL_PART {
         return true;
     }
     let survey = Survey::new(tables, order, situation.snapshots);
@@ -210,7 +220,7 @@ impl Picker<'_> {
             (overlap.saturating_mul(1000) / (live.meta.len_bytes + freed).max(1), live.meta.number)
         };
         let plan = |live: &LiveTable| Plan::down(&self.survey, level, vec![Arc::clone(live)], Thrift::Frugal);
-        if self.situation.available_bytes.is_none() {
+        if self.situation.available_bytes.is_none() && self.situation.parked.is_empty() {
             return tables.iter().min_by_key(|live| cost(live)).map(plan);
         }
         let mut by_cost: Vec<&LiveTable> = tables.iter().collect();
@@ -290,7 +300,11 @@ impl Picker<'_> {
         }
     }
 
+    /// Tells whether a merge can be done: it has room on the disk, and what it reads can be read.
     fn fits(&self, plan: &Plan) -> bool {
+        if plan.inputs().any(|live| self.situation.parked.contains(&live.meta.number)) {
+            return false;
+        }
         let fits = self.situation.available_bytes.is_none_or(|available| (self.needs)(plan) <= available);
         self.is_short.set(self.is_short.get() || !fits);
         fits

@@ -36,6 +36,11 @@ pub enum Thrift {
 }
 
 impl Plan {
+    /// Returns every table that is read.
+    pub fn inputs(&self) -> impl Iterator<Item = &LiveTable> {
+        self.upper.iter().chain(&self.lower).chain(&self.above)
+    }
+
     /// Returns how many bytes the inputs have.
     pub fn len_bytes(&self) -> u64 {
         self.upper.iter().chain(&self.lower).map(|live| live.meta.len_bytes).sum()

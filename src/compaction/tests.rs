@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 const LIMITS: LevelLimits =
     LevelLimits { level0_trigger: 3, level_base_bytes: 12 << 10, level_multiplier: 3 };
+static NONE_PARKED: BTreeSet<FileNumber> = BTreeSet::new();
 const TABLE_BYTES: u64 = 4 << 10;
 const MEMTABLE_BYTES: u64 = 8 << 10;
 /// What a table takes besides its entries, at most: properties, footer, index and filter of one so small.
@@ -206,6 +207,7 @@ impl Forest {
             level0_wasted_bytes: 0,
             memtable_bytes: MEMTABLE_BYTES,
             available_bytes: self.available_bytes,
+            parked: &NONE_PARKED,
         }
     }
 

@@ -24,7 +24,7 @@ use std::time::Duration;
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 /// Damaged bytes may be read well another time, if a cable was loose; but hardly a second later.
-const PARKED_FOR: Duration = Duration::from_secs(600);
+pub(crate) const PARKED_FOR: Duration = Duration::from_secs(600);
 
 /// A kind of job, each with a claim, a pause and an error of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,12 +130,6 @@ impl Board {
         }
     }
 
-    /// Notes what will keep a kind of job from succeeding, before it is tried.
-    pub(crate) fn park(&mut self, kind: JobKind, error: &Error, now: u64) {
-        self.claim(kind);
-        self.finish(kind, &Err(error.clone()), now);
-    }
-
     /// Gives a claim back without having tried anything.
     ///
     /// # Panics
@@ -188,6 +182,12 @@ impl Board {
         self.candidates.insert(id);
     }
 
+    /// Nominates a keyspace that a look has found at rest, and would not any more.
+    pub(crate) fn revive(&mut self, id: KeyspaceId) {
+        self.nominate(id);
+        self.idle.remove(&id);
+    }
+
     /// Takes a keyspace off the candidates, to look at it. A change that comes later nominates it again.
     pub(crate) fn dismiss(&mut self, id: KeyspaceId) {
         self.candidates.remove(&id);
@@ -211,8 +211,12 @@ impl Board {
     /// Tells whether a keyspace may have something to merge or is being merged, and was so ever since `count` looks had
     /// begun.
     pub(crate) fn is_busy_since(&self, id: KeyspaceId, count: u64) -> bool {
-        let is_busy = self.candidates.contains(&id) || self.is_running(JobKind::Compact(id));
-        is_busy && self.idle.get(&id).is_none_or(|at| *at <= count)
+        self.is_busy(id) && self.idle.get(&id).is_none_or(|at| *at <= count)
+    }
+
+    /// Tells whether a keyspace may have something to merge or is being merged.
+    pub(crate) fn is_busy(&self, id: KeyspaceId) -> bool {
+        self.candidates.contains(&id) || self.is_running(JobKind::Compact(id))
     }
 
     /// Returns the keyspaces that may have something to merge or are being merged.
@@ -323,7 +327,7 @@ fn pause(error: &Error, failures_before: u32) -> Duration {
     (RETRY_AFTER * (1 << failures_before.min(10))).min(RETRY_AFTER_MAX)
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -73,6 +73,7 @@ impl Core {
         let mut leader = self.writing.leader.lock();
         // If this fails, the log still holds everything, and the next opening flushes it.
         drop(self.flush_at_the_end(&mut leader));
+        self.shrink_reserve_at_the_end();
         // The little that is still to be written may need the room of what is not needed.
         self.purge_at_the_end();
         let wal = leader.wal.as_mut().expect("a writable database has an open segment");

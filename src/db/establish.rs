@@ -9,7 +9,9 @@
 //!
 //! A disk that is too full for this leaves the database readable; [`crate::db::Db::resume`] tries again, under new file
 //! numbers. Files of an attempt whose manifest may count stay until one has succeeded. Others are dead, and so is what
-//! earlier lives left and no manifest ever named: on a full disk they go at once, or each attempt would take more of it.
+//! earlier openings left and no manifest ever named that may count: on a full disk they go at once, or each attempt would
+//! take more of it, and so they do where there are many, or openings that are cut short again and again would leave more
+//! each time.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
@@ -19,12 +21,16 @@ use crate::format::names::FileName;
 use crate::version::catalog::Catalog;
 use crate::version::edit::Change;
 use crate::version::manifest::{Failure, ManifestWriter};
+use crate::version::pointer::{self, Pointer};
 use crate::vfs::Vfs;
 use crate::wal::Predecessor;
 use crate::wal::reader::Record;
 use crate::wal::writer::WalWriter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Files that may lie there needed by nobody before an opening takes the time to remove them first.
+const LEFTOVERS_COUNT_MAX: usize = 16;
 
 /// What recovery found, as far as it is still to be written.
 pub(crate) struct Establishment {
@@ -38,29 +44,75 @@ pub(crate) struct Establishment {
     pub records: Vec<Record>,
     /// The directory as it was found.
     pub names: BTreeSet<FileName>,
+    /// Where the manifest is that recovery read; none for a new database.
+    pub pointer: Option<Pointer>,
     /// Those of them, and of failed attempts, that no manifest names which may ever count.
     pub dead: BTreeSet<FileName>,
+    /// Those that only an older manifest names, which may count for as long as it is not sure that `CURRENT` names the
+    /// younger one durably.
+    pub superseded: BTreeSet<FileName>,
     /// The latest time that expiry may have been decided by.
     pub time_high_water: UnixMillis,
 }
 
-/// Returns the files that no manifest ever named which may count, though all edits since the last sync be lost:
-/// `tables_named` are those of every edit. A second manifest in the directory may name anything.
-pub(crate) fn never_named(
-    names: &BTreeSet<FileName>,
-    catalog: &Catalog,
-    tables_named: &BTreeSet<FileNumber>,
-) -> BTreeSet<FileName> {
-    if names.iter().filter(|name| matches!(name, FileName::Manifest(_))).count() != 1 {
-        return BTreeSet::new();
+/// What the manifest in force names or has named: all its edits since the last sync may be lost.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Named {
+    /// Every table.
+    pub tables: BTreeSet<FileNumber>,
+    /// The oldest segment that was needed when it was begun, and the last one.
+    pub wal_first: Option<FileNumber>,
+    pub wal_last: Option<FileNumber>,
+}
+
+impl Named {
+    /// Takes note of a change, in their order.
+    pub(crate) fn see(&mut self, change: &Change) {
+        match change {
+            Change::AddTable { meta, .. } => drop(self.tables.insert(meta.number)),
+            Change::Flushed { wal_first, .. } => drop(self.wal_first.get_or_insert(*wal_first)),
+            Change::WalOpened(number) => drop(self.wal_last.get_or_insert(*number)),
+            _ => {}
+        }
     }
-    let is_dead = |name: &FileName| match name {
-        FileName::Table(number) => !tables_named.contains(number),
-        FileName::Wal(number) => *number > catalog.wal_last,
-        FileName::Temporary(_) => true,
-        _ => false,
-    };
-    names.iter().copied().filter(is_dead).collect()
+
+    /// Returns, of the files of a directory, those that no manifest names which may ever count, and those that only an
+    /// older manifest may name, which counts again if what made `CURRENT` name the younger one was not durable. `needed` are
+    /// the files that recovery has read.
+    pub(crate) fn leftovers(
+        &self,
+        (names, needed): (&BTreeSet<FileName>, &[FileName]),
+        pointer: Pointer,
+        catalog: &Catalog,
+    ) -> (BTreeSet<FileName>, BTreeSet<FileName>) {
+        let in_force = pointer.manifest;
+        // Segments that nothing leads to. After a flush, recovery has not looked at those that were needed before.
+        let is_unlinked = |number: FileNumber| {
+            let was_needed = self.wal_first.is_some_and(|first| number >= first);
+            let is_seen = self.wal_last.is_some_and(|last| number <= last)
+                && self.wal_first == Some(catalog.wal_first)
+                && !needed.contains(&FileName::Wal(number));
+            !was_needed || is_seen
+        };
+        let is_left = |name: &FileName| match name {
+            FileName::Table(number) => !self.tables.contains(number),
+            FileName::Wal(number) => *number > catalog.wal_last || is_unlinked(*number),
+            FileName::Manifest(number) => *number != in_force,
+            FileName::Temporary(_) => true,
+            FileName::Current | FileName::Lock | FileName::Reserve => false,
+        };
+        let is_older = |name: &FileName| matches!(name, FileName::Manifest(number) if *number < in_force);
+        let has_older = names.iter().any(is_older);
+        // An older manifest named nothing that was begun behind the younger one, which nothing pointed to before.
+        let is_superseded = |name: &FileName| match name {
+            FileName::Table(number) => *number < in_force,
+            FileName::Wal(number) => *number <= catalog.wal_last,
+            name => is_older(name),
+        };
+        let left = names.iter().copied().filter(is_left);
+        let (superseded, dead) = left.partition(|name| has_older && is_superseded(name));
+        (dead, superseded)
+    }
 }
 
 impl Core {
@@ -70,12 +122,15 @@ impl Core {
     /// `NoSpace`, `Io`: nothing that counts is changed, and it can be tried again.
     pub(crate) fn establish(&self, leader: &mut Leader) -> Result<()> {
         let Some(mut plan) = leader.unestablished.take() else { return Ok(()) };
-        let has_dead = !plan.dead.is_empty();
+        if plan.dead.len() + plan.superseded.len() > LEFTOVERS_COUNT_MAX {
+            self.remove_leftovers(&mut plan);
+        }
+        let has_leftovers = !(plan.dead.is_empty() && plan.superseded.is_empty());
         let mut done = self.try_establish(leader, &mut plan);
-        if is_full(&done) && self.remove_dead(&mut plan) && has_dead {
+        if is_full(&done) && self.remove_leftovers(&mut plan) && has_leftovers {
             done = self.try_establish(leader, &mut plan);
             if is_full(&done) {
-                self.remove_dead(&mut plan);
+                self.remove_leftovers(&mut plan);
             }
         }
         if done.is_err() {
@@ -84,7 +139,22 @@ impl Core {
         done
     }
 
-    /// Removes the dead files on a full disk; tells whether that went well. No edit can state their numbers as taken, so
+    /// Removes what nobody needs before anything new is written, as far as that goes; tells whether it went well.
+    fn remove_leftovers(&self, plan: &mut Establishment) -> bool {
+        let goes_well = self.remove_dead(plan);
+        let Some(pointer) = plan.pointer.filter(|_| !plan.superseded.is_empty()) else { return goes_well };
+        // Who knows whether the manifest in force was pointed to durably: an earlier process may have seen that fail.
+        let temporary = self.take_file_number();
+        if pointer::switch(self.directory.as_ref(), self.directory.path(), pointer, temporary).is_err() {
+            plan.names.insert(FileName::Temporary(temporary));
+            plan.dead.insert(FileName::Temporary(temporary));
+            return false;
+        }
+        plan.dead.append(&mut plan.superseded);
+        self.remove_dead(plan) && goes_well
+    }
+
+    /// Removes the dead files; tells whether that went well. No edit can state their numbers as taken, so
     /// the name of an empty file does, which is younger than all of them.
     fn remove_dead(&self, plan: &mut Establishment) -> bool {
         if !plan.names.contains(&FileName::Current) {

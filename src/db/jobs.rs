@@ -1,12 +1,12 @@
 //! What background jobs do, and how their results become visible and durable.
 //!
 //! A job is claimed on the board, runs without any lock, and installs its result through the manifest. Threads merely loop
-//! over [`Core::run_due_job`]; a manual host calls it itself. Flushes go first, then the log's write-back, then merges,
-//! then removals. A job that fails has changed nothing: its source stands, its files are removable, and it is tried again
+//! over [`Core::run_due_job`]; a manual host calls it itself. Flushes go first, then the log's write-back, then removals,
+//! then merges, which may be due for as long as somebody writes. A job that fails has changed nothing: its source stands, its files are removable, and it is tried again
 //! under new file numbers after a pause of its own. A panic in a job is such a failure.
 
 use crate::base::contain::contain;
-use crate::base::error::{ErrorKind, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::seq::SeqNum;
 use crate::compaction::flush::{FlushSource, flush_all};
@@ -14,7 +14,7 @@ use crate::compaction::merge::{Surroundings, merge};
 use crate::compaction::output::{JobContext, OutputSettings};
 use crate::compaction::picker::{self, Situation, Unflushed};
 use crate::compaction::plan::Plan;
-use crate::db::board::JobKind;
+use crate::db::board::{JobKind, is_lasting};
 use crate::db::ends::Phase;
 use crate::db::runtime::MergePermit;
 use crate::db::state::{Book, Core, Generation, Host, KeyspaceTree, LiveTable};
@@ -26,7 +26,7 @@ use crate::sync::yield_point;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
 use crate::wal::segment::Segment;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -97,7 +97,9 @@ impl Core {
         let mut book = self.book.lock();
         let purge_at = book.files.has_obsolete().then(|| looked_at.saturating_add(nanos(PURGE_INTERVAL)));
         let quiet_at = self.quiet_at(&mut book);
-        let others = self.reserve_try_at(looked_at).into_iter().chain(purge_at).chain(quiet_at);
+        let damaged_at = book.next_retry_of_damaged(looked_at);
+        let others =
+            self.reserve_try_at(looked_at).into_iter().chain(purge_at).chain(quiet_at).chain(damaged_at);
         let next = book.board.next_retry_at(looked_at).into_iter().chain(others).min();
         next.map_or(Look::WhenCalled, Look::At)
     }
@@ -186,6 +188,7 @@ impl Core {
             }
             let now = self.directory.now();
             if phase == Phase::Open {
+                book.retry_damaged(|retry_at| retry_at <= now);
                 self.look_at_quiet(&mut book);
                 if let Some(job) = self.claim_log_job(&mut book, now) {
                     return Some(job);
@@ -196,6 +199,12 @@ impl Core {
                 {
                     return Some(job);
                 }
+            }
+            if book.board.is_free(JobKind::Purge, now) && book.files.has_removable() {
+                book.board.claim(JobKind::Purge);
+                return Some(Job::Purge(book.files.take_removable()));
+            }
+            if phase == Phase::Open {
                 if let Some((id, permit)) = self.claim_merge(&mut book, now) {
                     drop(book);
                     match self.plan_merge(id) {
@@ -207,15 +216,9 @@ impl Core {
                     }
                     continue;
                 }
-            }
-            if book.board.is_free(JobKind::Purge, now) && book.files.has_removable() {
-                book.board.claim(JobKind::Purge);
-                return Some(Job::Purge(book.files.take_removable()));
-            }
-            if phase == Phase::Open
-                && let Some(job) = self.claim_reserve(&mut book, now)
-            {
-                return Some(job);
+                if let Some(job) = self.claim_reserve(&mut book, now) {
+                    return Some(job);
+                }
             }
             self.forget_the_done(&mut book);
             return None;
@@ -299,8 +302,11 @@ impl Core {
             loop {
                 let keyspace = self.view.state().keyspace(id).clone();
                 let snapshots = self.view.snapshots.live();
-                let is_quiet = self.is_quiet(&mut self.book.lock());
-                let situation = self.situation(&keyspace, is_quiet, &snapshots);
+                let (is_quiet, parked) = {
+                    let mut book = self.book.lock();
+                    (self.is_quiet(&mut book), book.parked_tables(id, self.directory.now()))
+                };
+                let situation = self.situation(&keyspace, is_quiet, (&snapshots, &parked));
                 let limits = keyspace.info.options.level_limits();
                 let tree = &keyspace.tree;
                 let pick = picker::pick(&tree.tables, limits, &tree.order, situation);
@@ -338,7 +344,7 @@ impl Core {
         &self,
         keyspace: &KeyspaceTree,
         is_quiet: bool,
-        snapshots: &'a [SeqNum],
+        (snapshots, parked): (&'a [SeqNum], &'a BTreeSet<FileNumber>),
     ) -> Situation<'a> {
         let count = self.view.state().keyspaces_count().max(1);
         let price_bytes = picker::level0_price_bytes(&keyspace.tree.tables, &keyspace.tree.order);
@@ -348,28 +354,16 @@ impl Core {
             level0_wasted_bytes: keyspace.waste.weigh(price_bytes),
             memtable_bytes: (self.options.memtable_bytes / count) as u64,
             available_bytes: self.short_space(),
+            parked,
         }
     }
 
     /// Gives back the claim of a keyspace that has nothing to merge.
     fn dismiss(&self, id: KeyspaceId) {
-        // What a degraded opening could not read stays named.
-        let is_whole = self
-            .view
-            .state()
-            .keyspace(id)
-            .tree
-            .tables
-            .levels()
-            .iter()
-            .flatten()
-            .all(|live| live.table.failure().is_none());
         let mut book = self.book.lock();
         book.board.give_back(JobKind::Compact(id));
         book.board.note_idle(id);
-        if is_whole {
-            book.board.forget(JobKind::Compact(id));
-        }
+        book.board.forget(JobKind::Compact(id));
         drop(book);
         self.changed.notify_all();
     }
@@ -426,6 +420,9 @@ impl Core {
             Job::Purge(names) => self.run_purge(names),
             Job::Reserve => self.run_reserve(),
         });
+        if let Err(error) = &result {
+            self.note_damage(&job, error);
+        }
         // The job's own hold on its inputs must be gone before it counts as done, or they would outlive the wait
         // for idleness.
         drop(job);
@@ -433,11 +430,29 @@ impl Core {
         result
     }
 
+    /// Notes that a table cannot be merged, if a merge failed because of one. Others of its keyspace go on.
+    fn note_damage(&self, job: &Job, error: &Error) {
+        let Job::Compact { keyspace, plan, .. } = job else { return };
+        let is_named = |live: &&LiveTable| error.file() == Some(live.table.path());
+        if is_lasting(error)
+            && let Some(live) = plan.inputs().find(is_named)
+        {
+            let number = live.meta.number;
+            self.book.lock().note_damage((keyspace.info.id, number), error, self.directory.now());
+        }
+    }
+
     fn end_claim(&self, kind: JobKind, result: &Result<()>) {
         let mut book = self.book.lock();
         book.board.finish(kind, result, self.directory.now());
+        if let (Some(id), Err(error)) = (kind.keyspace(), result)
+            && book.damage_of(id).any(|told| told.file() == error.file())
+        {
+            // It is the table that is not tried again for a while.
+            book.board.retry_now(|paused| paused == kind);
+        }
         if kind == JobKind::Seal {
-            book.seals_count += 1;
+            book.revivals_count += 1;
             book.is_seal_wanted |= result.is_err();
         }
         if let Some(id) = kind.keyspace() {
@@ -635,6 +650,9 @@ impl Core {
         let mut book = self.book.lock();
         if !plan.is_trivial_move() {
             book.files.retire_tables(plan.upper.iter().chain(&plan.lower).cloned());
+            for (_, number) in &removed {
+                book.damaged.remove(number);
+            }
         }
         self.change_state(&mut book, |state| state.set_tables(id, tables));
         Ok(())

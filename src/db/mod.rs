@@ -31,6 +31,7 @@ mod waiting;
 mod writing;
 
 use crate::base::comparator::KeyOrder;
+use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::limits;
@@ -38,6 +39,7 @@ use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
 use crate::base::time::UnixMillis;
 use crate::db::batch::WriteBatch;
+use crate::db::board::JobKind;
 use crate::db::builder::DbBuilder;
 use crate::db::iter::Iter;
 use crate::db::keyspace::Keyspace;
@@ -185,7 +187,8 @@ impl Db {
         if !(1..=limits::NAME_LEN_BYTES_MAX).contains(&name.len()) {
             return Err(Error::invalid("a keyspace's name has 1 to 255 bytes"));
         }
-        let order = core.comparators.find(&options.comparator, name)?;
+        let find = || core.comparators.find(&options.comparator, name);
+        let order = contain("looking for a comparator", find)?;
         let info = core.create_keyspace(name, options, order)?;
         Ok(Keyspace::new(Arc::clone(&self.handle), info))
     }
@@ -358,7 +361,17 @@ impl Db {
             keyspace: kind.keyspace().map(|id| state.keyspace(id).info.name.clone()),
             error: error.clone(),
         });
-        writing.into_iter().chain(told).collect()
+        // What a merge has just met is told as its failure; later the table stays named.
+        let is_told = |damage: &Error| book.board.troubles().any(|(_, error)| error.file() == damage.file());
+        let damaged = state.keyspaces().flat_map(|keyspace| {
+            let told = book.damage_of(keyspace.info.id).filter(|damage| !is_told(damage));
+            told.map(|error| BackgroundError {
+                job: JobKind::Compact(keyspace.info.id).name(),
+                keyspace: Some(keyspace.info.name.clone()),
+                error: error.clone(),
+            })
+        });
+        writing.into_iter().chain(told).chain(damaged).collect()
     }
 
     /// Goes on after the operator has mended the cause: tries failed jobs again at once, and takes up writing

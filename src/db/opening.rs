@@ -20,10 +20,9 @@ use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::compaction::output::open_table;
-use crate::db::board::JobKind;
 use crate::db::directory::Directory;
 use crate::db::ends::{Step, is_mendable};
-use crate::db::establish::{Establishment, never_named};
+use crate::db::establish::{Establishment, Named};
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
 use crate::db::state::{
     Book, Core, Generation, Host, KeyspaceInfo, KeyspaceTree, Leader, Link, LiveTable, Parts, State, View,
@@ -38,7 +37,7 @@ use crate::version::catalog::Catalog;
 use crate::version::edit::{Change, TableMeta};
 use crate::version::levels::{Live, Version};
 use crate::version::manifest;
-use crate::version::pointer;
+use crate::version::pointer::{self, Pointer};
 use crate::vfs::{LockMode, Vfs};
 use crate::wal::Predecessor;
 use crate::wal::reader::{Record, has_records, read_predecessor, replay};
@@ -67,7 +66,8 @@ struct Recovered {
     /// What is needed of the directory beside the tables: the manifest that counts and the segments that were replayed.
     needed: Vec<FileName>,
     /// Every table that an edit of the manifest added, whatever became of it.
-    tables_named: BTreeSet<FileNumber>,
+    named: Named,
+    pointer: Option<Pointer>,
     /// Replayed segments, oldest first, with what was in them.
     generations: VecDeque<(FileNumber, Arc<Generation>)>,
     /// The end of the last segment; none in a new database.
@@ -259,7 +259,8 @@ impl Opening {
             catalog,
             state,
             needed: vec![FileName::Lock, FileName::Current],
-            tables_named: BTreeSet::new(),
+            named: Named::default(),
+            pointer: None,
             generations: VecDeque::new(),
             last_segment: None,
             carried: Carried { records: Vec::new(), len_bytes: 0, len_bytes_max },
@@ -269,14 +270,11 @@ impl Opening {
     }
 
     /// Reads back what is there, modifying nothing.
-    fn recover(&self, pointer: pointer::Pointer) -> Result<Recovered> {
+    fn recover(&self, pointer: Pointer) -> Result<Recovered> {
         let directory = self.directory.as_ref();
-        let mut tables_named = BTreeSet::new();
-        let mut catalog = manifest::read_each(directory, directory.path(), pointer, &mut |change| {
-            if let Change::AddTable { meta, .. } = change {
-                tables_named.insert(meta.number);
-            }
-        })?;
+        let mut named = Named::default();
+        let mut see = |change: &Change| named.see(change);
+        let mut catalog = manifest::read_each(directory, directory.path(), pointer, &mut see)?;
         let manifest_path = FileName::Manifest(pointer.manifest).path(directory.path());
         if catalog.keyspaces.is_empty() {
             return Err(Error::corruption(&manifest_path, 0, "the manifest names no keyspace"));
@@ -306,8 +304,9 @@ impl Opening {
             let waste = self.link.new_waste(id, self.options.memtable_bytes);
             state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree });
         }
-        let mut recovered = Recovered { tables_named, ..self.recovered(catalog, state) };
-        recovered.needed.push(FileName::Manifest(pointer.manifest));
+        let (in_force, pointer) = (pointer.manifest, Some(pointer));
+        let mut recovered = Recovered { named, pointer, ..self.recovered(catalog, state) };
+        recovered.needed.push(FileName::Manifest(in_force));
         self.replay_segments(&mut recovered)?;
         Ok(recovered)
     }
@@ -411,6 +410,7 @@ impl Opening {
         let memtables: Vec<Arc<Memtable>> =
             state.keyspaces().map(|keyspace| Arc::new(Memtable::new(&keyspace.tree.order, share))).collect();
         let mut arena = Arena::new(self.options.memtable_bytes);
+        let seq_before = *last_seq;
         let is_known = |id: KeyspaceId| (id.0 as usize) < memtables.len();
         let mut admit = |record: &Record| -> Result<()> {
             check_record(record, &path, is_known)?;
@@ -435,7 +435,11 @@ impl Opening {
         }
         recovered.torn_tails_count += u64::from(replayed.is_torn);
         let durable_len = replayed.durable_len;
-        recovered.last_segment = Some(Predecessor { number, good_len: durable_len, last_seq: durable_seq });
+        // What adds nothing need not stay: each of many openings that are cut short begins a segment.
+        if durable_seq > seq_before {
+            recovered.last_segment =
+                Some(Predecessor { number, good_len: durable_len, last_seq: durable_seq });
+        }
         recovered.unproven = replayed.unproven;
         let mut filled = Vec::new();
         for (id, memtable) in recovered.state.ids().zip(memtables) {
@@ -461,7 +465,7 @@ impl Opening {
     ) -> Result<Arc<Core>> {
         let Recovered { catalog, state, needed, generations, last_segment, carried, unproven, .. } =
             recovered;
-        let tables_named = recovered.tables_named;
+        let (named, pointer) = (recovered.named, recovered.pointer);
         let is_carried = carried.is_small();
         // What is carried stands in the fresh segment as if it were its first content: nothing before it is needed.
         let predecessor = last_segment.filter(|_| !is_carried);
@@ -489,19 +493,31 @@ impl Opening {
         }
         for (keyspace, live) in state.tables() {
             if let Some(error) = live.table.failure() {
-                book.board.park(JobKind::Compact(keyspace.info.id), error, self.directory.now());
+                let place = (keyspace.info.id, live.meta.number);
+                book.note_damage(place, error, self.directory.now());
             }
         }
-        for name in needed.into_iter().filter(|name| names.contains(name)) {
+        for name in needed.iter().copied().filter(|name| names.contains(name)) {
             book.files.add_found(name, self.directory.len_of(name));
         }
         if is_read_only {
             self.note_rest(&mut book, &names, &catalog);
         } else {
             let wal_first = book.sealed.front().map(|(number, _)| *number);
-            let dead = never_named(&names, &catalog, &tables_named);
-            let establishment =
-                Establishment { catalog, predecessor, wal_first, records, names, dead, time_high_water };
+            let (dead, superseded) = pointer.map_or_else(Default::default, |pointer| {
+                named.leftovers((&names, &needed), pointer, &catalog)
+            });
+            let establishment = Establishment {
+                catalog,
+                predecessor,
+                wal_first,
+                records,
+                names,
+                pointer,
+                dead,
+                superseded,
+                time_high_water,
+            };
             leader.unestablished = Some(Box::new(establishment));
         }
         let view = View::new(state, leader.last_seq, time_high_water);

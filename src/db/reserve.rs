@@ -22,7 +22,7 @@ use crate::base::ids::FileNumber;
 use crate::base::limits;
 use crate::db::board::JobKind;
 use crate::db::ends::Phase;
-use crate::db::state::{Book, Core};
+use crate::db::state::{Book, Core, Host};
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
@@ -167,7 +167,9 @@ impl Core {
     /// Makes the reserve, or makes it larger, where only callers run jobs: these run a flush or merge when they have to wait
     /// for one, and would come to this when the disk is full.
     pub(crate) fn see_to_reserve(&self) {
-        if !self.reserve.is_asked_for.load(Ordering::Relaxed) {
+        // Once it is spent, puts are refused until it is back, and nobody else may come to make it.
+        let is_spent = self.reserve.is_spent() && matches!(self.host, Host::Caller);
+        if !is_spent && !self.reserve.is_asked_for.load(Ordering::Relaxed) {
             return;
         }
         self.reserve.is_asked_for.store(false, Ordering::Relaxed);
@@ -194,7 +196,8 @@ impl Core {
         let Target { wanted_bytes: target, least_bytes } = self.reserve_target(&self.book.lock());
         let held = self.reserve.held_bytes();
         let available = self.directory.available_space(self.directory.path())?;
-        if held >= least_bytes && self.reserve.seals_early() {
+        let is_too_large = held > target + target / 8;
+        if held >= least_bytes && !is_too_large && self.reserve.seals_early() {
             // It serves memtables that are sealed early. Larger ones may come once there is room for what they need.
             let grown = target.saturating_add(self.options.memtable_bytes as u64);
             if available.saturating_add(held) >= grown.saturating_mul(2) {
@@ -242,6 +245,19 @@ impl Core {
             }
         }
         made
+    }
+
+    /// Makes it smaller when the database closes, if it was for memtables that are tables by now. What fails is tried again
+    /// in the next life.
+    pub(crate) fn shrink_reserve_at_the_end(&self) {
+        let (target, held) = (self.reserve_target(&self.book.lock()).wanted_bytes, self.reserve.held_bytes());
+        if target == 0 || self.reserve.is_spent() || held <= target + target / 8 {
+            return;
+        }
+        let number = self.take_file_number();
+        if self.make_reserve(target, number).is_err() {
+            self.book.lock().files.discard(FileName::Temporary(number), 0);
+        }
     }
 
     fn try_again_at(&self) -> u64 {

@@ -15,7 +15,7 @@ use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
-use crate::db::board::Board;
+use crate::db::board::{Board, PARKED_FOR, nanos};
 use crate::db::directory::Directory;
 use crate::db::ends::{Ends, is_mendable};
 use crate::db::files::FileLife;
@@ -42,7 +42,7 @@ use crate::wal::writer::WalWriter;
 use crate::write::commit::Request;
 use crate::write::queue::Queue;
 use arc_swap::{ArcSwap, Guard};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
@@ -301,11 +301,21 @@ pub(crate) struct Book {
     pub merged_last: Option<KeyspaceId>,
     /// Keyspaces whose merges had no room on the disk when they were looked at.
     pub short_of_room: BTreeSet<KeyspaceId>,
+    /// Tables that a merge could not read, or that a degraded opening could not open.
+    pub damaged: BTreeMap<FileNumber, Damage>,
     pub quiet: Quiet,
     /// A look found that memtables which are not full should be sealed.
     pub is_seal_wanted: bool,
-    /// How many such seals have ended.
-    pub seals_count: u64,
+    /// How often a job has made something due that a look had found at rest: such a seal, or room on the disk.
+    pub revivals_count: u64,
+}
+
+/// Why a table cannot be merged.
+pub(crate) struct Damage {
+    keyspace: KeyspaceId,
+    error: Error,
+    /// Monotonic time before which no merge tries it again.
+    retry_at: u64,
 }
 
 /// Who runs the background jobs.
@@ -379,8 +389,46 @@ impl Book {
     /// Has keyspaces looked at again whose merges had no room: there may be some now.
     pub(crate) fn nominate_short(&mut self) {
         for id in std::mem::take(&mut self.short_of_room) {
-            self.board.nominate(id);
+            self.board.revive(id);
+            self.revivals_count += 1;
         }
+    }
+
+    /// Notes that a table of a keyspace cannot be merged because of `error`.
+    pub(crate) fn note_damage(
+        &mut self,
+        (keyspace, number): (KeyspaceId, FileNumber),
+        error: &Error,
+        now: u64,
+    ) {
+        let retry_at = now.saturating_add(nanos(PARKED_FOR));
+        self.damaged.insert(number, Damage { keyspace, error: error.clone(), retry_at });
+    }
+
+    /// Returns what was met in the tables of a keyspace that cannot be merged.
+    pub(crate) fn damage_of(&self, id: KeyspaceId) -> impl Iterator<Item = &Error> {
+        self.damaged.values().filter(move |damage| damage.keyspace == id).map(|damage| &damage.error)
+    }
+
+    /// Returns the tables of a keyspace that no merge tries at `now`.
+    pub(crate) fn parked_tables(&self, id: KeyspaceId, now: u64) -> BTreeSet<FileNumber> {
+        let is_parked = |damage: &Damage| damage.keyspace == id && damage.retry_at > now;
+        self.damaged.iter().filter(|(_, damage)| is_parked(damage)).map(|(number, _)| *number).collect()
+    }
+
+    /// Has merges try damaged tables again whose time is `meant`.
+    pub(crate) fn retry_damaged(&mut self, is_meant: impl Fn(u64) -> bool) {
+        for damage in
+            self.damaged.values_mut().filter(|damage| damage.retry_at > 0 && is_meant(damage.retry_at))
+        {
+            damage.retry_at = 0;
+            self.board.nominate(damage.keyspace);
+        }
+    }
+
+    /// Returns the first monotonic time after `now` at which a damaged table is tried again.
+    pub(crate) fn next_retry_of_damaged(&self, now: u64) -> Option<u64> {
+        self.damaged.values().map(|damage| damage.retry_at).filter(|at| *at > now).min()
     }
 
     /// Tells whether a job that frees room on the disk runs or may be about to.

@@ -154,8 +154,10 @@ impl Core {
         let manifest = self.manifest.lock().as_ref().map(|manifest| (manifest.number(), manifest.disk_len()));
         let book = self.book.lock();
         let state = self.view.pin_state();
+        let (readable, damaged): (Vec<_>, Vec<_>) =
+            state.tables().map(|(_, live)| live).partition(|live| live.table.failure().is_none());
         let mut live: BTreeSet<FileName> =
-            state.tables().map(|(_, live)| FileName::Table(live.meta.number)).collect();
+            readable.iter().map(|live| FileName::Table(live.meta.number)).collect();
         live.extend(book.files.found().map(|(name, _)| name));
         live.extend(book.files.segments().map(|(number, _)| FileName::Wal(number)));
         if let Some((number, _)) = manifest {
@@ -163,13 +165,12 @@ impl Core {
         }
         live.extend((self.reserve.held_bytes() > 0).then_some(FileName::Reserve));
         let mut live_files: Vec<String> = live.iter().map(ToString::to_string).collect();
-        live_files.sort();
-        let tables_bytes: u64 = state.tables().map(|(_, live)| live.meta.len_bytes).sum();
+        let tables_bytes: u64 = readable.iter().map(|live| live.meta.len_bytes).sum();
         let found = book.files.found().filter(|(name, _)| *name != FileName::Current);
         let found_bytes: u64 = found.map(|(_, len)| len).sum();
         let sealed_log_bytes: u64 = book.files.segments().map(|(_, len)| len).sum();
         let open_log_bytes = book.active_wal.as_ref().map_or(0, |segment| segment.disk_len());
-        let disk_bytes = tables_bytes
+        let mut disk_bytes = tables_bytes
             + found_bytes
             + sealed_log_bytes
             + open_log_bytes
@@ -178,7 +179,14 @@ impl Core {
             + book.files.unneeded_bytes();
         let (sealed_memtables, obsolete_tables) = (book.sealed.len(), book.files.obsolete_count());
         drop(book);
-        Guarded { state, sealed_memtables, disk_bytes, obsolete_tables, live_files }
+        // What a degraded opening could not open may be there with any length, or not at all.
+        let found = damaged.iter().map(|live| FileName::Table(live.meta.number));
+        for (name, len) in found.map(|name| (name, self.directory.len_of(name))).filter(|(_, len)| *len > 0) {
+            live_files.push(name.to_string());
+            disk_bytes += len;
+        }
+        live_files.sort();
+        Guarded { sealed_memtables, disk_bytes, obsolete_tables, live_files, state: Arc::clone(&state) }
     }
 }
 

@@ -133,6 +133,8 @@ impl Core {
             // Whoever waits for nothing to be due waits for what quiet would make due.
             let mut book = self.book.lock();
             book.quiet.waiting_count += 1;
+            // Whoever waits has a reason to think that it goes better now.
+            book.retry_damaged(|_| true);
             self.look_at_quiet(&mut book);
         }
         let result = self.await_idle();
@@ -227,7 +229,8 @@ impl Core {
         let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
         if *is_helping {
             let limits = keyspace.info.options.level_limits();
-            let situation = self.situation(keyspace, self.reserve.is_spent(), &snapshots);
+            let parked = self.book.lock().parked_tables(keyspace.info.id, self.directory.now());
+            let situation = self.situation(keyspace, self.reserve.is_spent(), (&snapshots, &parked));
             let plan = if self.reserve.is_spent() {
                 picker::pick(tables, limits, order, situation).plan
             } else {
@@ -255,8 +258,8 @@ struct Idleness {
     upto: Option<SeqNum>,
     /// What is awaited after the flushes; none while these are.
     rest: Option<Rest>,
-    /// How many seals had ended when that was found out.
-    seals_before: u64,
+    /// How often something at rest had been made due when that was found out.
+    revivals_before: u64,
 }
 
 /// What is due once everything is flushed.
@@ -305,9 +308,9 @@ impl Idleness {
         let is_flushed =
             book.sealed.is_empty() && !book.is_seal_wanted && !book.board.is_running(JobKind::Seal);
         // A count tells of what was sealed and flushed between two looks of this caller: the look that wanted the seal
-        // has found nothing to merge, and the flush may have made something due.
-        if !is_flushed || book.seals_count != self.seals_before {
-            self.seals_before = book.seals_count;
+        // has found nothing to merge, and the flush may have made something due. So it is with room on the disk.
+        if !is_flushed || book.revivals_count != self.revivals_before {
+            self.revivals_before = book.revivals_count;
             self.rest = None;
         }
         is_flushed

@@ -78,6 +78,11 @@ impl Core {
                 Err(error) if error.kind() == ErrorKind::ReadOnly => {}
                 Err(error) => return Err(in_doubt.unwrap_or(error)),
             }
+            // It may have been made again meanwhile.
+            if !self.reserve.is_spent() && self.reserve.held_bytes() > 0 {
+                drop(self.use_reserve_for_deletes());
+                continue;
+            }
             self.run_or_sleep(FULL_DISK_PAUSE);
             self.purge_now();
             // The log may hold the batch of a failed attempt until going on cuts it off. If going on fails, the next
@@ -379,21 +384,30 @@ impl Core {
         Ok(())
     }
 
-    /// Returns an error if what writers to these keyspaces wait for will not come: merging them meets damage, or flushing
-    /// a full disk.
+    /// Returns an error if what writers to these keyspaces wait for will not come: merging them meets damage, or what
+    /// they wait for a full disk.
     fn hopeless(&self, keyspaces: &[KeyspaceId]) -> Option<Error> {
+        let awaits_flushes = self.pace_of_flushes() == Pace::Stop;
         let book = self.book.lock();
         let now = self.directory.now();
-        if self.pace_of_flushes() == Pace::Stop
-            && let Some(error) = book.board.pausing(JobKind::Flush, now)
-            && error.kind() == ErrorKind::NoSpace
+        let merges = keyspaces.iter().map(|id| JobKind::Compact(*id));
+        let awaited = std::iter::once(JobKind::Flush).filter(|_| awaits_flushes);
+        let awaited = awaited.chain(merges.filter(|_| !awaits_flushes));
+        let mut short = awaited.filter_map(|kind| Some((kind, book.board.pausing(kind, now)?)));
+        if let Some((kind, error)) = short.find(|(_, error)| error.kind() == ErrorKind::NoSpace)
             && !book.may_make_room(now)
         {
-            let message = format!("writes wait for a flush, which finds no room: {error}");
+            let message = format!("writes wait for a {}, which finds no room: {error}", kind.name());
             return Some(error.clone().wrap(ErrorKind::NoSpace, message));
         }
-        let mut troubles = keyspaces.iter().filter_map(|id| book.board.trouble(JobKind::Compact(*id)));
-        let is_hopeless = troubles.any(is_lasting) && self.pace_of_flushes() != Pace::Stop;
+        let is_stuck = |id: &KeyspaceId| {
+            let is_damaged = !book.parked_tables(*id, now).is_empty() && !book.board.is_busy(*id);
+            is_damaged
+                || book.board.trouble(JobKind::Compact(*id)).is_some_and(|error| {
+                    is_lasting(error) && book.board.pausing(JobKind::Compact(*id), now).is_some()
+                })
+        };
+        let is_hopeless = !awaits_flushes && keyspaces.iter().any(is_stuck);
         drop(book);
         is_hopeless.then(|| self.busy(keyspaces))
     }
@@ -401,7 +415,9 @@ impl Core {
     fn busy(&self, keyspaces: &[KeyspaceId]) -> Error {
         let book = self.book.lock();
         let kinds = std::iter::once(JobKind::Flush).chain(keyspaces.iter().map(|id| JobKind::Compact(*id)));
-        let cause = kinds.into_iter().find_map(|kind| book.board.trouble(kind)).cloned();
+        let trouble = kinds.into_iter().find_map(|kind| book.board.trouble(kind));
+        let damage = || keyspaces.iter().find_map(|id| book.damage_of(*id).next());
+        let cause = trouble.or_else(damage).cloned();
         drop(book);
         match cause {
             Some(cause) => {
@@ -447,6 +463,7 @@ impl Core {
         {
             let mut book = self.book.lock();
             book.board.retry_now(|_| true);
+            book.retry_damaged(|_| true);
             book.nominate_short();
         }
         self.wake_background();
@@ -506,12 +523,14 @@ impl Core {
         }
         let predecessor = old.abandon().map_err(|error| self.fail(&error))?;
         let mut next = self.open_segment(predecessor)?;
+        // What it has on the disk; what it held back goes into the next one.
+        let old_len = old.good_len();
         next.take_over(old);
         old.trim();
         let mut book = self.book.lock();
         // The memtables go on, with commits of both segments: what the old one held back is in them too.
         book.active_first.get_or_insert(old.number());
-        book.files.seal_segment(old.number(), old.len());
+        book.files.seal_segment(old.number(), old_len);
         book.files.add_segment(next.number(), 0);
         book.active_wal = Some(Arc::clone(next.segment()));
         drop(book);

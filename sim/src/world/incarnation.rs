@@ -7,6 +7,7 @@ use crate::world::endings::Ending;
 use crate::world::images;
 use crate::world::judge::{Violation, violation};
 use crate::world::neighbour::Neighbour;
+use crate::world::on_disk::OnDisk;
 use crate::world::recovery::Reading;
 use crate::world::story::{DISK_KINDS, Story};
 use std::path::Path;
@@ -14,6 +15,12 @@ use std::time::Duration;
 use tinylsm::sync::{JoinHandle, spawn};
 use tinylsm::vfs::Vfs;
 use tinylsm::{Db, ErrorKind, Keyspace};
+
+/// How many openings in a row may be cut short.
+const CUT_OPENINGS_COUNT_MAX: u64 = 150;
+/// What these may leave: as much as an opening leaves alone, and what one makes, which is a table for every key where
+/// these are small.
+const LEFTOVERS_COUNT_MAX: usize = 16 + 80;
 
 impl Story {
     /// Leaves names in the directory before there is a database: they disturb nobody, and nobody touches them.
@@ -31,6 +38,7 @@ impl Story {
     /// Lets the database live once.
     pub(in crate::world) fn live_once(&mut self) -> Result<(), Violation> {
         let ending = Ending::draw(&self.context);
+        self.cut_openings_short()?;
         let Some(db) = self.open_through_accidents()? else { return Ok(()) };
         self.is_first = false;
         let Some(keyspaces) = self.keyspaces_of(&db)? else { return self.end(db, Ending::PowerLoss) };
@@ -108,6 +116,42 @@ impl Story {
         } else {
             self.disk.power_off_after(1 + below(30));
         }
+    }
+
+    /// Cuts one opening after the other short, as whoever kills slow starters does, at about the same place each time: what
+    /// they leave behind does not add up.
+    fn cut_openings_short(&mut self) -> Result<(), Violation> {
+        if self.is_first || self.disk.is_off() || !self.context.tape.chance(Label::Crash, 1, 24) {
+            return Ok(());
+        }
+        let tape = self.context.tape.clone();
+        let below = |bound| tape.below(Label::Crash, bound);
+        self.heal_disk();
+        let before = self.leftovers_count()?;
+        let changes_count = 1 + below(60);
+        for _ in 0..below(CUT_OPENINGS_COUNT_MAX) {
+            self.disk.power_off_after(changes_count + below(4));
+            self.context.judge.lock().model.forget_writers();
+            let opened = self.context.builder(&self.disk, self.context.background()).open();
+            self.disk.power_off();
+            drop(opened);
+            self.lose_power("power lost in one of many openings");
+            self.heal_disk();
+        }
+        let after = self.leftovers_count()?;
+        if after > before + LEFTOVERS_COUNT_MAX {
+            let message = format!("{before} files before, {after} behind openings that were cut short");
+            return Err(violation("space of openings cut short", message));
+        }
+        Ok(())
+    }
+
+    /// Returns how many files there are besides tables that the manifest names; one opening may flush to many.
+    fn leftovers_count(&self) -> Result<usize, Violation> {
+        let on_disk = OnDisk::look(&self.disk)
+            .map_err(|error| violation("recovery", format!("the manifest is unreadable: {error:?}")))?;
+        let named_count = on_disk.map_or(0, |on_disk| on_disk.catalog.tables().count());
+        Ok(files_of(&self.disk).len().saturating_sub(named_count))
     }
 
     /// Opens the database; the power may go while it does, several times. `None` if faults keep it shut.
