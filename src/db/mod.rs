@@ -342,7 +342,8 @@ impl Db {
     }
 
     /// Returns what each kind of background job, and the merges of each keyspace, have met since they last succeeded; before
-    /// these, as the job `"writing"`, why writing is off. Empty if nothing is failing. In a forked process that is `Closed`
+    /// these, as the job `"writing"`, why writing is off; behind them, what was met in tables that cannot be merged, for
+    /// as long as these are there. Empty if nothing is failing. In a forked process that is `Closed`
     /// alone.
     pub fn background_errors(&self) -> Vec<BackgroundError> {
         let core = self.core();

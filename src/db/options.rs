@@ -42,7 +42,7 @@ pub struct Options {
     /// comparator than the one it has is refused. None.
     pub default_keyspace: Option<KeyspaceOptions>,
     /// Most bytes that are set aside for a full disk, so that deletes, flushes and merges can go on there; 0 for none. The
-    /// reserve is about an eighth of the tables or a flush, whichever is more, and 32 KiB at least. 128 MiB.
+    /// reserve is about an eighth of the tables or a flush of what memory holds, whichever is more, and 32 KiB at least. 128 MiB.
     pub reserve_bytes_max: u64,
 }
 
