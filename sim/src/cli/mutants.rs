@@ -118,6 +118,9 @@ fn hunt(root: &Path, scratch: &Path, patch: &Path, max_seeds: u64) -> io::Result
     let built = Command::new("cargo")
         .args(["build", "--release", "--quiet", "--package", "tinylsm-sim", "--bin", "tinylsm-sim"])
         .env("CARGO_TARGET_DIR", &target)
+        // A patch changes a line or two, and most hunts are shorter than a build.
+        .env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
         .current_dir(&copy)
         .status()?;
     if !built.success() {
