@@ -156,6 +156,9 @@ impl Core {
 
     /// Tells whether the reserve should be made, or made larger; or smaller, if nothing else goes on.
     pub(crate) fn is_reserve_due(&self, book: &mut Book, now: u64) -> bool {
+        if self.reserve.is_spent() && self.is_flush_first(book) {
+            return false;
+        }
         let (target, held) = (self.reserve_target(book), self.reserve.held_bytes());
         if held < target.least_bytes || self.reserve.seals_early() {
             return now >= self.reserve.try_at.load(Ordering::Relaxed);
@@ -164,12 +167,22 @@ impl Core {
         is_too_large && now >= self.reserve.try_at.load(Ordering::Relaxed) && self.is_quiet(book)
     }
 
+    /// Tells whether the room that the reserve made is still wanted by what is sealed. Where the disk does not tell of a
+    /// quota, a new reserve would take it away again.
+    fn is_flush_first(&self, book: &Book) -> bool {
+        let trouble = book.board.trouble(JobKind::Flush);
+        !book.sealed.is_empty() && trouble.is_none_or(|error| error.kind() == ErrorKind::NoSpace)
+    }
+
     /// Makes the reserve, or makes it larger, where only callers run jobs: these run a flush or merge when they have to wait
     /// for one, and would come to this when the disk is full.
     pub(crate) fn see_to_reserve(&self) {
-        // Once it is spent, puts are refused until it is back, and nobody else may come to make it.
-        let is_spent = self.reserve.is_spent() && matches!(self.host, Host::Caller);
-        if !is_spent && !self.reserve.is_asked_for.load(Ordering::Relaxed) {
+        if self.reserve.is_spent() && matches!(self.host, Host::Caller) {
+            // Puts are refused until it is back, and nobody else may come to what that takes.
+            while self.reserve.is_spent() && self.run_due_job().unwrap_or(false) {}
+            return;
+        }
+        if !self.reserve.is_asked_for.load(Ordering::Relaxed) {
             return;
         }
         self.reserve.is_asked_for.store(false, Ordering::Relaxed);

@@ -471,7 +471,8 @@ impl Core {
         resumed?;
         // Puts are refused until the reserve is back.
         if self.reserve.is_spent() {
-            return self.await_jobs(|kind| kind == JobKind::Reserve, |_| !self.reserve.is_spent());
+            let concerns = |kind| matches!(kind, JobKind::Reserve | JobKind::Flush);
+            return self.await_jobs(concerns, |_| !self.reserve.is_spent());
         }
         Ok(())
     }

@@ -84,7 +84,9 @@ impl<'a> Damaged<'a> {
             FileName::Manifest(_) => kind == 2,
             _ => kind == 3,
         };
-        let kind = tape.weighted(Label::Check, &[6, 4, 3, 1]);
+        // What nobody closed has its end in log and manifest, where damage may pass for a write that was not finished.
+        let kind =
+            tape.weighted(Label::Check, if source == Source::Closed { &[6, 4, 3, 1] } else { &[3, 4, 6, 1] });
         let candidates: Vec<_> = ours.iter().filter(|(name, _, _)| is_kind(name, kind)).collect();
         if candidates.is_empty() {
             return Ok(None);
@@ -283,10 +285,10 @@ fn draw_damage(
 ) -> Damage {
     let tape = &context.tape;
     let below = |bound: u64| tape.below(Label::Check, bound.max(1));
-    let at = match below(4) {
+    let at = match below(5) {
         0 => below(len.min(64)),
         1 => len - 1 - below(len.min(80)),
-        2 => written_len.max(1) - 1 - below(written_len.min(80)),
+        2 | 3 => written_len.max(1) - 1 - below(written_len.min(80)),
         _ => below(len),
     };
     let extent = || tape.magnitude(Label::Check, 12).min(len - at);

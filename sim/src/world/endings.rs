@@ -99,7 +99,7 @@ impl Story {
     /// Damages a copy of the disk now and then, where nothing else has failed.
     fn damage_sometimes(&mut self, source: Source) -> Result<(), Violation> {
         let is_healthy = !self.has_cause() && !self.has_panicked();
-        if !is_healthy || !self.context.tape.chance(Label::Check, 1, 6) {
+        if !is_healthy || !self.context.tape.chance(Label::Check, 1, 4) {
             return Ok(());
         }
         judge_damaged(&self.context, &self.disk, source)
