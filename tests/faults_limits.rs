@@ -28,8 +28,8 @@ use tinylsm::version::edit::Change as CatalogChange;
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
 use tinylsm::{
-    Background, Cache, Compression, Db, DbBuilder, ErrorKind, KeyspaceOptions, Options, Result, UnixMillis,
-    WriteOptions,
+    Background, Cache, Compression, Db, DbBuilder, ErrorKind, Keyspace, KeyspaceOptions, Options, Result,
+    UnixMillis, WriteBatch, WriteOptions,
 };
 use watchdog::{ends_somehow, within};
 
@@ -272,6 +272,36 @@ fn a_memtable_without_a_limit_takes_memory_for_its_entries_only() {
     }
     let dir = TempDir::new().expect("a directory");
     child::run_with_little_memory(NAME, dir.path(), 2048);
+}
+
+/// There may be more keyspaces than a memtable has bytes to share out among them.
+#[test]
+fn more_keyspaces_than_a_memtable_has_bytes_are_written_flushed_and_opened() {
+    within(|| {
+        let disk = MemVfs::new();
+        let options = Options { memtable_bytes: 1024, ..tiny() };
+        let open =
+            || builder(&disk).options(options.clone()).background(Background::Manual).open().expect("opens");
+        let db = open();
+        let create = |i| db.create_keyspace(&format!("k{i}"), KeyspaceOptions::default()).expect("creates");
+        let keyspaces: Vec<Keyspace> = (0..1100).map(create).collect();
+        let mut batch = WriteBatch::new();
+        keyspaces.iter().for_each(|keyspace| batch.put(keyspace, "a", "1"));
+        db.write(&batch, &WriteOptions::default()).expect("writes");
+        db.flush().expect("flushes");
+        let mut batch = WriteBatch::new();
+        keyspaces.iter().for_each(|keyspace| batch.delete(keyspace, "a"));
+        db.write(&batch, &WriteOptions::default()).expect("writes");
+        db.wait_idle().expect("idle");
+        for keyspace in &keyspaces {
+            assert_eq!(keyspace.get("a").expect("reads"), None, "{}", keyspace.name());
+        }
+        drop(keyspaces);
+        db.close().expect("closes");
+        let db = open();
+        db.wait_idle().expect("idle");
+        assert!(db.background_errors().is_empty(), "{:?}", db.background_errors());
+    });
 }
 
 /// Uses a crafted database as an application would: opens it, and if that is not refused writes and flushes. No panic.

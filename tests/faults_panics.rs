@@ -345,6 +345,126 @@ fn a_comparators_panic_gets_out_of_no_call() {
     }
 }
 
+/// Orders like bytes, and panics in the one of its other answers that it is told to.
+#[derive(Default)]
+struct Moody {
+    panics_in: AtomicU64,
+}
+
+/// What a comparator gives besides an order.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Name = 1,
+    SortPrefix = 2,
+    Separator = 3,
+}
+
+impl Moody {
+    fn break_in(&self, answer: Answer) {
+        self.panics_in.store(answer as u64, Atomic::SeqCst);
+    }
+
+    fn mend(&self) {
+        self.panics_in.store(0, Atomic::SeqCst);
+    }
+
+    fn check(&self, answer: Answer) {
+        assert!(self.panics_in.load(Atomic::SeqCst) != answer as u64, "{PANIC}");
+    }
+}
+
+impl Comparator for Moody {
+    fn name(&self) -> &str {
+        self.check(Answer::Name);
+        "test.moody"
+    }
+
+    fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {
+        a.cmp(b)
+    }
+
+    fn sort_prefix(&self, _key: &[u8]) -> u128 {
+        self.check(Answer::SortPrefix);
+        0
+    }
+
+    fn separator(&self, a: &[u8], _b: &[u8], out: &mut Vec<u8>) {
+        self.check(Answer::Separator);
+        out.extend_from_slice(a);
+    }
+}
+
+/// A database with a keyspace of a moody order, and the options of one.
+fn moody() -> (Arc<Moody>, Db, Keyspace, KeyspaceOptions) {
+    let order = Arc::new(Moody::default());
+    let comparator = Arc::clone(&order) as Arc<dyn Comparator>;
+    let db = builder(&MemVfs::new()).background(Background::Manual).comparator(comparator).open();
+    let db = db.expect("opens");
+    let options = KeyspaceOptions { comparator: order.name().to_owned(), ..tiny_keyspace() };
+    let keyspace = db.create_keyspace("moody", options.clone()).expect("creates");
+    for i in 0..60 {
+        keyspace.put(format!("key{i:02}"), [7; 100]).expect("puts");
+    }
+    (order, db, keyspace, options)
+}
+
+/// A panic in whatever else a comparator answers is an error of the call as well, or nobody's.
+#[test]
+fn a_panic_in_any_of_a_comparators_answers_gets_out_of_no_call() {
+    type Call = (&'static str, fn(&Db, &Keyspace, KeyspaceOptions) -> Result<()>);
+    let calls: [Call; 17] = [
+        ("create_keyspace", |db, _, options| db.create_keyspace("other", options).map(drop)),
+        ("get", |_, keyspace, _| keyspace.get("key00").map(drop)),
+        ("scan", |_, keyspace, _| keyspace.range("a".."z")?.try_for_each(|item| item.map(drop))),
+        ("prefix", |_, keyspace, _| {
+            // Refused, since the order is not that of bytes.
+            drop(keyspace.prefix("key0"));
+            Ok(())
+        }),
+        ("seek", |_, keyspace, _| keyspace.iter()?.seek("key")),
+        ("put", |_, keyspace, _| keyspace.put("key", "v").map(drop)),
+        ("delete", |_, keyspace, _| keyspace.delete("key00").map(drop)),
+        ("flush", |db, _, _| db.flush()),
+        ("compact_range", |db, keyspace, _| db.compact_range(keyspace, ..)),
+        ("wait_idle", |db, _, _| db.wait_idle()),
+        ("background_step", |db, _, _| db.background_step().map(drop)),
+        ("verify", |db, _, _| db.verify().map(drop)),
+        ("resume", |db, _, _| db.resume()),
+        ("stats", |db, _, _| {
+            drop(db.stats());
+            Ok(())
+        }),
+        ("background_errors", |db, _, _| {
+            drop(db.background_errors());
+            Ok(())
+        }),
+        ("formatting", |db, keyspace, _| {
+            drop(format!("{db:?} {keyspace:?} {:?}", keyspace.options()));
+            Ok(())
+        }),
+        ("close", |db, _, _| db.clone().close()),
+    ];
+    let mut has_met = [false; 3];
+    for answer in [Answer::Name, Answer::SortPrefix, Answer::Separator] {
+        for (what, call) in calls {
+            let (order, db, keyspace, options) = moody();
+            order.break_in(answer);
+            let outcome = ends_somehow(what, {
+                let (db, keyspace) = (db.clone(), keyspace.clone());
+                move || call(&db, &keyspace, options)
+            });
+            order.mend();
+            let result =
+                outcome.unwrap_or_else(|text| panic!("the panic in {answer:?} got out of {what}: {text}"));
+            if let Err(error) = result {
+                has_met[answer as usize - 1] = true;
+                check_names_the_panic(what, &error);
+            }
+        }
+    }
+    assert_eq!(has_met, [true; 3], "each panic is met by some call");
+}
+
 /// A flush or a merge that meets a panic, at whichever comparison, is done when it is asked for again, and leaves no file
 /// behind that belongs to nobody.
 #[test]

@@ -169,6 +169,76 @@ fn writing_goes_on_after_a_full_disk_where_no_reserve_is_wanted() {
     }
 }
 
+// ---- Once it is too large ----
+
+/// Returns what the files of a database take, what is allocated ahead included.
+fn len_of_files(disk: &MemVfs) -> u64 {
+    disk.files().iter().map(|path| disk.metadata(path).expect("listed").len).sum()
+}
+
+/// A few keys that were overwritten again and again until the database was closed leave a reserve for the few keys, and not
+/// for the memtable that they filled.
+#[test]
+fn closing_leaves_a_reserve_that_fits_what_is_live() {
+    for background in BACKGROUNDS {
+        within(move || {
+            let disk = MemVfs::new();
+            let options =
+                Options { memtable_bytes: 8 << 20, durability: Durability::Os, ..Options::default() };
+            let db = small(&disk).options(options).background(background.clone()).open().expect("opens");
+            let mut round = 0;
+            while db.stats().memtable_bytes < 4 << 20 {
+                for i in 0..10 {
+                    db.put(numbered(i), [round; 1000]).expect("puts");
+                }
+                round = round.wrapping_add(1);
+            }
+            db.close().expect("closes");
+            let (reserve, all) = (reserve_len(&disk).expect("there is one"), len_of_files(&disk));
+            assert!(reserve < 256 << 10, "{background:?}: a reserve of {reserve} bytes for 10 KB");
+            assert!(all < 512 << 10, "{background:?}: files of {all} bytes for 10 KB");
+        });
+    }
+}
+
+/// A small disk that a database has filled and then left nearly empty has a small reserve too.
+#[test]
+fn a_reserve_shrinks_with_the_data_on_a_small_disk() {
+    for background in BACKGROUNDS {
+        within(move || {
+            let disk = SmallDisk::new(64 << 20);
+            let options = Options { stall_timeout: Duration::from_secs(2), ..Options::default() };
+            let db = small(&disk).options(options).background(background.clone()).open().expect("opens");
+            let mut state = 1u64;
+            let mut noise = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state.to_le_bytes()[7]
+            };
+            let values: Vec<Vec<u8>> = (0..16).map(|_| (0..1 << 16).map(|_| noise()).collect()).collect();
+            let mut count = 0;
+            for i in 0..2000 {
+                if db.put_with(numbered(i), &values[i as usize % 16], &WriteOptions::os()).is_err() {
+                    count = i;
+                    break;
+                }
+            }
+            assert!(count > 0, "no put ever failed");
+            let before = reserve_len(&disk);
+            for i in 0..count {
+                db.delete_with(numbered(i), &WriteOptions::os()).expect("the reserve is there for deletes");
+            }
+            db.flush().expect("there is room");
+            db.compact_range(db.default_keyspace(), ..).expect("there is room");
+            db.wait_idle().expect("idle");
+            let after = reserve_len(&disk).expect("there is room for one");
+            assert!(
+                after < 1 << 20,
+                "{background:?}: a reserve of {after} bytes for nothing, {before:?} before"
+            );
+        });
+    }
+}
+
 // ---- After a time with little room ----
 
 /// Memtables that were sealed early while there was no room for a reserve that follows them grow again with room.

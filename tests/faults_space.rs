@@ -27,8 +27,8 @@ use tempfile::TempDir;
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::{ManualClock, MemVfs};
 use tinylsm::{
-    Background, Comparator, Compression, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Options,
-    UnixMillis,
+    Background, Comparator, Compression, Db, DbBuilder, Durability, Error, ErrorKind, KeyspaceOptions,
+    Options, UnixMillis,
 };
 use watchdog::{ends, within};
 
@@ -607,6 +607,35 @@ fn a_reopened_quiet_database_gives_back_the_space_of_deleted_keys() {
         quiet.rest();
         quiet.check_size(KEYS_COUNT / 4);
     });
+}
+
+/// A key that is overwritten again and again leaves little, though its versions fit into a memtable that is never full: the
+/// log goes with the memtable once the database is quiet, or somebody waits for nothing to be due.
+#[test]
+fn a_quiet_database_gives_back_the_log_of_an_overwritten_key() {
+    for is_awaited in [true, false] {
+        within(move || {
+            let clock = ManualClock::new(UnixMillis(1_700_000_000_000));
+            let disk = MemVfs::with_clock(clock.clone());
+            let options =
+                Options { memtable_bytes: 16 << 20, durability: Durability::Os, ..Options::default() };
+            let db = usual(&disk).options(options).background(Background::Manual).open().expect("opens");
+            for i in 0..100_000u64 {
+                db.put("key", i.to_le_bytes()).expect("puts");
+            }
+            assert_eq!(db.stats().flushes, 0, "the memtable is not full");
+            let quiet = Quiet { disk, clock, db };
+            if is_awaited {
+                quiet.db.wait_idle().expect("idle");
+            } else {
+                quiet.rest();
+            }
+            let (told, there) = (quiet.db.stats().disk_bytes, len_in_memory(&quiet.disk));
+            assert!(there < 1 << 20, "awaited: {is_awaited}: {there} bytes for one key");
+            assert!(told < 1 << 20, "awaited: {is_awaited}: stats tell of {told} bytes");
+            assert_eq!(contents(quiet.db.default_keyspace()).len(), 1);
+        });
+    }
 }
 
 /// What a scan had to step over is merged away by the time it is done again.

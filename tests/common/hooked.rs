@@ -42,7 +42,7 @@ pub enum Op {
 
 impl Op {
     /// Tells whether the call changes the disk, or makes a change durable.
-    fn is_change(self) -> bool {
+    pub fn is_change(self) -> bool {
         !matches!(self, Op::Open | Op::ReadDir | Op::Lock | Op::Metadata | Op::Read | Op::Now)
     }
 }

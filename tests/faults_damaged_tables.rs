@@ -1,0 +1,214 @@
+//! A table that is damaged or missing: merges go around it, it stays named for as long as it is so, and it is counted as
+//! what it is.
+
+mod common;
+#[path = "common/watchdog.rs"]
+mod watchdog;
+
+use common::{keyspace_of, tiny};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tinylsm::vfs::Vfs;
+use tinylsm::vfs::mem::{ManualClock, MemVfs};
+use tinylsm::{Background, Db, DbBuilder, Error, ErrorKind, Options, UnixMillis};
+use watchdog::within;
+
+const KEYS_COUNT: u64 = 100;
+
+/// Options under which the keys make many tables, all of them on one level.
+fn options() -> Options {
+    let mut options = Options { memtable_bytes: 16 << 10, block_cache_bytes: 0, ..tiny() };
+    keyspace_of(&mut options).table_bytes = 1024;
+    keyspace_of(&mut options).level_base_bytes = 1 << 30;
+    options
+}
+
+fn builder(disk: &MemVfs, background: &Background) -> DbBuilder {
+    Db::builder("/db").vfs(Arc::new(disk.clone())).options(options()).background(background.clone())
+}
+
+fn key(i: u64) -> String {
+    format!("key{i:03}")
+}
+
+/// Bytes that do not pack.
+fn noise(number: u64) -> Vec<u8> {
+    let mut state = number + 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state.to_le_bytes()[7]
+    };
+    (0..200).map(|_| next()).collect()
+}
+
+fn tables_of(disk: &MemVfs) -> Vec<PathBuf> {
+    disk.files().into_iter().filter(|path| path.to_string_lossy().ends_with(".sst")).collect()
+}
+
+/// Makes a database of many tables without the last of them, which holds the last keys. It is closed.
+fn without_the_last_table(disk: &MemVfs) {
+    let db = builder(disk, &Background::Manual).open().expect("opens");
+    for round in 0..2 {
+        for i in 0..KEYS_COUNT {
+            db.put(key(i), noise(i + round * 1000)).expect("puts");
+        }
+        db.flush().expect("flushes");
+    }
+    db.compact_range(db.default_keyspace(), ..).expect("merges");
+    db.wait_idle().expect("idle");
+    db.close().expect("closes");
+    let tables = tables_of(disk);
+    assert!(tables.len() > 5, "{} tables", tables.len());
+    disk.remove_file(tables.last().expect("counted")).expect("it is there");
+    let error = builder(disk, &Background::Manual).open().map(drop).expect_err("a table is missing");
+    assert_eq!(error.kind(), ErrorKind::Corruption, "{error:?}");
+}
+
+// ---- Missing tables ----
+
+/// The sound ranges of a keyspace without one of its tables are written as ever, for as long as one likes.
+#[test]
+fn a_missing_table_stops_no_writes_to_other_ranges() {
+    for background in [Background::Manual, Background::Threads(2)] {
+        within(move || {
+            let disk = MemVfs::new();
+            without_the_last_table(&disk);
+            let db = builder(&disk, &background).degraded(true).open().expect("opens degraded");
+            // Several times what stops writes if nothing is merged.
+            for i in 0..8000 {
+                db.put(key(i % 10), noise(i)).unwrap_or_else(|error| {
+                    let level0_count = db.stats().keyspaces[0].levels[0].files;
+                    panic!("{background:?}: put {i}, with {level0_count} tables on level 0: {error:?}");
+                });
+            }
+            assert!(db.get(key(KEYS_COUNT - 1)).is_err(), "{background:?}: the table is still missing");
+            assert_eq!(db.background_errors().len(), 1, "{:?}", db.background_errors());
+        });
+    }
+}
+
+/// A merge of another range does not make a missing table forgotten.
+#[test]
+fn a_missing_table_stays_named_after_a_merge_elsewhere() {
+    let disk = MemVfs::new();
+    without_the_last_table(&disk);
+    let db = builder(&disk, &Background::Manual).degraded(true).open().expect("opens degraded");
+    let named = || db.background_errors().into_iter().map(|told| told.error).collect::<Vec<Error>>();
+    let before = named();
+    assert_eq!(before.len(), 1, "{before:?}");
+    db.put(key(0), "new").expect("puts");
+    db.compact_range(db.default_keyspace(), key(0)..key(5)).expect("this range is whole");
+    let after = named();
+    assert_eq!(after.len(), 1, "{after:?}");
+    assert_eq!(after[0].file(), before[0].file());
+    let error = db.get(key(KEYS_COUNT - 1)).expect_err("the table is still missing");
+    assert_eq!(error.file(), before[0].file());
+}
+
+/// Nor does anything that a database does that is open for reading only.
+#[test]
+fn a_missing_table_stays_named_in_a_read_only_database() {
+    let disk = MemVfs::new();
+    without_the_last_table(&disk);
+    let db = builder(&disk, &Background::Manual).degraded(true).open_read_only().expect("opens degraded");
+    db.wait_idle().expect("nothing is due");
+    // A reader has nothing to resume.
+    drop(db.resume());
+    assert_eq!(db.background_errors().len(), 1, "{:?}", db.background_errors());
+    assert!(db.verify().is_err());
+    let mut told_count = 0;
+    db.verify_all(|_, _| told_count += 1).expect("goes on behind what it finds");
+    assert_eq!(told_count, 1);
+    db.close().expect("closes");
+}
+
+/// A missing table counts neither as bytes on the disk nor as a file there.
+#[test]
+fn a_missing_table_takes_no_space() {
+    let disk = MemVfs::new();
+    without_the_last_table(&disk);
+    let options = Options { wal_preallocate_bytes: 0, reserve_bytes_max: 0, ..options() };
+    let builder = builder(&disk, &Background::Manual).options(options).degraded(true);
+    let db = builder.open().expect("opens degraded");
+    db.wait_idle().expect("idle");
+    let stats = db.stats();
+    // Whose length `disk_bytes` leaves out, as its documentation says.
+    let files = disk.files().into_iter().filter(|path| !path.ends_with("CURRENT"));
+    let there: u64 = files.map(|path| disk.metadata(&path).expect("listed").len).sum();
+    assert_eq!(stats.disk_bytes, there, "live files: {:?}", stats.live_files);
+    let named_count = stats.live_files.iter().filter(|name| name.ends_with(".sst")).count();
+    assert_eq!(named_count, tables_of(&disk).len(), "live files: {:?}", stats.live_files);
+}
+
+// ---- Damaged blocks ----
+
+/// Makes a database in which a merge has met a damaged block.
+fn with_damage_met(clock: &ManualClock) -> (MemVfs, Db, PathBuf) {
+    let disk = MemVfs::with_clock(clock.clone());
+    let options = Options { memtable_bytes: 64 << 10, block_cache_bytes: 0, ..Options::default() };
+    let builder = Db::builder("/db").vfs(Arc::new(disk.clone())).options(options);
+    let db = builder.background(Background::Manual).open().expect("opens");
+    for round in 0..2 {
+        for i in 0..KEYS_COUNT {
+            db.put(key(i), noise(i + round * 1000)).expect("puts");
+        }
+        db.flush().expect("flushes");
+    }
+    let damaged = tables_of(&disk).swap_remove(0);
+    turn_a_byte(&disk, &damaged);
+    let error = db.compact_range(db.default_keyspace(), ..).expect_err("an input is damaged");
+    assert_eq!(error.kind(), ErrorKind::Corruption, "{error:?}");
+    assert_eq!(db.background_errors().len(), 1, "{:?}", db.background_errors());
+    (disk, db, damaged)
+}
+
+/// Damages a block of a table, or undoes that.
+fn turn_a_byte(disk: &MemVfs, table: &PathBuf) {
+    disk.flip(table, 50, 0x10).expect("the byte is there");
+}
+
+/// What may go by, or be called, without any effect on a damaged block. Whether the call says so itself is open.
+type Event = (&'static str, fn(&ManualClock, &Db));
+
+const EVENTS: [Event; 3] = [
+    ("eleven minutes", |clock, db| {
+        clock.advance(Duration::from_secs(660));
+        work(db);
+    }),
+    ("wait_idle", |_, db| drop(db.wait_idle())),
+    ("resume", |_, db| {
+        drop(db.resume());
+        work(db);
+    }),
+];
+
+/// Does what is due, until that is nothing or fails.
+fn work(db: &Db) {
+    while db.background_step().unwrap_or(true) {}
+}
+
+/// A damaged block that a merge has met stays named for as long as it is damaged, and no longer.
+#[test]
+fn a_damaged_block_stays_named_until_it_is_mended() {
+    for (what, happen) in EVENTS {
+        within(move || {
+            let clock = ManualClock::new(UnixMillis(0));
+            let (disk, db, damaged) = with_damage_met(&clock);
+            for time in 0..3 {
+                happen(&clock, &db);
+                let told = db.background_errors();
+                assert_eq!(told.len(), 1, "after {what}, time {time}: {told:?}");
+                let file = told[0].error.file().expect("it is a table's");
+                assert!(file.ends_with(damaged.file_name().expect("a file")), "after {what}: {told:?}");
+                db.verify().expect_err("it is as damaged as before");
+            }
+            turn_a_byte(&disk, &damaged);
+            db.resume().expect("tries again");
+            db.compact_range(db.default_keyspace(), ..).expect("nothing is damaged");
+            work(&db);
+            assert!(db.background_errors().is_empty(), "{:?}", db.background_errors());
+            db.verify().expect("sound");
+        });
+    }
+}
