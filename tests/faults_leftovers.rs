@@ -96,7 +96,7 @@ fn openings_killed_at_the_same_place_again_and_again_leave_few_files() {
         // Some of them remove what others left, which takes more changes.
         for changes_count in 1..=2 * changes_of_an_opening(&disk) + 20 {
             let disk = HookedVfs::over(disk.fork());
-            for opening in 0..200 {
+            for opening in 0..60 {
                 open_until_change(&disk, changes_count, |_| ());
                 let names = names(&disk);
                 assert!(
@@ -126,19 +126,21 @@ fn the_number_of_a_file_that_went_is_not_given_out_again() {
             let known = names(&disk).into_iter().filter_map(|name| Some((name.number()?, name)));
             let created: Arc<Mutex<BTreeMap<FileNumber, FileName>>> = Arc::new(Mutex::new(known.collect()));
             let again: Arc<Mutex<Vec<String>>> = Arc::default();
-            for opening in 0..60 {
+            for opening in 0..40 {
                 let (created, again) = (Arc::clone(&created), Arc::clone(&again));
                 open_until_change(&disk, changes_count, move |call| {
                     let name =
                         call.path.file_name().and_then(|name| FileName::parse(&name.to_string_lossy()));
-                    let Some(name) = name.filter(|_| call.op == Op::Create) else { return };
+                    // A temporary that became `CURRENT` leaves no trace of its number, which was never of any use.
+                    let is_kept = |name: &FileName| !matches!(name, FileName::Temporary(_));
+                    let Some(name) = name.filter(|_| call.op == Op::Create).filter(is_kept) else { return };
                     let number = name.number().expect("only numbered files are created anew");
                     if let Some(before) = created.lock().insert(number, name) {
                         again.lock().push(format!("opening {opening} made {name}; there was {before}"));
                     }
                 });
             }
-            let again = again.lock();
+            let again = again.lock().clone();
             assert!(again.is_empty(), "killed at change {changes_count}: {again:?}");
         }
     });

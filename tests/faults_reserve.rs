@@ -217,7 +217,11 @@ fn a_reserve_shrinks_with_the_data_on_a_small_disk() {
             let values: Vec<Vec<u8>> = (0..16).map(|_| (0..1 << 16).map(|_| noise()).collect()).collect();
             let mut count = 0;
             for i in 0..2000 {
-                if db.put_with(numbered(i), &values[i as usize % 16], &WriteOptions::os()).is_err() {
+                if db
+                    .default_keyspace()
+                    .put_with(numbered(i), &values[i as usize % 16], &WriteOptions::os())
+                    .is_err()
+                {
                     count = i;
                     break;
                 }
@@ -225,7 +229,9 @@ fn a_reserve_shrinks_with_the_data_on_a_small_disk() {
             assert!(count > 0, "no put ever failed");
             let before = reserve_len(&disk);
             for i in 0..count {
-                db.delete_with(numbered(i), &WriteOptions::os()).expect("the reserve is there for deletes");
+                db.default_keyspace()
+                    .delete_with(numbered(i), &WriteOptions::os())
+                    .expect("the reserve is there for deletes");
             }
             db.flush().expect("there is room");
             db.compact_range(db.default_keyspace(), ..).expect("there is room");

@@ -688,6 +688,7 @@ impl Core {
         left.into_iter().for_each(|(name, len)| book.files.discard(name, len));
         if has_made_room {
             book.nominate_short();
+            book.board.retry_now(|kind| kind == JobKind::Reserve);
         }
         drop(book);
         if has_made_room {

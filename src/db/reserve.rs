@@ -120,11 +120,13 @@ impl Core {
         let part = (tables_bytes / limits::RESERVE_PART).max(min);
         // Half of the least is left to the deletes that come before the flush.
         let flush_bytes = self.unflushed_bytes(book) + min / 2;
-        // However few they are, deletes become a table in each keyspace that has any, and a merge makes another.
-        let tables = 2 * state.filled_count() * limits::table_room_len_bytes(self.options.memtable_bytes);
+        // However few they are, deletes become a table in each keyspace that has any, and a merge makes another; and an
+        // opening begins a segment, a manifest and a `CURRENT`.
+        let files_count = 2 * state.filled_count() + 3;
+        let files = files_count * limits::table_room_len_bytes(self.options.memtable_bytes);
         // What no sync has covered is written again by an opening.
         let unsynced = book.active_wal.as_ref().map_or(0, |segment| segment.unsynced_len());
-        let fixed = tables + self.manifest_bytes() + 2 * unsynced.min(self.write_back_len());
+        let fixed = files + self.manifest_bytes() + 2 * unsynced.min(self.write_back_len());
         let bounded = |bytes: u64| (bytes + fixed).min(max.max(min));
         Target {
             wanted_bytes: bounded(part.max(flush_bytes + flush_bytes / 4)),

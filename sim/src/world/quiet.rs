@@ -172,9 +172,10 @@ impl Story {
         let bytes = directory_len(&self.disk);
         let (live, overhead) = self.live_bytes()?;
         let options = &self.context.swarm.options;
-        // It has room for two of the smallest tables in each keyspace and for a manifest, which names each table's keys
-        // once; an eighth too much may stay in it.
-        let tables = 2 * TABLE_OVERHEAD_LEN_BYTES * self.context.judge.lock().keyspaces.len() as u64;
+        // It has room for two of the smallest tables in each keyspace, for the three files that an opening begins, and for
+        // a manifest, which names each table's keys once; an eighth too much may stay in it.
+        let files_count = 2 * self.context.judge.lock().keyspaces.len() as u64 + 3;
+        let tables = files_count * TABLE_OVERHEAD_LEN_BYTES;
         let manifest = overhead / 5 + options.manifest_roll_bytes;
         let part = reserve_len_min(options.memtable_bytes) + live / RESERVE_PART;
         let reserve = (part + tables + manifest) * 9 / 8;
