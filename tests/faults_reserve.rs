@@ -233,9 +233,11 @@ fn a_reserve_shrinks_with_the_data_on_a_small_disk() {
                     .delete_with(numbered(i), &WriteOptions::os())
                     .expect("the reserve is there for deletes");
             }
-            db.flush().expect("there is room");
-            db.compact_range(db.default_keyspace(), ..).expect("there is room");
-            db.wait_idle().expect("idle");
+            // One attempt may find the room taken by a merge that gives it back in the end.
+            let settle = || db.flush().and_then(|()| db.compact_range(db.default_keyspace(), ..));
+            let settled = (0..100).any(|_| settle().and_then(|()| db.wait_idle()).is_ok());
+            assert!(settled, "{background:?}: there is room: {:?}", db.background_errors());
+            db.resume().expect("there is room for a reserve");
             let after = reserve_len(&disk).expect("there is room for one");
             assert!(
                 after < 1 << 20,
@@ -330,13 +332,19 @@ fn a_failed_removal_of_the_reserve_costs_one_delete_at_most() {
             let db = small(&disk).background(background.clone()).open().expect("opens");
             put_50(&db);
             space.leave_free(0);
-            refuse_once(&disk, Op::Remove, "RESERVE", ErrorKind::Io);
+            let removals_count = Arc::new(AtomicU64::new(0));
+            let counted = Arc::clone(&removals_count);
+            disk.set_hook(move |call| match call.is(Op::Remove, "RESERVE") {
+                true if counted.fetch_add(1, Atomic::SeqCst) == 0 => Err(refused(ErrorKind::Io, call)),
+                _ => Ok(()),
+            });
             // So few fit into the room of the reserve.
             let deletes = (0..60).map(|i| db.delete(numbered(i % 50)));
             let failures: Vec<Error> = deletes.filter_map(Result::err).take(2).collect();
             let len = reserve_len(&space);
             assert!(failures.len() <= 1, "{background:?}: with a reserve of {len:?} bytes: {failures:?}");
-            assert_eq!(len, None, "{background:?}: the deletes needed the room of the reserve");
+            let removals_count = removals_count.load(Atomic::SeqCst);
+            assert!(removals_count >= 2, "{background:?}: the deletes needed the room of the reserve");
         });
     }
 }

@@ -112,6 +112,13 @@ pub const fn table_room_len_bytes(memtable_bytes: usize) -> u64 {
     }
 }
 
+/// Returns how many files may lie in a directory needed by nobody before an opening takes the time to remove them first;
+/// small databases, which have few, meet this too.
+pub const fn leftovers_count_max(memtable_bytes: usize) -> usize {
+    let part = memtable_bytes / (4 << 10);
+    if part < 16 { part } else { 16 }
+}
+
 /// What a file system gives a file at least, and whole numbers of.
 const DISK_BLOCK_LEN_BYTES: u64 = 4 << 10;
 

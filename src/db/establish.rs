@@ -15,6 +15,7 @@
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
+use crate::base::limits;
 use crate::base::time::UnixMillis;
 use crate::db::state::{Core, Leader};
 use crate::format::names::FileName;
@@ -28,9 +29,6 @@ use crate::wal::reader::Record;
 use crate::wal::writer::WalWriter;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// Files that may lie there needed by nobody before an opening takes the time to remove them first.
-const LEFTOVERS_COUNT_MAX: usize = 16;
 
 /// What recovery found, as far as it is still to be written.
 pub(crate) struct Establishment {
@@ -122,7 +120,8 @@ impl Core {
     /// `NoSpace`, `Io`: nothing that counts is changed, and it can be tried again.
     pub(crate) fn establish(&self, leader: &mut Leader) -> Result<()> {
         let Some(mut plan) = leader.unestablished.take() else { return Ok(()) };
-        if plan.dead.len() + plan.superseded.len() > LEFTOVERS_COUNT_MAX {
+        let leftovers_count = plan.dead.len() + plan.superseded.len();
+        if leftovers_count > limits::leftovers_count_max(self.options.memtable_bytes) {
             self.remove_leftovers(&mut plan);
         }
         let has_leftovers = !(plan.dead.is_empty() && plan.superseded.is_empty());

@@ -151,6 +151,8 @@ impl Story {
             self.write_until_sealed(&db, &keyspaces[0])?;
         }
         for round in 0..1 + below(3) {
+            let hides_limit = self.context.tape.chance(Label::Check, 1, 4);
+            self.disk.set_faults(FaultPlan { hides_limit, ..FaultPlan::default() });
             // With hardly any, the log is full again before a memtable is.
             let room = *self.context.tape.pick(Label::Check, &[24 << 10, 4 << 10, 1 << 10]);
             self.disk.set_space(Some(self.disk.space_used() + below(room)));
@@ -170,6 +172,7 @@ impl Story {
             if let Some(error) = db.background_error() {
                 return Err(broken(format!("all is well again, but it still says {error:?}")));
             }
+            self.check_files(&db.stats())?;
         }
         if below(2) == 0 {
             db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;

@@ -227,7 +227,12 @@ impl Story {
     }
 
     fn next_disk(&mut self) {
-        let next = self.disk.image();
+        // The system may stay: then the next opening sees what no sync has covered, and a loss of power behind it takes that.
+        let may_stay = self.context.profile != Profile::Kill && self.context.tape.chance(Label::Crash, 1, 3);
+        let next = if may_stay { self.disk.killed() } else { self.disk.image() };
+        if may_stay {
+            self.reach("only the process died");
+        }
         // After the image, which counts what it loses on the disk that it is made of.
         self.note_disk();
         self.disk = next;
