@@ -308,6 +308,7 @@ mod tests {
         assert!(denied("len").with_remark("so it is").to_string().ends_with("; so it is"));
     }
 
+    #[cfg(unix)]
     #[test]
     fn what_ran_out_is_neither_missing_nor_broken() {
         use rustix::io::Errno;
