@@ -93,6 +93,18 @@ impl OsVfs {
         }
     }
 
+    /// Ends a sync of a directory that the file system refused.
+    fn without_dir_sync(&self, path: &Path, error: io::Error) -> Result<()> {
+        if self.accepts.missing_dir_sync {
+            return Ok(());
+        }
+        let text = format!(
+            "this file system cannot sync directories ({error}); OsVfs::accept_missing_dir_sync goes without"
+        );
+        let error = Error::from_sync("sync_dir", path, error);
+        Err(error.wrap(ErrorKind::Unsupported, text).with_operation("sync_dir"))
+    }
+
     /// Copies a file's bytes under a new name; what a failed copy leaves is removed.
     fn copy(&self, from: &Path, to: &Path) -> Result<()> {
         let mut reader = File::open(self.real(from)).map_err(|error| Error::from_io("copy", from, error))?;
@@ -194,20 +206,17 @@ impl Vfs for OsVfs {
     }
 
     fn sync_dir(&self, path: &Path) -> Result<()> {
-        let dir = OpenOptions::new().write(true).custom_flags(OPENS_DIRECTORIES).open(self.real(path));
-        let dir = dir.map_err(|error| Error::from_io("sync_dir", path, error))?;
-        let Err(error) = dir.sync_all() else { return Ok(()) };
-        if !is_unsupported(&error) {
-            return Err(Error::from_sync("sync_dir", path, error));
+        let opened = OpenOptions::new().write(true).custom_flags(OPENS_DIRECTORIES).open(self.real(path));
+        let dir = match opened {
+            Ok(dir) => dir,
+            Err(error) if refuses_directories(&error) => return self.without_dir_sync(path, error),
+            Err(error) => return Err(Error::from_io("sync_dir", path, error)),
+        };
+        match dir.sync_all() {
+            Ok(()) => Ok(()),
+            Err(error) if refuses_directories(&error) => self.without_dir_sync(path, error),
+            Err(error) => Err(Error::from_sync("sync_dir", path, error)),
         }
-        if self.accepts.missing_dir_sync {
-            return Ok(());
-        }
-        let text = format!(
-            "this file system cannot sync directories ({error}); OsVfs::accept_missing_dir_sync goes without"
-        );
-        let error = Error::from_sync("sync_dir", path, error);
-        Err(error.wrap(ErrorKind::Unsupported, text).with_operation("sync_dir"))
     }
 
     fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
@@ -321,8 +330,13 @@ pub(in crate::vfs::os) fn lacks_ability(error: &io::Error) -> bool {
 fn is_unsupported(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(INVALID_FUNCTION | ACCESS_DENIED | INVALID_HANDLE | NOT_SUPPORTED | INVALID_PARAMETER)
+        Some(INVALID_FUNCTION | INVALID_HANDLE | NOT_SUPPORTED | INVALID_PARAMETER)
     )
+}
+
+/// Tells whether a file system opens no directory for writing, or flushes none.
+fn refuses_directories(error: &io::Error) -> bool {
+    is_unsupported(error) || error.raw_os_error() == Some(ACCESS_DENIED)
 }
 
 /// Tells whether a failed link only means that this disk, or this file, takes no further name.
