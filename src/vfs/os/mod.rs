@@ -37,6 +37,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// The disk and clocks of this machine.
 ///
 /// Cheap to clone; clones share the origin of [`Vfs::now`].
+///
+/// [`Vfs::now`]: crate::vfs::Vfs::now
 #[derive(Clone, Debug)]
 pub struct OsVfs {
     clock: OsClock,
@@ -62,6 +64,9 @@ impl OsVfs {
     ///
     /// **What is no longer promised** on such a file system: that only one process, or one handle, has a database
     /// open. Two that write to one database destroy it, and nobody is told. The application has to exclude them.
+    ///
+    /// [`Vfs::lock`]: crate::vfs::Vfs::lock
+    /// [`ErrorKind::Unsupported`]: crate::ErrorKind::Unsupported
     #[must_use]
     pub fn accept_missing_locks(mut self) -> OsVfs {
         self.accepts.missing_locks = true;
@@ -74,6 +79,9 @@ impl OsVfs {
     /// **What is no longer promised** on such a file system: that a database survives a power cut. New files may be
     /// missing afterwards and removed ones be back, unless the file system keeps names in order by itself. What a
     /// killed process wrote is safe all the same.
+    ///
+    /// [`Vfs::sync_dir`]: crate::vfs::Vfs::sync_dir
+    /// [`ErrorKind::Unsupported`]: crate::ErrorKind::Unsupported
     #[must_use]
     pub fn accept_missing_dir_sync(mut self) -> OsVfs {
         self.accepts.missing_dir_sync = true;
