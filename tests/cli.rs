@@ -6,8 +6,10 @@
 )]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
@@ -29,6 +31,7 @@ fn tinylsm(arguments: &[&str]) -> Run {
 fn tinylsm_reading(arguments: &[&str], input: &[u8]) -> Run {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tinylsm"))
         .args(arguments)
+        .env_remove("COLUMNS")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -161,6 +164,45 @@ fn get_put_and_delete_understand_escapes() {
 }
 
 #[test]
+fn arguments_are_any_bytes_and_numbers_are_no_options() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    let bytes = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    let run = |arguments: &[OsString]| {
+        let status = Command::new(env!("CARGO_BIN_EXE_tinylsm")).args(arguments).status();
+        assert!(status.expect("the program runs").success(), "{arguments:?}");
+    };
+    let db_bytes = OsString::from(&db);
+    run(&["put".into(), "--db".into(), db_bytes.clone(), bytes(b"\xff\xfe"), bytes(b"\x80")]);
+    run(&["get".into(), "--db".into(), db_bytes.clone(), bytes(b"\xff\xfe")]);
+    run(&["scan".into(), "--db".into(), db_bytes, "--from".into(), bytes(b"\xff")]);
+    all_right(&tinylsm(&["put", "--db", &db, "-1", "-2.5"]));
+    assert_eq!(tinylsm(&["scan", "--db", &db, "--to", "a"]).out, "-1\t-2.5\n");
+    assert_eq!(tinylsm(&["scan", "--db", &db, "--from", "\\xff"]).out, "\\xff\\xfe\t\\x80\n");
+    all_right(&tinylsm(&["delete", "--db", &db, "-1"]));
+}
+
+#[test]
+fn a_byte_order_mark_belongs_to_no_key() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    all_right(&tinylsm_reading(&["load", "--db", &db, "-"], "\u{feff}a\t1\n".as_bytes()));
+    all_right(&tinylsm_reading(
+        &["load", "--db", &db, "-"],
+        "\u{feff}{\"key\":\"b\",\"value\":\"2\"}\n".as_bytes(),
+    ));
+    // A key may begin with one all the same, and what is scanned can be loaded.
+    let marked = "\u{feff}k\\xef\\xbb\\xbf\t3\n";
+    all_right(&tinylsm_reading(&["load", "--db", &db, "-"], format!("\n{marked}").as_bytes()));
+    let scanned = tinylsm(&["scan", "--db", &db]).out;
+    assert_eq!(scanned, "a\t1\nb\t2\n\\xef\\xbb\\xbfk\\xef\\xbb\\xbf\t3\n");
+    let again = ground.text("again");
+    let last = scanned.lines().last().expect("three lines");
+    all_right(&tinylsm_reading(&["load", "--db", &again, "-"], last.as_bytes()));
+    assert_eq!(tinylsm(&["scan", "--db", &again]).out, format!("{last}\n"));
+}
+
+#[test]
 fn scan_takes_bounds_prefix_direction_and_limit() {
     let ground = Ground::new();
     let db = ground.text("db");
@@ -278,7 +320,22 @@ fn every_kind_of_file_is_dumped_as_text() {
     all_right(&run);
     assert!(run.out.contains("tinylsm.bytewise"), "a manifest shows its keyspaces: {}", run.out);
     fails(&tinylsm(&["dump", &ground.text("000099.sst")]), 1, &["000099.sst"]);
-    fails(&tinylsm(&["dump", &ground.text("letter.txt")]), 2, &["letter.txt"]);
+    fails(&tinylsm(&["dump", &ground.text("letter.txt")]), 1, &["letter.txt", "No such file"]);
+    fs::write(ground.path("letter.txt"), "dear").expect("a file can be written");
+    fails(
+        &tinylsm(&["dump", &ground.text("letter.txt")]),
+        2,
+        &["letter.txt", "neither its name nor its bytes"],
+    );
+    // What a file is, it says itself, under whatever name.
+    for end in [".sst", ".wal", "MANIFEST-"] {
+        let file = bytes_of(&db).into_keys().rfind(|name| name.contains(end)).expect("there is one");
+        let copy = ground.path("copy");
+        fs::copy(Path::new(&db).join(&file), &copy).expect("it can be copied");
+        let renamed = tinylsm(&["dump", &copy.display().to_string()]);
+        all_right(&renamed);
+        assert_eq!(renamed.out, tinylsm(&["dump", "--db", &db, &file]).out);
+    }
 }
 
 #[test]

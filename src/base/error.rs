@@ -235,12 +235,12 @@ fn in_words(operation: &'static str) -> &'static str {
     }
 }
 
-/// Tells whether the process (EMFILE) or the system (ENFILE) has no descriptor left.
+/// The codes that say that the process or the whole system has no descriptor left: EMFILE and ENFILE, which are the
+/// same on every Unix, and ERROR_TOO_MANY_OPEN_FILES. The standard library has no kind for them.
+const DESCRIPTORS_LACKING: &[i32] = if cfg!(windows) { &[4] } else { &[24, 23] };
+
 fn lacks_descriptors(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    error
-        .raw_os_error()
-        .is_some_and(|code| [Errno::MFILE, Errno::NFILE].iter().any(|errno| errno.raw_os_error() == code))
+    error.raw_os_error().is_some_and(|code| DESCRIPTORS_LACKING.contains(&code))
 }
 
 impl fmt::Display for Error {
@@ -308,6 +308,7 @@ mod tests {
         assert!(denied("len").with_remark("so it is").to_string().ends_with("; so it is"));
     }
 
+    #[cfg(unix)]
     #[test]
     fn what_ran_out_is_neither_missing_nor_broken() {
         use rustix::io::Errno;

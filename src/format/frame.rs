@@ -90,6 +90,13 @@ pub fn frame_len(bytes: &[u8]) -> Option<usize> {
     (len <= bytes.len()).then_some(len)
 }
 
+/// Returns the number of the log that begins with `bytes`, by what they say; `None` if it does not begin with a header.
+pub fn header_number(bytes: &[u8]) -> Option<FileNumber> {
+    let identity = u64::from_le_bytes(*bytes.get(8..)?.first_chunk()?);
+    let is_header = identity >> 56 == FrameKind::Header as u64;
+    FileNumber::from_disk(identity & ((1 << 56) - 1)).filter(|_| is_header)
+}
+
 /// Number and kind in one word: the number in the lower 7 bytes, the kind in the last.
 fn identity(number: FileNumber, kind: FrameKind) -> u64 {
     assert!(number.0 < 1 << 56, "file numbers stay below 2^56");

@@ -9,21 +9,23 @@ use crate::base::ids::FileNumber;
 use crate::base::time::UnixMillis;
 use crate::cursor::Cursor;
 use crate::format::batch::{Unreadable, open_record};
-use crate::format::frame::{FRAME_HEADER_LEN_BYTES, Frame, FrameKind, FrameReader};
+use crate::format::frame::{self, FRAME_HEADER_LEN_BYTES, Frame, FrameKind, FrameReader};
 use crate::format::names::FileName;
 use crate::table::cursor::{CacheUse, TableCursor};
+use crate::table::footer::{self, FOOTER_LEN_BYTES};
 use crate::table::properties::{OwnedKey, Properties};
 use crate::table::reader::{Table, TableFile, TableSource};
 use crate::table::shared::Cache;
 use crate::version::edit::{Change, Changes};
-use crate::version::pointer;
+use crate::version::{manifest, pointer};
 use crate::vfs::{ReadFile, Vfs, read_full};
-use crate::wal::reader::read_predecessor;
+use crate::wal::{self, reader::read_predecessor};
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Writes what a file of a database says as text, telling its kind by its name.
+/// Writes what a file of a database says as text, telling its kind by its name, or by its bytes where that is no name of a
+/// database's file: a table or log that was renamed still says which it was.
 ///
 /// ```
 /// # fn main() -> tinylsm::Result<()> {
@@ -41,11 +43,16 @@ use std::sync::Arc;
 /// ```
 ///
 /// # Errors
-/// `InvalidArgument` if the name is none of ours; `Corruption` where the bytes stop making sense, after everything
+/// `InvalidArgument` if neither name nor bytes are those of a database's file; `Corruption` where the bytes stop making sense, after everything
 /// before was written; `Io`.
 pub fn dump_file(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> {
     let name = path.file_name().and_then(|name| name.to_str()).and_then(FileName::parse);
-    let name = name.ok_or_else(|| Error::invalid("no file of a database has such a name").with_file(path))?;
+    let name = match name {
+        Some(name) => name,
+        None => name_by_content(vfs, path)?.ok_or_else(|| {
+            Error::invalid("neither its name nor its bytes are those of a file of a database").with_file(path)
+        })?,
+    };
     match name {
         FileName::Lock => put(out, format_args!("lock file: its bytes mean nothing\n")),
         FileName::Reserve => {
@@ -68,6 +75,26 @@ pub fn dump_file(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> 
         }
         FileName::Table(number) => dump_table(vfs, path, number, out),
     }
+}
+
+/// Returns the name that a file had, as tables and logs tell it; `None` if it is no such file. Whoever reads it in full
+/// finds out whether it tells the truth.
+fn name_by_content(vfs: &dyn Vfs, path: &Path) -> Result<Option<FileName>> {
+    let file = vfs.open(path)?;
+    let len_bytes = file.len()?;
+    let mut head = [0; FRAME_HEADER_LEN_BYTES + 8];
+    let head_len = read_full(file.as_ref(), &mut head, 0)?;
+    if let Some(number) = frame::header_number(&head[..head_len]) {
+        match head.last_chunk::<8>() {
+            Some(wal::HEADER_MAGIC) => return Ok(Some(FileName::Wal(number))),
+            Some(manifest::HEADER_MAGIC) => return Ok(Some(FileName::Manifest(number))),
+            _ => {}
+        }
+    }
+    let mut tail = [0; FOOTER_LEN_BYTES];
+    let Some(start) = len_bytes.checked_sub(FOOTER_LEN_BYTES as u64) else { return Ok(None) };
+    let is_whole = read_full(file.as_ref(), &mut tail, start)? == FOOTER_LEN_BYTES;
+    Ok(footer::number_claimed(&tail).filter(|_| is_whole).map(FileName::Table))
 }
 
 fn put(out: &mut dyn Write, text: std::fmt::Arguments<'_>) -> Result<()> {

@@ -9,18 +9,37 @@
 
 #[cfg(feature = "sim")]
 use crate::sync::host;
-use forkguard::atfork::Guard;
-use std::sync::LazyLock;
 
-/// The process that asked first.
-struct First {
-    id: u32,
-    /// Its count of forks; `None` where the C library refused to count.
-    guard: Option<Guard>,
+/// The process that asked first, and its count of forks.
+#[cfg(unix)]
+mod first {
+    use forkguard::atfork::Guard;
+    use std::sync::LazyLock;
+
+    struct First {
+        id: u32,
+        /// `None` where the C library refused to count.
+        guard: Option<Guard>,
+    }
+
+    static FIRST: LazyLock<First> =
+        LazyLock::new(|| First { id: std::process::id(), guard: Guard::try_new().ok() });
+
+    #[inline]
+    pub(super) fn process_id() -> u32 {
+        match &FIRST.guard {
+            // A copy answers whether there was a fork since the original was made.
+            Some(guard) if !guard.clone().detected_fork() => FIRST.id,
+            _ => std::process::id(),
+        }
+    }
 }
 
-static FIRST: LazyLock<First> =
-    LazyLock::new(|| First { id: std::process::id(), guard: Guard::try_new().ok() });
+/// Nothing forks on other systems, and asking Windows is no system call.
+#[cfg(not(unix))]
+mod first {
+    pub(super) use std::process::id as process_id;
+}
 
 /// Returns the number of this process; another one in a forked child. In a simulation, what its host says.
 #[inline]
@@ -29,11 +48,7 @@ pub fn process_id() -> u32 {
     if let Some(host) = host::current() {
         return host.process_id();
     }
-    match &FIRST.guard {
-        // A copy answers whether there was a fork since the original was made.
-        Some(guard) if !guard.clone().detected_fork() => FIRST.id,
-        _ => std::process::id(),
-    }
+    first::process_id()
 }
 
 #[cfg(test)]

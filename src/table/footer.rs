@@ -168,6 +168,12 @@ impl Footer {
     }
 }
 
+/// Returns which table a footer says it belongs to, whether or not that is true; `None` if it is none.
+pub fn number_claimed(footer: &[u8; FOOTER_LEN_BYTES]) -> Option<FileNumber> {
+    let number = footer[40..].first_chunk().copied().map(u64::from_le_bytes)?;
+    footer.ends_with(&MAGIC).then(|| FileNumber::from_disk(number)).flatten()
+}
+
 /// Sums a footer without the sum itself.
 fn footer_checksum(bytes: &[u8], number: FileNumber, offset: u64) -> Option<u32> {
     let (head, magic) = bytes.split_last_chunk::<8>()?;

@@ -31,8 +31,8 @@ use crate::table::properties::{FEATURES_KNOWN, Properties};
 use crate::table::shared::Cache;
 use crate::table::stored;
 use crate::vfs::{ReadFile, Vfs, read_full};
-use rustix::io::Errno;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -476,7 +476,8 @@ fn read_footer(file: &dyn ReadFile, path: &Path, number: FileNumber, len_bytes: 
 
 /// Says of a file that is not there what that means: tables are opened because a version names them.
 fn name_missing(error: Error) -> Error {
-    let is_directory = error.os_code() == Some(Errno::ISDIR.raw_os_error());
+    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    let is_directory = cause.is_some_and(|cause| cause.kind() == io::ErrorKind::IsADirectory);
     match error.kind() {
         ErrorKind::NotFound => {
             error.wrap(ErrorKind::Corruption, "a table that the manifest names is missing")

@@ -30,7 +30,8 @@ use std::path::{Path, PathBuf};
 /// Version of the database's format as a whole; `docs/format/manifest.md` says when it changes.
 pub const DATABASE_FORMAT_VERSION: u32 = 1;
 
-const HEADER_MAGIC: &[u8; 8] = b"TLSM.man";
+/// The first bytes of a manifest's header.
+pub const HEADER_MAGIC: &[u8; 8] = b"TLSM.man";
 
 /// The open manifest with the catalog it adds up to.
 pub struct ManifestWriter {

@@ -27,7 +27,8 @@ use crate::format::codec::Reader;
 /// Version of the WAL's format; `docs/format/wal.md` says when it changes.
 pub const WAL_FORMAT_VERSION: u32 = 1;
 
-const HEADER_MAGIC: &[u8; 8] = b"TLSM.wal";
+/// The first bytes of a segment's header.
+pub const HEADER_MAGIC: &[u8; 8] = b"TLSM.wal";
 
 /// What a segment states about the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,8 @@
 //! bytes; text without backslashes and control characters stands for itself.
 //!
 //! How: `\t`, `\n`, `\r`, `\\`, and `\xNN` for every other byte that is not part of a printable UTF-8 character.
-//! Characters that reorder or break lines (U+2028, bidirectional controls) count as not printable.
+//! Characters that reorder or break lines (U+2028, bidirectional controls) count as not printable, and so does the byte
+//! order mark, which a reader takes for no part of the text where it comes first.
 
 use std::fmt::Write as _;
 
@@ -75,7 +76,7 @@ fn push_hex(text: &mut String, bytes: &[u8]) {
 
 fn is_printable(character: char) -> bool {
     let reorders_or_breaks = matches!(character,
-        '\u{2028}' | '\u{2029}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+        '\u{FEFF}' | '\u{2028}' | '\u{2029}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
     !character.is_control() && !reorders_or_breaks
 }
 
@@ -119,6 +120,7 @@ mod tests {
     fn printable_text_stands_for_itself() {
         assert_eq!(escaped("grüße 🦀".as_bytes()), "grüße 🦀");
         assert_eq!(escaped(b"a\tb\\c\x00\xff\x1b"), "a\\tb\\\\c\\x00\\xff\\x1b");
+        assert_eq!(escaped("\u{feff}".as_bytes()), "\\xef\\xbb\\xbf");
         assert_eq!(escaped("\u{2028}\u{202e}".as_bytes()), "\\xe2\\x80\\xa8\\xe2\\x80\\xae");
     }
 

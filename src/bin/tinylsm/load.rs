@@ -15,9 +15,11 @@ use crate::output::Output;
 use crate::place::KeyspacePlace;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::{Value, error::Category};
+use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tinylsm::{Db, Keyspace, WriteBatch, WriteOptions};
@@ -28,6 +30,19 @@ const BATCH_ROWS_MAX: usize = 1_000;
 const BATCH_LEN_BYTES_MAX: usize = 1 << 20;
 /// Longest line: the largest key and value with every byte escaped. Input may claim anything; this bounds memory.
 const LINE_LEN_BYTES_MAX: u64 = 4 * ((64 << 20) + (64 << 10)) + 64;
+
+/// How many bytes of the input's beginning are looked at.
+const HEAD_LEN_BYTES: u64 = 8;
+/// The byte order mark, which means nothing in UTF-8.
+const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+/// How packed files begin, what packed them, and what unpacks them to standard output.
+const PACKED: [(&[u8], &str, &str); 5] = [
+    (b"\x1f\x8b", "gzip", "gzip -dc"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc"),
+    (b"\xfd7zXZ\0", "xz", "xz -dc"),
+    (b"BZh", "bzip2", "bzip2 -dc"),
+    (b"PK\x03\x04", "zip", "unzip -p"),
+];
 
 /// `load FILE`
 #[derive(Args)]
@@ -46,13 +61,14 @@ pub(crate) struct LoadArguments {
 enum Format {
     /// `key<TAB>value`, with escapes; further tabs belong to the value.
     Tsv,
-    /// {"key": …, "value": …}, each a string or {"hex": "…"}.
+    /// {"key": …, "value": …}, each a string or {"hex": "…"}; nothing else in it.
     Json,
 }
 
 /// Loads the input and reports rows and rates.
 pub(crate) fn run(arguments: &LoadArguments) -> Outcome {
     let (input, total_bytes) = open_input(&arguments.file)?;
+    let input = past_mark(input, &arguments.file)?;
     let (db, keyspace) = arguments.place.open_or_create()?;
     let mut loading = Loading {
         sink: BatchSink { db: &db, keyspace: &keyspace, batch: WriteBatch::new(), committed_count: 0 },
@@ -78,9 +94,9 @@ pub(crate) fn run(arguments: &LoadArguments) -> Outcome {
         Failure::after(&format!("{all}, but a power cut may take the last of them"), "syncing", &error)
     })?;
     let mut out = Output::new();
-    out.line(format_args!(
-        "loaded {} rows, {} in {}: {} rows/s, {}",
-        numbers::count(rows),
+    out.text(format_args!(
+        "loaded {}, {} in {}: {} rows/s, {}",
+        numbers::counted(rows, "row"),
         numbers::bytes(bytes),
         numbers::span(taken),
         numbers::rate(rows, taken),
@@ -94,7 +110,11 @@ pub(crate) fn run(arguments: &LoadArguments) -> Outcome {
 fn told_after(stopped: Failure, rows: u64, doubtful_count: u64, synced: tinylsm::Result<()>) -> Failure {
     let loaded = numbers::count(rows);
     let told = match (&stopped, doubtful_count) {
-        (Failure::Usage(_), _) => format!("the {loaded} rows before it are loaded"),
+        (Failure::Usage(_), _) => match rows {
+            0 => "nothing is loaded".to_owned(),
+            1 => "the row before it is loaded".to_owned(),
+            _ => format!("the {loaded} rows before it are loaded"),
+        },
         (_, 0) => format!("the first {loaded} rows are loaded"),
         (_, count) => {
             let next = numbers::count(count);
@@ -128,6 +148,27 @@ fn open_input(path: &Path) -> Outcome<(Box<dyn BufRead>, Option<u64>)> {
         return Err(Failure::Usage(format!("cannot read {}: it is a directory", path.display())));
     }
     Ok((Box::new(BufReader::with_capacity(1 << 20, file)), Some(metadata.len())))
+}
+
+/// Looks at how the input begins: steps over the mark that some editors put before UTF-8, which belongs to no key, and
+/// refuses what is no text in lines.
+fn past_mark(mut input: Box<dyn BufRead>, path: &Path) -> Outcome<Box<dyn BufRead>> {
+    let mut head = Vec::new();
+    let read = input.by_ref().take(HEAD_LEN_BYTES).read_to_end(&mut head);
+    read.map_err(|error| Failure::system("cannot read the input", &error))?;
+    let shown = if path == Path::new("-") { "FILE".to_owned() } else { path.display().to_string() };
+    if let Some((_, packer, unpack)) = PACKED.iter().find(|(magic, ..)| head.starts_with(magic)) {
+        return Err(Failure::Usage(format!(
+            "the input is packed with {packer}; unpack it on the way:\n  {unpack} {shown} | tinylsm load … -"
+        )));
+    }
+    if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
+        return Err(Failure::Usage(format!(
+            "the input is text in UTF-16; convert it on the way:\n  iconv -f UTF-16 -t UTF-8 {shown} | tinylsm load … -"
+        )));
+    }
+    let mark_len = if head.starts_with(UTF8_MARK) { UTF8_MARK.len() } else { 0 };
+    Ok(Box::new(Cursor::new(head.split_off(mark_len)).chain(input)))
 }
 
 fn progress_bar(total_bytes: Option<u64>) -> ProgressBar {
@@ -272,28 +313,82 @@ fn parsed(format: Format, line: &[u8]) -> Result<(Vec<u8>, Vec<u8>), String> {
     match format {
         Format::Tsv => {
             let tab = line.iter().position(|&byte| byte == b'\t');
-            let tab = tab.ok_or("there is no tab between key and value")?;
+            let tab = tab.ok_or_else(|| without_tab(line))?;
             let key = unescaped(&line[..tab]).map_err(|problem| format!("key: {problem}"))?;
             let value = unescaped(&line[tab + 1..]).map_err(|problem| format!("value: {problem}"))?;
             Ok((key, value))
         }
         Format::Json => {
-            let object: Value =
-                serde_json::from_slice(line).map_err(|problem| format!("not JSON: {problem}"))?;
-            Ok((json_bytes(&object, "key")?, json_bytes(&object, "value")?))
+            // A list would do for the fields in order, and is not meant.
+            if line.trim_ascii_start().first() != Some(&b'{') {
+                return Err("each line must be a JSON object, {\"key\": …, \"value\": …}".to_owned());
+            }
+            let row: JsonRow = serde_json::from_slice(line).map_err(|error| json_problem(&error))?;
+            Ok((row.key.0, row.value.0))
         }
     }
 }
 
-fn json_bytes(object: &Value, field: &str) -> Result<Vec<u8>, String> {
-    match object.get(field) {
-        None => Err(format!("the object has no \"{field}\"")),
-        Some(Value::String(text)) => Ok(text.clone().into_bytes()),
-        Some(other) => other
-            .get("hex")
-            .and_then(Value::as_str)
-            .and_then(from_hex)
-            .ok_or_else(|| format!("\"{field}\" must be a string or {{\"hex\": \"…\"}}")),
+/// Says that a line has no tab, and what it may be instead.
+fn without_tab(line: &[u8]) -> String {
+    let hint = match line.first() {
+        Some(b'{' | b'[') => "; if the input is JSON, say --format json",
+        _ => "",
+    };
+    format!("there is no tab between key and value{hint}")
+}
+
+/// One line of JSON. Another field, or one that comes twice, is an error: what it means, nobody knows.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonRow {
+    key: JsonBytes,
+    value: JsonBytes,
+}
+
+/// A string, or {"hex": "…"}.
+struct JsonBytes(Vec<u8>);
+
+impl<'de> Deserialize<'de> for JsonBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JsonBytes, D::Error> {
+        deserializer.deserialize_any(JsonBytesVisitor)
+    }
+}
+
+struct JsonBytesVisitor;
+
+impl<'de> Visitor<'de> for JsonBytesVisitor {
+    type Value = JsonBytes;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or {\"hex\": \"…\"}")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<JsonBytes, E> {
+        Ok(JsonBytes(text.as_bytes().to_vec()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<JsonBytes, A::Error> {
+        match (fields.next_entry::<String, String>()?, fields.next_key::<String>()?) {
+            (Some((name, digits)), None) if name == "hex" => match from_hex(&digits) {
+                Some(bytes) => Ok(JsonBytes(bytes)),
+                None => Err(de::Error::custom(format!("{digits:?} is not pairs of hexadecimal digits"))),
+            },
+            _ => Err(de::Error::custom("the object must have the one field \"hex\"")),
+        }
+    }
+}
+
+/// Says what is wrong with a line of JSON, and where in it.
+fn json_problem(error: &serde_json::Error) -> String {
+    // Its own text counts lines too, of which there is one.
+    let text = error.to_string();
+    let text = text.split(" at line ").next().unwrap_or(&text);
+    let place = format!("(column {})", error.column());
+    match error.classify() {
+        Category::Data => format!("{text} {place}"),
+        Category::Eof => format!("not JSON: {text} {place}; each line must be a whole object"),
+        Category::Syntax | Category::Io => format!("not JSON: {text} {place}"),
     }
 }
 
@@ -314,9 +409,21 @@ mod tests {
         let row =
             parsed(Format::Json, br#"{"key":"a\\b","value":{"hex":"00ff"}}"#).expect("the line is good");
         assert_eq!(row, (b"a\\b".to_vec(), vec![0, 255]));
-        for line in
-            [r#"{"key":1,"value":""}"#, r#"{"key":"a"}"#, r#"{"key":"a","value":{"hex":"0"}}"#, "[]", "{"]
-        {
+        for line in [
+            r#"{"key":"a","key":"b","value":"c"}"#,
+            r#"{"key":"a","value":"b","value":"b"}"#,
+            r#"{"key":"a","value":{"hex":"00","hex":"01"}}"#,
+            r#"{"key":"a","value":"b","ttl":5}"#,
+            r#"{"key":1,"value":""}"#,
+            r#"{"key":"a"}"#,
+            r#"{"key":"a","value":{"hex":"0"}}"#,
+            r#"["a","b"]"#,
+            r#"{"key":["00"],"value":"b"}"#,
+            r#"{"key":{"hex":"00","raw":"1"},"value":"b"}"#,
+            r#"{"key":{},"value":"b"}"#,
+            "[]",
+            "{",
+        ] {
             assert!(parsed(Format::Json, line.as_bytes()).is_err(), "{line}");
         }
     }

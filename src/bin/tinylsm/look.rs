@@ -11,6 +11,7 @@ use crate::place::{KeyspacePlace, Place};
 use clap::Args;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tinylsm::format::names::FileName;
@@ -23,7 +24,8 @@ pub(crate) struct GetArguments {
     #[command(flatten)]
     place: KeyspacePlace,
     /// The key, with escapes.
-    key: String,
+    #[arg(allow_negative_numbers = true)]
+    key: OsString,
     /// Print the value's bytes as they are, with no newline behind.
     #[arg(long)]
     raw: bool,
@@ -35,19 +37,19 @@ pub(crate) struct ScanArguments {
     #[command(flatten)]
     place: KeyspacePlace,
     /// The first key, with escapes; from the beginning without it.
-    #[arg(long, value_name = "KEY")]
-    from: Option<String>,
+    #[arg(long, value_name = "KEY", allow_negative_numbers = true)]
+    from: Option<OsString>,
     /// The first key no longer wanted, with escapes; to the end without it.
-    #[arg(long, value_name = "KEY")]
-    to: Option<String>,
+    #[arg(long, value_name = "KEY", allow_negative_numbers = true)]
+    to: Option<OsString>,
     /// Only keys that begin with this, with escapes.
-    #[arg(long, value_name = "KEY", conflicts_with_all = ["from", "to"])]
-    prefix: Option<String>,
+    #[arg(long, value_name = "KEY", allow_negative_numbers = true, conflicts_with_all = ["from", "to"])]
+    prefix: Option<OsString>,
     /// Largest keys first.
     #[arg(long)]
     reverse: bool,
     /// At most so many entries.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = numbers::parsed::<usize>)]
     limit: Option<usize>,
     /// One JSON object a line; bytes that are not UTF-8 as {"hex": "…"}.
     #[arg(long)]
@@ -74,8 +76,11 @@ pub(crate) struct VerifyArguments {
 /// `dump FILE`
 #[derive(Args)]
 pub(crate) struct DumpArguments {
-    /// A file of a database: NNNNNN.sst, NNNNNN.wal, MANIFEST-NNNNNN, CURRENT, LOCK.
+    /// A file of a database: NNNNNN.sst, NNNNNN.wal, MANIFEST-NNNNNN, CURRENT. A table or log may have another name.
     file: PathBuf,
+    /// The directory to look for FILE in, so that its name is enough.
+    #[arg(long, value_name = "DIR")]
+    db: Option<PathBuf>,
 }
 
 /// Prints one value, or ends with the code for a missing key.
@@ -83,7 +88,7 @@ pub(crate) fn get(arguments: &GetArguments) -> Outcome {
     let key = argument("KEY", &arguments.key)?;
     let (_db, keyspace) = arguments.place.open_to_look()?;
     let Some(value) = keyspace.get(&key)? else {
-        return Err(Failure::KeyNotFound(format!("key not found: {}", escaped(&key))));
+        return Err(Failure::KeyNotFound(format!("key not found: {}", shortened(&key))));
     };
     let mut out = Output::new();
     if arguments.raw {
@@ -92,6 +97,17 @@ pub(crate) fn get(arguments: &GetArguments) -> Outcome {
         out.line(escaped(&value))?;
     }
     out.flush()
+}
+
+/// Returns a key as a message shows it: whole, unless it is very long.
+fn shortened(key: &[u8]) -> String {
+    const SHOWN_LEN_BYTES_MAX: usize = 200;
+    match key.get(..SHOWN_LEN_BYTES_MAX) {
+        Some(head) if head.len() < key.len() => {
+            format!("{}… ({} bytes)", escaped(head), numbers::count(key.len() as u64))
+        }
+        _ => escaped(key),
+    }
 }
 
 /// Prints the entries of a range.
@@ -183,7 +199,7 @@ impl Role {
     fn remark(self) -> &'static str {
         match self {
             Role::Live | Role::Missing => "",
-            Role::Leftover => "  left over: goes when the database is opened for writing",
+            Role::Leftover => "  left over: a command that writes removes it",
             Role::Foreign => "  not the database's",
         }
     }
@@ -231,18 +247,18 @@ fn print_stats(
     files: &[FileFound],
 ) -> Outcome {
     let (segments_count, segments_len_bytes) = log_of(files);
-    out.line(format_args!("database         {}", dir.display()))?;
+    out.text(format_args!("database         {}", dir.display()))?;
     out.line(format_args!("last sequence    {}", numbers::count(stats.last_seq.get())))?;
-    out.line(format_args!(
+    out.text(format_args!(
         "write-ahead log  {}, {} with what is allocated ahead",
         numbers::counted(segments_count, "segment"),
         numbers::bytes(segments_len_bytes)
     ))?;
     for keyspace in &stats.keyspaces {
         out.line("")?;
-        out.line(format_args!("keyspace \"{}\"  ordered by {}", keyspace.name, keyspace.comparator))?;
+        out.text(format_args!("keyspace \"{}\"  ordered by {}", keyspace.name, keyspace.comparator))?;
         if let Some(damage) = damage_of(damages, &keyspace.name) {
-            out.line(format_args!("  damaged: {damage}"))?;
+            out.text(format_args!("  damaged: {damage}"))?;
         }
         if keyspace.levels.iter().all(|level| level.files == 0) {
             out.line("  no tables; what it has is in the log")?;
@@ -268,7 +284,7 @@ fn print_files(out: &mut Output, files: &[FileFound]) -> Outcome {
     out.line(numbers::counted(present_count as u64, "file"))?;
     for FileFound { name, len_bytes, role } in files {
         let size = len_bytes.map_or("missing".to_owned(), numbers::bytes);
-        out.line(format_args!("  {name:<16} {size:>12}{}", role.remark()))?;
+        out.text(format_args!("  {name:<16} {size:>12}{}", role.remark()))?;
     }
     Ok(())
 }
@@ -314,10 +330,10 @@ pub(crate) fn verify(arguments: &VerifyArguments) -> Outcome {
         db.verify_all(|keyspace, error| damages.push(format!("keyspace {keyspace:?}: {}", text_of(&error))))?;
     let mut out = Output::new();
     for damage in &damages {
-        out.line(damage)?;
+        out.text(damage)?;
     }
-    out.line(format_args!(
-        "{}: {}, {}, {}, {} read and checked in {}; manifest and log read",
+    out.text(format_args!(
+        "{}: {}, {}, {}, {} read and checked;\n  manifest and log read; {}",
         if damages.is_empty() { "all right" } else { "the rest is all right" },
         numbers::counted(report.files, "table"),
         numbers::counted(report.blocks, "block"),
@@ -337,8 +353,13 @@ pub(crate) fn verify(arguments: &VerifyArguments) -> Outcome {
 
 /// Prints one file as text. Needs no database around it.
 pub(crate) fn dump(arguments: &DumpArguments) -> Outcome {
+    let file = arguments.db.as_ref().map_or(arguments.file.clone(), |dir| dir.join(&arguments.file));
+    if file.is_dir() {
+        let shown = file.display();
+        return Err(Failure::Usage(format!("{shown}: this is a directory; name one of its files")));
+    }
     let mut out = Output::new();
-    let dumped = tinylsm::inspect::dump_file(&OsVfs::new(), &arguments.file, &mut out);
+    let dumped = tinylsm::inspect::dump_file(&OsVfs::new(), &file, &mut out);
     // An output that broke reaches us as the dump's failure too; its own reason is the better one.
     out.check()?;
     out.flush()?;

@@ -24,8 +24,9 @@ mod numbers;
 mod output;
 mod place;
 
-use crate::failure::Outcome;
-use clap::{Parser, Subcommand};
+use crate::failure::{Failure, Outcome};
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Memtables are filled by whichever thread leads a commit and freed by the background. The system's allocator (glibc)
@@ -36,17 +37,24 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  all right
-  1  the engine failed (I/O error, corruption, full disk, locked, not a database …) or a check did not hold;
-     what was done by then is said first
+  1  the engine failed (I/O error, corruption, full disk, locked, not a
+     database …) or a check did not hold; what was done by then is said first
   2  wrong usage, or bad input to `load`
   3  the key was not found (`get`)
 
-Keys and values are bytes. As text, what is not printable is escaped: \\t \\n \\r \\\\ \\xNN, and arguments and
-input understand the same escapes.";
+Keys and values are bytes. As text, what is not printable is escaped:
+\\t \\n \\r \\\\ \\xNN, and arguments and input understand the same escapes.
+An argument that begins with a hyphen and is no number goes behind `--`.";
 
 /// An embedded, ordered key-value engine: load, look up, scan and check a database.
 #[derive(Parser)]
-#[command(name = "tinylsm", version, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(
+    name = "tinylsm",
+    version,
+    after_help = EXIT_CODES,
+    max_term_width = output::TEXT_COLUMNS_MAX,
+    disable_help_subcommand = true
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -76,25 +84,54 @@ enum Command {
     Demo(demo::DemoArguments),
     /// Measure the ladder of workloads: fills, reads, seeks, scans, mixes, synced writes.
     Bench(bench::BenchArguments),
+    /// Print this, or the help of one command.
+    Help(HelpArguments),
     /// The part of `demo` that is killed.
     #[command(hide = true)]
     DemoWriter(demo::writer::WriterArguments),
 }
 
+/// What clap calls it if there is no command at all, to which it says the help.
+const IS_WITHOUT_COMMAND: ErrorKind = ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+
+/// `help COMMAND`
+#[derive(Args)]
+struct HelpArguments {
+    /// The command to explain.
+    command: Option<String>,
+}
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(&arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            if let Some(message) = failure.message() {
-                eprintln!("tinylsm: {message}");
-            }
-            ExitCode::from(failure.exit_code())
+    ended(&run(Arguments::try_parse()))
+}
+
+/// Tells what went wrong, if anything, and returns the exit code.
+fn ended(outcome: &Outcome) -> ExitCode {
+    let Err(failure) = outcome else { return ExitCode::SUCCESS };
+    if let Some(message) = failure.message() {
+        output::message(&format!("tinylsm: {message}"));
+    }
+    ExitCode::from(failure.exit_code())
+}
+
+/// Does what the arguments say, or shows what is wrong with them. Ends the process if they ask for help.
+fn run(arguments: Result<Arguments, clap::Error>) -> Outcome {
+    match arguments {
+        Ok(Arguments { command: Command::Help(help) }) => {
+            let command = help.command.as_deref();
+            run(Arguments::try_parse_from(["tinylsm"].into_iter().chain(command).chain(["--help"])))
+        }
+        Ok(arguments) => run_command(&arguments.command),
+        // Help and the version go to standard output; help that nobody asked for, where there is no command, does not.
+        Err(asked) if !asked.use_stderr() || asked.kind() == IS_WITHOUT_COMMAND => asked.exit(),
+        Err(wrong) => {
+            let text = wrong.render().to_string();
+            Err(Failure::Usage(text.trim_end().strip_prefix("error: ").unwrap_or(&text).to_owned()))
         }
     }
 }
 
-fn run(command: &Command) -> Outcome {
+fn run_command(command: &Command) -> Outcome {
     match command {
         Command::Load(arguments) => load::run(arguments),
         Command::Get(arguments) => look::get(arguments),
@@ -108,6 +145,7 @@ fn run(command: &Command) -> Outcome {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::DemoWriter(arguments) => demo::writer::run(arguments),
+        Command::Help(_) => unreachable!("help is shown before a command runs"),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::numbers;
 use crate::output::Output;
 use crate::place::KeyspacePlace;
 use clap::Args;
+use std::ffi::{OsStr, OsString};
 use std::ops::Bound;
 use std::time::Instant;
 use tinylsm::{BackgroundError, Db, Error, Keyspace, Stats};
@@ -20,9 +21,11 @@ pub(crate) struct PutArguments {
     #[command(flatten)]
     place: KeyspacePlace,
     /// The key, with escapes.
-    key: String,
+    #[arg(allow_negative_numbers = true)]
+    key: OsString,
     /// The value, with escapes.
-    value: String,
+    #[arg(allow_negative_numbers = true)]
+    value: OsString,
 }
 
 /// `delete KEY`
@@ -31,7 +34,8 @@ pub(crate) struct DeleteArguments {
     #[command(flatten)]
     place: KeyspacePlace,
     /// The key, with escapes.
-    key: String,
+    #[arg(allow_negative_numbers = true)]
+    key: OsString,
 }
 
 /// `compact`
@@ -40,23 +44,38 @@ pub(crate) struct CompactArguments {
     #[command(flatten)]
     place: KeyspacePlace,
     /// The first key to merge, with escapes; from the beginning without it.
-    #[arg(long, value_name = "KEY")]
-    from: Option<String>,
+    #[arg(long, value_name = "KEY", allow_negative_numbers = true)]
+    from: Option<OsString>,
     /// The first key no longer to merge, with escapes; to the end without it.
-    #[arg(long, value_name = "KEY")]
-    to: Option<String>,
+    #[arg(long, value_name = "KEY", allow_negative_numbers = true)]
+    to: Option<OsString>,
 }
 
 /// Understands an argument's escapes.
-pub(crate) fn argument(name: &str, text: &str) -> Outcome<Vec<u8>> {
-    unescaped(text.as_bytes()).map_err(|problem| Failure::Usage(format!("{name}: {problem}")))
+pub(crate) fn argument(name: &str, text: &OsStr) -> Outcome<Vec<u8>> {
+    let bytes = bytes_of(text).ok_or_else(|| {
+        Failure::Usage(format!("{name}: this is no text in Unicode; write its bytes as \\xNN"))
+    })?;
+    unescaped(bytes).map_err(|problem| Failure::Usage(format!("{name}: {problem}")))
+}
+
+/// Returns an argument's bytes, which need not be UTF-8.
+#[cfg(unix)]
+fn bytes_of(text: &OsStr) -> Option<&[u8]> {
+    Some(std::os::unix::ffi::OsStrExt::as_bytes(text))
+}
+
+/// Returns an argument's bytes; arguments are text on this system, and `None` stands for what is none.
+#[cfg(not(unix))]
+fn bytes_of(text: &OsStr) -> Option<&[u8]> {
+    text.to_str().map(str::as_bytes)
 }
 
 /// A range of keys, as the engine takes it.
 pub(crate) type KeyBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// Makes the bounds of a range from the arguments `--from` (included) and `--to` (not included).
-pub(crate) fn bounds(from: Option<&str>, to: Option<&str>) -> Outcome<KeyBounds> {
+pub(crate) fn bounds(from: Option<&OsStr>, to: Option<&OsStr>) -> Outcome<KeyBounds> {
     let lower = from.map(|text| argument("--from", text)).transpose()?;
     let upper = to.map(|text| argument("--to", text)).transpose()?;
     Ok((lower.map_or(Bound::Unbounded, Bound::Included), upper.map_or(Bound::Unbounded, Bound::Excluded)))
@@ -126,7 +145,7 @@ pub(crate) fn compact(arguments: &CompactArguments) -> Outcome {
     let taken = started.elapsed();
     let report = what_changed(&arguments.place.keyspace, &before, &after);
     let mut out = Output::new();
-    out.line(format_args!("{report}, in {}", numbers::span(taken)))?;
+    out.text(format_args!("{report}, in {}", numbers::span(taken)))?;
     out.flush()?;
     close(db, "merged as reported")
 }

@@ -2,6 +2,19 @@
 
 use std::time::Duration;
 
+/// Reads a count from an argument.
+///
+/// # Errors
+/// A sentence that says what is wanted.
+pub(crate) fn parsed<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    let is_count = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| is_count);
+    number.ok_or_else(|| match is_count {
+        true => "the number is too large".to_owned(),
+        false => "a whole number is wanted, 0 or more".to_owned(),
+    })
+}
+
 /// Writes a count with thousands separators.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -80,8 +93,17 @@ pub(crate) fn as_f64(number: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::numbers::{bytes, count, counted, rate, span};
+    use crate::numbers::{bytes, count, counted, parsed, rate, span};
     use std::time::Duration;
+
+    #[test]
+    fn a_count_is_digits() {
+        assert_eq!(parsed::<u8>("255"), Ok(255));
+        assert_eq!(parsed::<u8>("256"), Err("the number is too large".to_owned()));
+        for text in ["", "-1", "+1", "1.5", "many"] {
+            assert!(parsed::<u8>(text).is_err_and(|said| said.starts_with("a whole number")), "{text}");
+        }
+    }
 
     #[test]
     fn figures_read_well() {

@@ -1,7 +1,10 @@
 //! Where a command works: the directory, the keyspace, and how they are opened.
 
+use crate::escape::escaped;
 use crate::failure::{Failure, Outcome};
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use tinylsm::{Db, DbBuilder, ErrorKind, Keyspace, KeyspaceOptions};
 
@@ -22,8 +25,14 @@ pub(crate) struct KeyspacePlace {
     #[command(flatten)]
     pub(crate) place: Place,
     /// The keyspace to work in.
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = name_parser())]
     pub(crate) keyspace: String,
+}
+
+/// Takes a keyspace's name, which is text.
+fn name_parser() -> impl TypedValueParser<Value = String> {
+    let text = |name: OsString| name.into_string().map_err(|_| "the name of a keyspace is text in UTF-8");
+    OsStringValueParser::new().try_map(text)
 }
 
 impl Place {
@@ -92,9 +101,9 @@ impl KeyspacePlace {
         db.keyspace(&self.keyspace).map_err(|error| match error.kind() {
             ErrorKind::NotFound => Failure::Engine(format!(
                 "there is no keyspace \"{}\" in {}; it has: {}",
-                self.keyspace,
+                escaped(self.keyspace.as_bytes()),
                 self.place.db.display(),
-                db.keyspaces().join(", ")
+                db.keyspaces().iter().map(|name| escaped(name.as_bytes())).collect::<Vec<_>>().join(", ")
             )),
             _ => Failure::from(error),
         })

@@ -5,14 +5,11 @@
 //! there, and only these does it ever cut off again.
 
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::vfs::os::system::{advise, read_at, reserve, set_len, write_all_at, write_parts_at};
 use crate::vfs::{Advice, ReadFile, WriteFile};
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-/// Parts of one system call. The system takes 1024; this many fit the stack in one kilobyte.
-const PARTS_PER_CALL_MAX: usize = 64;
 
 pub(in crate::vfs::os) struct OsWriteFile {
     file: File,
@@ -46,20 +43,16 @@ impl OsWriteFile {
 
     fn write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<u64> {
         if let [part] = parts {
-            self.file.write_all_at(part, self.len)?;
+            write_all_at(&self.file, part, self.len)?;
             return Ok(part.len() as u64);
         }
-        let mut offset = self.len;
-        for group in parts.chunks(PARTS_PER_CALL_MAX) {
-            offset += write_group(&self.file, group, offset)?;
-        }
-        Ok(offset - self.len)
+        write_parts_at(&self.file, parts, self.len)
     }
 
     /// Cuts the file to `len` bytes, which never lies before the logical end.
     fn cut(&mut self, len: u64) -> io::Result<()> {
         assert!(len >= self.len, "what was appended is never cut off");
-        rustix::io::retry_on_intr(|| rustix::fs::ftruncate(&self.file, len))?;
+        set_len(&self.file, len)?;
         self.physical_len = len;
         Ok(())
     }
@@ -126,61 +119,6 @@ impl WriteFile for OsWriteFile {
     }
 }
 
-/// Writes up to [`PARTS_PER_CALL_MAX`] parts at `offset`, all of them; returns how many bytes they have.
-#[cfg(not(any(target_vendor = "apple", target_os = "solaris")))]
-fn write_group(file: &File, group: &[IoSlice<'_>], offset: u64) -> io::Result<u64> {
-    let mut slots = [IoSlice::new(&[]); PARTS_PER_CALL_MAX];
-    slots[..group.len()].copy_from_slice(group);
-    let mut left = &mut slots[..group.len()];
-    let mut written = 0;
-    // Advancing by nothing drops empty parts in front, so that a call that writes nothing is a fault.
-    IoSlice::advance_slices(&mut left, 0);
-    while !left.is_empty() {
-        match rustix::io::pwritev(file, left, offset + written) {
-            Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero)),
-            Ok(count) => {
-                written += count as u64;
-                IoSlice::advance_slices(&mut left, count);
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(io::Error::from(errno)),
-        }
-    }
-    Ok(written)
-}
-
-/// Writes the parts one after another, where the system has no vectored positioned write.
-#[cfg(any(target_vendor = "apple", target_os = "solaris"))]
-fn write_group(file: &File, group: &[IoSlice<'_>], offset: u64) -> io::Result<u64> {
-    let mut written = 0;
-    for part in group {
-        file.write_all_at(part, offset + written)?;
-        written += part.len() as u64;
-    }
-    Ok(written)
-}
-
-/// Extends a file to `len` bytes with blocks of its own; `false` where the file system cannot, which changes nothing.
-#[cfg(target_os = "linux")]
-fn reserve(file: &File, len: u64) -> io::Result<bool> {
-    use rustix::fs::{FallocateFlags, fallocate};
-    use rustix::io::Errno;
-    loop {
-        match fallocate(file, FallocateFlags::empty(), 0, len) {
-            Ok(()) => return Ok(true),
-            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => return Ok(false),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(io::Error::from(errno)),
-        }
-    }
-}
-
-/// Reserving is optional, and only Linux does it in one call.
-#[cfg(not(target_os = "linux"))]
-fn reserve(_file: &File, _len: u64) -> io::Result<bool> {
-    Ok(false)
-}
-
 pub(in crate::vfs::os) struct OsReadFile {
     file: File,
     path: PathBuf,
@@ -195,7 +133,7 @@ impl OsReadFile {
 impl ReadFile for OsReadFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         loop {
-            match self.file.read_at(buffer, offset) {
+            match read_at(&self.file, buffer, offset) {
                 Ok(count) => return Ok(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::from_io("read", &self.path, error).with_offset(offset)),
@@ -207,7 +145,7 @@ impl ReadFile for OsReadFile {
         match self.file.metadata() {
             // Opening one for reading is no error to the system, and its length says nothing.
             Ok(metadata) if metadata.is_dir() => {
-                Err(Error::from_io("open", &self.path, io::Error::from(rustix::io::Errno::ISDIR)))
+                Err(Error::from_io("open", &self.path, io::Error::from(io::ErrorKind::IsADirectory)))
             }
             Ok(metadata) => Ok(metadata.len()),
             Err(error) => Err(Error::from_io("len", &self.path, error)),
@@ -218,23 +156,6 @@ impl ReadFile for OsReadFile {
         advise(&self.file, advice, offset, len);
     }
 }
-
-#[cfg(target_os = "linux")]
-fn advise(file: &File, advice: Advice, offset: u64, len: u64) {
-    use rustix::fs::Advice as Hint;
-    let hint = match advice {
-        Advice::Random => Hint::Random,
-        Advice::Sequential => Hint::Sequential,
-        Advice::WillNeed => Hint::WillNeed,
-    };
-    // A length of nothing means "to the end" to the system; here it means nothing.
-    let Some(len) = std::num::NonZeroU64::new(len) else { return };
-    // A refused hint changes only speed, and the caller has asked for no answer.
-    let _ = rustix::fs::fadvise(file, offset, Some(len), hint);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn advise(_file: &File, _advice: Advice, _offset: u64, _len: u64) {}
 
 #[cfg(test)]
 mod tests {
@@ -263,7 +184,7 @@ mod tests {
         let path = dir.path().join("f");
         let mut file = OsWriteFile::new(File::create_new(&path).unwrap(), &path);
         file.append(&[IoSlice::new(b"abc")]).unwrap();
-        file.file.write_all_at(b"part of a failed one", 3).unwrap();
+        write_all_at(&file.file, b"part of a failed one", 3).unwrap();
         file.is_broken = true;
         file.trim().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"abc");

@@ -1,4 +1,4 @@
-//! The lock of a database directory: `flock` on its lock file.
+//! The lock of a database directory: the system's lock of its lock file (`flock`, `LockFileEx`).
 //!
 //! Promises that a guard's lock is on the file that had the name when it was taken: between opening a file and locking
 //! it somebody may remove the name or put another file there, and two holders would each have a file of their own. So
@@ -9,10 +9,9 @@
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::sync::process_id;
-use crate::vfs::os::{OsVfs, is_unsupported};
+use crate::vfs::os::OsVfs;
+use crate::vfs::os::system::{is_current, lacks_ability, open_lock_file};
 use crate::vfs::{DirLock, LockMode};
-use rustix::fs::OFlags;
-use rustix::io::Errno;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,13 +22,8 @@ const LOCK_ATTEMPTS_MAX: usize = 8;
 
 /// Locks the file `path`, which an exclusive lock creates.
 pub(in crate::vfs::os) fn lock(vfs: &OsVfs, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
-    let flags = match mode {
-        LockMode::Exclusive => OFlags::RDWR | OFlags::CREATE,
-        LockMode::Shared => OFlags::RDONLY,
-    };
     for _ in 0..LOCK_ATTEMPTS_MAX {
-        let place = vfs.place(path);
-        let file = place.open(flags).map_err(|errno| place.error("lock", errno))?;
+        let file = open_lock_file(vfs, path, mode)?;
         let is_locked = try_lock(&file, path, mode, vfs.accepts.missing_locks)?;
         let mut lock = OsDirLock::held(file, vfs, path);
         lock.is_locked = is_locked;
@@ -65,25 +59,19 @@ pub(in crate::vfs::os) fn try_lock(
         if error.kind() == io::ErrorKind::Interrupted {
             continue;
         }
-        if !has_no_locks(&error) {
+        if !lacks_ability(&error) {
             return Err(Error::from_io("lock", path, error));
         }
         if accepts_missing {
             return Ok(false);
         }
         let text = format!(
-            "this file system cannot lock files (flock: {error}); if nothing else can open the database, \
+            "this file system cannot lock files ({error}); if nothing else can open the database, \
              OsVfs::accept_missing_locks goes without"
         );
         let error = Error::from_io("lock", path, error);
         return Err(error.wrap(ErrorKind::Unsupported, text).with_operation("lock"));
     }
-}
-
-/// Tells whether a failed lock means that the file system, or its server, has none.
-fn has_no_locks(error: &io::Error) -> bool {
-    let errno = Errno::from_io_error(error);
-    errno.is_some_and(|errno| errno == Errno::NOLCK || is_unsupported(errno))
 }
 
 /// Holds the lock; it ends with this guard or the process that took it.
@@ -106,13 +94,7 @@ impl OsDirLock {
 
     /// Tells whether the name still leads to the locked file.
     fn is_current(&self) -> Result<bool> {
-        let place = self.vfs.place(&self.path);
-        let ours = rustix::fs::fstat(&self.file).map_err(|errno| place.error("lock", errno))?;
-        match place.stat() {
-            Ok(named) => Ok((named.st_dev, named.st_ino) == (ours.st_dev, ours.st_ino)),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
-            Err(errno) => Err(place.error("lock", errno)),
-        }
+        is_current(&self.vfs, &self.path, &self.file)
     }
 
     fn error(&self, kind: ErrorKind, text: &str) -> Error {

@@ -24,6 +24,18 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// A million MiB are more than any machine has.
+const CACHE_MIB_MAX: u64 = 1 << 20;
+
+/// Reads the length of a value, which the engine must take.
+fn value_bytes(text: &str) -> Result<usize, String> {
+    let number = numbers::parsed(text)?;
+    match number <= tinylsm::base::limits::VALUE_LEN_BYTES_MAX {
+        true => Ok(number),
+        false => Err("a value has at most 64 MiB".to_owned()),
+    }
+}
+
 /// `bench`
 #[derive(Args)]
 pub(crate) struct BenchArguments {
@@ -34,12 +46,12 @@ pub(crate) struct BenchArguments {
     #[arg(long, value_enum, ignore_case = true, value_delimiter = ',', value_name = "NAMES")]
     steps: Vec<Step>,
     /// Bytes of a value.
-    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = value_bytes)]
     pub(crate) value_bytes: usize,
     /// Size of the block cache.
-    #[arg(long, value_name = "MIB", default_value_t = 32)]
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u64).range(0..=CACHE_MIB_MAX))]
     pub(crate) cache_mib: u64,
-    /// An existing directory to work in; a temporary one without this. The loaded database stays in it.
+    /// A directory to work in; a temporary one without this. The loaded database stays in it.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// One JSON object instead of a table.
@@ -124,14 +136,14 @@ fn costs_of(stage: &Stage, arguments: &BenchArguments) -> Outcome<Costs> {
 }
 
 fn print_head(out: &mut Output, arguments: &BenchArguments) -> Outcome {
-    out.line(format_args!(
+    out.text(format_args!(
         "{} keys of {KEY_LEN_BYTES} bytes, values of {} bytes, cache {} MiB, memtables 64 MiB, log without sync except fillsync",
         numbers::count(arguments.keys),
         arguments.value_bytes,
         arguments.cache_mib
     ))?;
     out.line(format_args!(
-        "{:<18} {:>12} {:>14} {:>10} {:>10} {:>10} {:>9}",
+        "{:<16} {:>9} {:>13} {:>8} {:>8} {:>8} {:>8}",
         "step", "k ops/s", "to quiescence", "p50 µs", "p99 µs", "p99.9 µs", "peak MB"
     ))?;
     out.flush()
@@ -141,7 +153,7 @@ fn print_row(out: &mut Output, row: &Row) -> Outcome {
     let measured = &row.measured;
     let thousands = |time| format!("{:.1}", per_second(measured.operations, time) / 1e3);
     out.line(format_args!(
-        "{:<18} {:>12} {:>14} {:>10.1} {:>10.1} {:>10.1} {:>9}",
+        "{:<16} {:>9} {:>13} {:>8.1} {:>8.1} {:>8.1} {:>8}",
         row.name,
         thousands(measured.time),
         row.time_to_quiescence.map(thousands).unwrap_or_default(),
@@ -155,9 +167,9 @@ fn print_row(out: &mut Output, row: &Row) -> Outcome {
 
 fn print_costs(out: &mut Output, costs: &Costs) -> Outcome {
     if let Some(amplification) = costs.write_amplification {
-        out.line(format_args!("write amplification after fillrandom and overwrite: {amplification:.2}"))?;
+        out.text(format_args!("write amplification after fillrandom and overwrite: {amplification:.2}"))?;
     }
-    out.line(format_args!(
+    out.text(format_args!(
         "disk after fillrandom and overwrite: {} for {} live",
         numbers::bytes(costs.disk_bytes),
         numbers::bytes(costs.live_bytes)

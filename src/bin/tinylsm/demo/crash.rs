@@ -11,20 +11,18 @@ use crate::failure::{Failure, Outcome};
 use crate::numbers;
 use crate::output::Output;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use tinylsm::Db;
 
 /// How long the writer may take until its first acknowledgement.
 const FIRST_REPORT_WAIT_MAX: Duration = Duration::from_secs(30);
-const SIGKILL: i32 = 9;
 
 /// Lets a second process write, kills it, and returns the last acknowledged batch.
 pub(crate) fn write_until_killed(dir: &Path, kill_after: Duration, out: &mut Output) -> Outcome<u64> {
-    out.line("\n4. Crash")?;
+    out.text("\n4. Crash")?;
     out.flush()?;
     let system = |error| Failure::system("cannot run the writing process", &error);
     let program = std::env::current_exe().map_err(system)?;
@@ -37,19 +35,31 @@ pub(crate) fn write_until_killed(dir: &Path, kill_after: Duration, out: &mut Out
     let _ = child.kill();
     let status = child.wait().map_err(system)?;
     let acknowledged = acknowledged?;
-    must(status.signal() == Some(SIGKILL), || format!("the writer ended by itself: {status}"))?;
-    out.line(format_args!(
+    must(was_killed(status), || format!("the writer ended by itself: {status}"))?;
+    out.text(format_args!(
         "   process {} wrote batches of {} entries over two keyspaces, each synced and acknowledged,",
         child.id(),
         ENTRIES_PER_BATCH + 1
     ))?;
-    out.line(format_args!(
+    out.text(format_args!(
         "   until SIGKILL struck it in mid-write after {}: {} batches were acknowledged",
         numbers::span(started.elapsed()),
         numbers::count(acknowledged)
     ))?;
     out.flush()?;
     Ok(acknowledged)
+}
+
+/// Tells whether a process was ended by `Child::kill`, which is SIGKILL here.
+#[cfg(unix)]
+fn was_killed(status: ExitStatus) -> bool {
+    std::os::unix::process::ExitStatusExt::signal(&status) == Some(9)
+}
+
+/// Tells whether a process was ended by `Child::kill`, as far as this system tells: it gives such a process the code 1.
+#[cfg(not(unix))]
+fn was_killed(status: ExitStatus) -> bool {
+    status.code() == Some(1)
 }
 
 fn killed_in_mid_write(child: &mut Child, reports: ChildStdout, kill_after: Duration) -> Outcome<u64> {
@@ -98,17 +108,17 @@ pub(crate) fn recover_and_prove(dir: &Path, acknowledged: u64, out: &mut Output)
     must(recovered <= acknowledged + 1, || {
         format!("{recovered} batches are there, {acknowledged} were acknowledged")
     })?;
-    out.line("\n5. Recover")?;
-    out.line(format_args!("   reopened in {}", numbers::span(recovery)))?;
+    out.text("\n5. Recover")?;
+    out.text(format_args!("   reopened in {}", numbers::span(recovery)))?;
     let surplus = match recovered - acknowledged {
         0 => "and nothing else",
         _ => "and the one that was under way, complete",
     };
-    out.line(format_args!(
+    out.text(format_args!(
         "   {} batches found: every acknowledged one {surplus}",
         numbers::count(recovered)
     ))?;
-    out.line(format_args!(
+    out.text(format_args!(
         "   {} entries compared: an exact prefix of what was written, no batch torn",
         numbers::count(recovered * (ENTRIES_PER_BATCH + 1))
     ))?;

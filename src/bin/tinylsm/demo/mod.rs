@@ -35,7 +35,7 @@ pub(crate) struct DemoArguments {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// How long the writer may write before it is killed.
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 700)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 700, value_parser = numbers::parsed::<u64>)]
     kill_after_ms: u64,
 }
 
@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &DemoArguments) -> Outcome {
     };
     let started = Instant::now();
     let mut out = Output::new();
-    out.line(format_args!("TinyLSM {}: a demonstration in {}", env!("CARGO_PKG_VERSION"), dir.display()))?;
+    out.text(format_args!("TinyLSM {}: a demonstration in {}", env!("CARGO_PKG_VERSION"), dir.display()))?;
 
     let records = unicode::records();
     let db = open(&dir)?;
@@ -69,7 +69,7 @@ pub(crate) fn run(arguments: &DemoArguments) -> Outcome {
     let db = crash::recover_and_prove(&dir, acknowledged, &mut out)?;
     final_check(&db, &records, &mut out)?;
     db.close()?;
-    out.line(format_args!("\nAll as it must be, in {}.", numbers::span(started.elapsed())))?;
+    out.text(format_args!("\nAll as it must be, in {}.", numbers::span(started.elapsed())))?;
     out.flush()
 }
 
@@ -113,15 +113,15 @@ fn load(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
     db.flush()?;
     db.wait_idle()?;
     let count = records.len() as u64;
-    out.line("\n1. Load")?;
-    out.line(format_args!(
+    out.text("\n1. Load")?;
+    out.text(format_args!(
         "   {} records of the Unicode Character Database {}, {}, synced, in {}:",
         numbers::count(count),
         unicode::VERSION,
         numbers::bytes(bytes),
         numbers::span(taken)
     ))?;
-    out.line(format_args!(
+    out.text(format_args!(
         "   {} records/s, {}",
         numbers::rate(count, taken),
         numbers::throughput(bytes, taken)
@@ -132,21 +132,21 @@ fn load(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
         .filter(|(_, level)| level.files > 0)
         .map(|(number, level)| format!("{} in level {number} ({})", level.files, numbers::bytes(level.bytes)))
         .collect();
-    out.line(format_args!("   tables after {} flushes: {}", stats.flushes, tables.join(", ")))?;
+    out.text(format_args!("   tables after {} flushes: {}", stats.flushes, tables.join(", ")))?;
     out.flush()
 }
 
 fn look_up(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
-    out.line("\n2. Look up")?;
+    out.text("\n2. Look up")?;
     for (code, name) in [(0x41, "LATIN CAPITAL LETTER A"), (0x20AC, "EURO SIGN"), (0x1F980, "CRAB")] {
         let value = db.get(unicode::key(code))?;
         let found = value.as_deref().map(unicode::name_of);
         must(found == Some(name.as_bytes()), || format!("U+{code:04X} should be {name}, but is {found:?}"))?;
         let character = char::from_u32(code).expect("the three codes are characters");
-        out.line(format_args!("   U+{code:04X} {character} {name}"))?;
+        out.text(format_args!("   U+{code:04X} {character} {name}"))?;
     }
     must(db.get(unicode::key(0x0378))?.is_none(), || "U+0378 is not assigned, but was found".to_owned())?;
-    out.line("   U+0378 is not assigned: not found, as it must be")?;
+    out.text("   U+0378 is not assigned: not found, as it must be")?;
 
     let started = Instant::now();
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
@@ -160,7 +160,7 @@ fn look_up(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
         })?;
     }
     let taken = started.elapsed();
-    out.line(format_args!(
+    out.text(format_args!(
         "   {} random lookups, each value compared with the file: {} lookups/s",
         numbers::count(LOOKUPS_COUNT),
         numbers::rate(LOOKUPS_COUNT, taken)
@@ -169,7 +169,7 @@ fn look_up(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
 }
 
 fn scan(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
-    out.line("\n3. Scan")?;
+    out.text("\n3. Scan")?;
     let arrows = unicode::key(0x2190)..=unicode::key(0x21FF);
     let expected: Vec<&Record> = records.iter().filter(|record| arrows.contains(&record.key)).collect();
     let forwards: Vec<_> = db.range(arrows.clone())?.collect::<tinylsm::Result<_>>()?;
@@ -185,15 +185,15 @@ fn scan(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
         .all(|((key, value), record)| **key == *record.key && **value == *record.value);
     must(is_exact, || "an arrow differs from the file".to_owned())?;
     let name = |at: usize| String::from_utf8_lossy(unicode::name_of(expected[at].value));
-    out.line(format_args!("   the arrows, U+2190 {} to U+21FF {}:", name(0), name(expected.len() - 1)))?;
-    out.line(format_args!("   {} records forwards, the same {} backwards", forwards.len(), backwards.len()))?;
+    out.text(format_args!("   the arrows, U+2190 {} to U+21FF {}:", name(0), name(expected.len() - 1)))?;
+    out.text(format_args!("   {} records forwards, the same {} backwards", forwards.len(), backwards.len()))?;
 
     let total = SCANS_COUNT * records.len() as u64;
     let started = Instant::now();
     for _ in 0..SCANS_COUNT {
         compare_whole(db, records)?;
     }
-    out.line(format_args!(
+    out.text(format_args!(
         "   the whole database forwards:  {} records/s",
         numbers::rate(total, started.elapsed())
     ))?;
@@ -207,7 +207,7 @@ fn scan(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
         }
         must(expected.next().is_none(), || "a backward scan ended early".to_owned())?;
     }
-    out.line(format_args!(
+    out.text(format_args!(
         "   the whole database backwards: {} records/s",
         numbers::rate(total, started.elapsed())
     ))?;
@@ -229,12 +229,12 @@ fn final_check(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
     compare_whole(db, records)?;
     let started = Instant::now();
     let report = db.verify()?;
-    out.line("\n6. Verify")?;
-    out.line(format_args!(
+    out.text("\n6. Verify")?;
+    out.text(format_args!(
         "   all {} Unicode records are as they were loaded",
         numbers::count(records.len() as u64)
     ))?;
-    out.line(format_args!(
+    out.text(format_args!(
         "   {} files, {} blocks, {} entries, {} read and checked in {}",
         numbers::count(report.files),
         numbers::count(report.blocks),

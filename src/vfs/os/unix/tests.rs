@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use super::*;
+use crate::vfs::os::lock;
 use std::fs;
 use std::io::IoSlice;
 use std::path::PathBuf;
@@ -224,7 +225,7 @@ fn a_file_system_without_locks_is_named_and_can_be_accepted() {
     let error = lock::try_lock(&file, &path, LockMode::Exclusive, vfs.accepts.missing_locks).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let text = error.to_string();
-    assert!(text.contains("LOCK: this file system cannot lock files (flock: "), "{text}");
+    assert!(text.contains("LOCK: this file system cannot lock files ("), "{text}");
     assert!(text.contains("OsVfs::accept_missing_locks"), "{text}");
     let accepts = vfs.accept_missing_locks().accepts.missing_locks;
     assert!(!lock::try_lock(&file, &path, LockMode::Exclusive, accepts).unwrap());

@@ -7,12 +7,13 @@
 
 use crate::base::error::{Error, Result};
 use crate::vfs::DirEntry;
+use crate::vfs::os::name_below;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// A directory held open, and the two paths that mean it.
 #[derive(Debug)]
@@ -37,8 +38,7 @@ impl HeldDir {
 
     /// Returns what follows this directory in `path`; `None` if the path does not lead into it.
     pub(in crate::vfs::os) fn name_of<'a>(&self, path: &'a Path) -> Option<&'a Path> {
-        let rest = path.strip_prefix(&self.given).or_else(|_| path.strip_prefix(&self.absolute)).ok()?;
-        rest.components().all(|part| matches!(part, Component::Normal(_))).then_some(rest)
+        name_below(&[&self.given, &self.absolute], path)
     }
 
     pub(in crate::vfs::os) fn place<'a>(&'a self, name: &'a Path, path: &'a Path) -> Place<'a> {
@@ -140,14 +140,5 @@ impl Place<'_> {
         }
         entries.sort_unstable();
         Ok(entries)
-    }
-}
-
-/// Returns the directory that holds `path`'s name; a bare name lives in the current one.
-pub(in crate::vfs::os) fn parent_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) => Path::new("."),
-        None => path,
     }
 }
