@@ -30,7 +30,7 @@ fn main() -> Result<()> {
 }
 
 fn open(path: &Path, durability: Durability) -> Result<Db> {
-    Db::builder(path).options(Options { durability, ..Options::default() }).open()
+    Db::builder(path).options(Options::default().durability(durability)).open()
 }
 
 /// A key whose number is scattered over the whole range.

@@ -50,7 +50,7 @@ pub use db::keyspace::Keyspace;
 pub use db::options::{Background, KeyspaceOptions, Options, WriteOptions};
 pub use db::range::KeyRange;
 pub use db::runtime::Runtime;
-pub use db::snapshot::Snapshot;
+pub use db::snapshot::{KeyspaceSnapshot, Snapshot};
 pub use db::stats::{BackgroundError, KeyspaceStats, LevelStats, Stats, VerifyReport};
 pub use table::options::Compression;
 pub use table::shared::Cache;

@@ -41,7 +41,7 @@ fn builder(options: Options) -> DbBuilder {
 }
 
 fn with_keyspaces(count: usize) -> (Db, Vec<Keyspace>) {
-    let db = builder(Options { memtable_bytes: count << 10, ..Options::default() }).open().expect("opens");
+    let db = builder(Options::default().memtable_bytes(count << 10)).open().expect("opens");
     let create = |i| db.create_keyspace(&format!("k{i}"), KeyspaceOptions::default()).expect("creates");
     let keyspaces = (0..count).map(create).collect();
     (db, keyspaces)

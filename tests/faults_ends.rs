@@ -252,7 +252,7 @@ fn old_handles_give_closed_and_change_nothing_when_the_database_is_open_again() 
                 "snapshot",
                 Box::new({
                     let other = other.clone();
-                    move || snapshot.get(&other, "k").map(drop)
+                    move || snapshot.keyspace(&other).get("k").map(drop)
                 }),
             ),
             (
@@ -420,7 +420,7 @@ fn a_read_under_way_while_the_database_is_closed_ends_with_the_old_value_or_clos
 #[test]
 fn closing_writes_a_long_recovered_log_to_tables() {
     let disk = MemVfs::new();
-    let options = Options { memtable_bytes: 16 << 20, wal_preallocate_bytes: 0, ..tiny() };
+    let options = tiny().memtable_bytes(16 << 20).wal_preallocate_bytes(0);
     let open =
         || builder(&disk).options(options.clone()).background(Background::Manual).open().expect("opens");
     let db = open();
@@ -514,7 +514,7 @@ fn a_flush_waits_for_its_own_work_only() {
     for (what, wait) in waits {
         within(move || {
             let disk = HookedVfs::over(MemVfs::new());
-            let options = Options { memtable_bytes: 2 << 10, sealed_memtables_max: 8, ..tiny() };
+            let options = tiny().memtable_bytes(2 << 10).sealed_memtables_max(8);
             let db = builder(&disk).options(options).open().expect("opens");
             let (first, second) = (Gate::default(), Gate::default());
             let _opens = [first.opens_at_the_end(), second.opens_at_the_end()];

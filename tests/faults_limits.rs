@@ -64,8 +64,7 @@ fn a_merge_into_a_thousand_tables_with_the_longest_keys_is_installed() {
     const TABLES_COUNT: u32 = 1100;
     within(|| {
         let disk = MemVfs::new();
-        let mut options =
-            Options { memtable_bytes: 512 << 20, wal_preallocate_bytes: 0, ..Options::default() };
+        let mut options = Options::default().memtable_bytes(512 << 20).wal_preallocate_bytes(0);
         keyspace_of(&mut options).filter_bits_per_key = 0;
         keyspace_of(&mut options).table_bytes = 1024;
         let open =
@@ -104,8 +103,7 @@ fn the_longest_value_is_flushed_merged_and_read_with_an_expiry_too() {
     for is_expiring in [false, true] {
         within(move || {
             let disk = MemVfs::new();
-            let mut options =
-                Options { block_cache_bytes: 0, wal_preallocate_bytes: 0, ..Options::default() };
+            let mut options = Options::default().block_cache_bytes(0).wal_preallocate_bytes(0);
             keyspace_of(&mut options).compression = Compression::None;
             let open = || {
                 builder(&disk).options(options.clone()).background(Background::Manual).open().expect("opens")
@@ -141,15 +139,14 @@ fn the_longest_value_is_flushed_merged_and_read_with_an_expiry_too() {
 #[test]
 fn a_merge_trigger_above_the_write_stop_is_refused_or_works() {
     within(|| {
-        let keyspace_options =
-            |trigger| KeyspaceOptions { level0_compaction_trigger: trigger, ..tiny_keyspace() };
-        let options = |stop, trigger| Options {
-            memtable_bytes: 2 << 10,
-            level0_slowdown: 3,
-            level0_stop: stop,
-            stall_timeout: Duration::from_secs(3),
-            default_keyspace: Some(keyspace_options(trigger)),
-            ..tiny()
+        let keyspace_options = |trigger| tiny_keyspace().level0_compaction_trigger(trigger);
+        let options = |stop, trigger| {
+            tiny()
+                .memtable_bytes(2 << 10)
+                .level0_slowdown(3)
+                .level0_stop(stop)
+                .stall_timeout(Duration::from_secs(3))
+                .default_keyspace(keyspace_options(trigger))
         };
         let check_writes = |db: &Db, what: &str| {
             for keyspace in db.keyspaces() {
@@ -259,7 +256,7 @@ fn every_option_at_its_far_end_works_or_is_refused() {
 fn a_memtable_without_a_limit_takes_memory_for_its_entries_only() {
     const NAME: &str = "a_memtable_without_a_limit_takes_memory_for_its_entries_only";
     if let Some(place) = child::place_in_child(NAME) {
-        let options = Options { memtable_bytes: usize::MAX, ..Options::default() };
+        let options = Options::default().memtable_bytes(usize::MAX);
         let db = Db::builder(place.join("db")).options(options).open().expect("opens");
         let put = |i: u32| {
             let keyspace = db.default_keyspace();

@@ -78,11 +78,7 @@ impl Comparator for Fragile {
 /// A database with a sound keyspace, the default one, and one whose order is fragile.
 fn fragile(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Background) -> (Db, Keyspace) {
     let db = fragile_builder(disk, order, background).open().expect("opens");
-    let options = KeyspaceOptions {
-        comparator: order.name().to_owned(),
-        level0_compaction_trigger: 10,
-        ..tiny_keyspace()
-    };
+    let options = tiny_keyspace().comparator(order.name()).level0_compaction_trigger(10);
     let keyspace = db.create_keyspace("fragile", options).expect("creates");
     for i in 0..20 {
         keyspace.put(format!("key{i:02}"), "v").expect("puts");
@@ -92,7 +88,7 @@ fn fragile(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Backgrou
 }
 
 fn fragile_builder(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Background) -> DbBuilder {
-    let options = Options { memtable_bytes: 64 << 10, stall_timeout: Duration::from_secs(3), ..tiny() };
+    let options = tiny().memtable_bytes(64 << 10).stall_timeout(Duration::from_secs(3));
     builder(disk).options(options).comparator(Arc::clone(order) as Arc<dyn Comparator>).background(background)
 }
 
@@ -305,7 +301,7 @@ fn a_comparators_panic_gets_out_of_no_call() {
             keyspace.range("key03".."key09")?.rev().try_for_each(|item| item.map(drop))
         }),
         ("seek", |_, keyspace| keyspace.iter()?.seek("key07")),
-        ("snapshot get", |db, keyspace| db.snapshot().get(keyspace, "key05").map(drop)),
+        ("snapshot get", |db, keyspace| db.snapshot().keyspace(keyspace).get("key05").map(drop)),
         ("flush", |db, _| db.flush()),
         ("compact_range", |db, keyspace| db.compact_range(keyspace, "key02".."key08")),
         ("wait_idle", |db, _| db.wait_idle()),
@@ -424,7 +420,7 @@ fn race_a_panic_in_a_commit(what: &'static str, work: fn(Db) -> Result<()>) {
         let order = Arc::new(Telling::default());
         order.turns_count.store(trial % 40 * 20, Atomic::SeqCst);
         let disk = MemVfs::new();
-        let mut options = Options { reserve_bytes_max: 0, memtable_bytes: 64 << 10, ..tiny() };
+        let mut options = tiny().reserve_bytes_max(0).memtable_bytes(64 << 10);
         keyspace_of(&mut options).comparator = order.name().to_owned();
         let open = || {
             let builder = builder(&disk).options(options.clone()).background(Background::Manual);

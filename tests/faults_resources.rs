@@ -250,7 +250,7 @@ fn a_flush_of_a_thousand_keyspaces_syncs_a_few_times() {
     const KEYSPACES_COUNT: usize = 1000;
     within(|| {
         let disk = HookedVfs::over(MemVfs::new());
-        let options = Options { memtable_bytes: 64 << 20, manifest_roll_bytes: 64 << 20, ..tiny() };
+        let options = tiny().memtable_bytes(64 << 20).manifest_roll_bytes(64 << 20);
         let db = builder(&disk).options(options).background(Background::Manual).open().expect("opens");
         let keyspaces: Vec<_> = (0..KEYSPACES_COUNT)
             .map(|i| db.create_keyspace(&format!("keyspace{i}"), tiny_keyspace()).expect("creates"))

@@ -36,7 +36,7 @@ fn directory() -> &'static Path {
 }
 
 fn builder(disk: &MemVfs) -> DbBuilder {
-    let options = Options { wal_preallocate_bytes: 0, ..tiny() };
+    let options = tiny().wal_preallocate_bytes(0);
     Db::builder(DIRECTORY).vfs(Arc::new(disk.clone())).options(options).background(Background::Manual)
 }
 

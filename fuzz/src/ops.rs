@@ -147,7 +147,7 @@ impl Pair {
         assert_eq!(collect(self.db().iter()?)?, self.model);
         assert_eq!(collect_backwards(self.db().iter()?)?, self.model);
         if let Some((snapshot, model)) = &self.snapshot {
-            assert_eq!(&collect(snapshot.iter(self.db().default_keyspace())?)?, model);
+            assert_eq!(&collect(snapshot.iter()?)?, model);
         }
         Ok(())
     }

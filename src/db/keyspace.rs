@@ -4,21 +4,22 @@ use crate::base::error::{Error, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
-use crate::db::Handle;
 use crate::db::batch::check_sizes;
 use crate::db::iter::Iter;
 use crate::db::options::{KeyspaceOptions, WriteOptions};
-use crate::db::range::{KeyRange, prefix_bounds};
+use crate::db::range::{KeyRange, owned_bounds, prefix_bounds};
 use crate::db::state::{Core, KeyspaceInfo, State};
 use crate::db::writing::Reach;
+use crate::db::{Db, Handle};
 use crate::format::batch::Batch;
 use crate::mvcc::visible::Horizon;
 use crate::read::scan::Scan;
-use crate::read::{contained, get};
+use crate::read::{contained, get, size};
 use std::sync::Arc;
 
 /// A keyspace of an open database: a tree of its own, with its own order of keys and options, that shares log,
-/// sequence and snapshots with the others. Cheap to clone; keeps the database open.
+/// sequence and snapshots with the others. Cheap to clone; keeps the database open, as [`Db`] says: what happens when the
+/// last handle of all is dropped is told there.
 #[derive(Clone)]
 pub struct Keyspace {
     handle: Arc<Handle>,
@@ -56,14 +57,19 @@ impl Keyspace {
         &self.info.options
     }
 
-    /// Sets `key` to `value`, with the durability of the database's options. Returns the commit's number. A key has 1 to
-    /// 65,535 bytes, a value at most 64 MiB (67,108,864).
+    /// Returns the database that it is of.
+    pub fn db(&self) -> Db {
+        Db::of(&self.handle)
+    }
+
+    /// Sets `key` to `value`, with the durability of the database's options. Returns the commit's number. A key has at
+    /// most 65,535 bytes and may be empty, a value at most 64 MiB (67,108,864).
     ///
     /// # Errors
     /// `InvalidArgument`, `Busy`, `NoSpace`: nothing was written. `Io`, `NoSpace` of the log, then `ReadOnly` for
     /// every later write: after a reopen the write is there or not at all.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<SeqNum> {
-        self.put_with(key, value, &WriteOptions::default())
+        self.put_with(key, value, WriteOptions::default())
     }
 
     /// Sets `key` to `value` as `options` say.
@@ -74,13 +80,13 @@ impl Keyspace {
         &self,
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
-        options: &WriteOptions,
+        options: impl Into<WriteOptions>,
     ) -> Result<SeqNum> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        check_sizes(key, value.len())?;
+        check_sizes(self, key, Some(value.len()))?;
         let mut batch = Batch::with_capacity(key.len() + value.len() + 24);
         batch.put(self.info.id, key, value);
-        self.commit(batch, true, options)
+        self.commit(batch, true, options.into())
     }
 
     /// Deletes `key`; it is no error if it is not there.
@@ -88,22 +94,22 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::put`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<SeqNum> {
-        self.delete_with(key, &WriteOptions::default())
+        self.delete_with(key, WriteOptions::default())
     }
 
     /// Deletes `key` as `options` say.
     ///
     /// # Errors
     /// As [`Keyspace::put`].
-    pub fn delete_with(&self, key: impl AsRef<[u8]>, options: &WriteOptions) -> Result<SeqNum> {
+    pub fn delete_with(&self, key: impl AsRef<[u8]>, options: impl Into<WriteOptions>) -> Result<SeqNum> {
         let key = key.as_ref();
-        check_sizes(key, 0)?;
+        check_sizes(self, key, None)?;
         let mut batch = Batch::with_capacity(key.len() + 16);
         batch.delete(self.info.id, key);
-        self.commit(batch, false, options)
+        self.commit(batch, false, options.into())
     }
 
-    fn commit(&self, batch: Batch, has_puts: bool, options: &WriteOptions) -> Result<SeqNum> {
+    fn commit(&self, batch: Batch, has_puts: bool, options: WriteOptions) -> Result<SeqNum> {
         let core = self.core();
         let reach = Reach { keyspaces: &[self.info.id], has_puts };
         core.commit(batch, reach, options.durability.unwrap_or(core.options.durability))
@@ -119,6 +125,72 @@ impl Keyspace {
         core.ends.check_open()?;
         let (state, seq) = core.view.pin();
         get::get(&state.keyspace(self.info.id).tree, key.as_ref(), core.horizon(seq))
+    }
+
+    /// Tells whether `key` has a value. Costs what [`Keyspace::get`] does.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.get(key)?.is_some())
+    }
+
+    /// Returns the first key in the keyspace's order, with its value.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn first_key_value(&self) -> Result<Option<(Slice, Slice)>> {
+        self.iter()?.next().transpose()
+    }
+
+    /// Returns the last key in the keyspace's order, with its value.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn last_key_value(&self) -> Result<Option<(Slice, Slice)>> {
+        self.iter()?.next_back().transpose()
+    }
+
+    /// Tells whether there is no key. Looks for the first one, over deletes that no merge has removed yet.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.first_key_value()?.is_none())
+    }
+
+    /// Counts the keys, as of now, by reading every one of them: nothing keeps a count.
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// let db = tinylsm::Db::open_in_memory()?;
+    /// db.put("", "the empty key is a key")?;
+    /// db.put("a", "")?;
+    /// assert_eq!((db.len()?, db.is_empty()?), (2, false));
+    /// assert_eq!(db.first_key_value()?.expect("there are two").0, "");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`], for the first key that meets one.
+    pub fn len(&self) -> Result<u64> {
+        count(self.iter()?)
+    }
+
+    /// Returns about how many bytes the entries of a range take, old versions and deletes included: in tables as they are
+    /// packed, to a block exactly, and in memory as keys and values. Reads nothing from the disk; walks over the entries of
+    /// the range that are not yet in tables.
+    ///
+    /// # Errors
+    /// `Closed`; `Corruption` of a table that a degraded opening found damaged; `Internal` if the comparator panics.
+    pub fn approximate_len_bytes(&self, range: impl KeyRange) -> Result<u64> {
+        let core = self.core();
+        core.ends.check_open()?;
+        let (state, _) = core.view.pin();
+        let tree = &state.keyspace(self.info.id).tree;
+        let (lower, upper) = range.key_bounds();
+        contained(&tree.order, "measuring a range", || size::len_bytes_between(tree, lower, upper))
     }
 
     /// Returns the values of several keys, all as of one moment.
@@ -147,6 +219,15 @@ impl Keyspace {
     ) -> Result<Vec<Option<Slice>>> {
         let tree = &state.keyspace(self.info.id).tree;
         keys.iter().map(|key| get::get(tree, key.as_ref(), horizon)).collect()
+    }
+
+    /// Writes everything that was committed before this call to tables, and waits for that: of this keyspace and, since
+    /// they share the log, of all others, as [`Db::flush`] does.
+    ///
+    /// # Errors
+    /// As [`Db::flush`].
+    pub fn flush(&self) -> Result<()> {
+        self.core().flush().map(drop)
     }
 
     /// Iterates over all keys, as of now.
@@ -185,12 +266,12 @@ impl Keyspace {
     fn scan(&self, state: &State, range: impl KeyRange, horizon: Horizon) -> Result<Iter> {
         let keyspace = state.keyspace(self.info.id);
         self.core().count_seek(keyspace);
-        let (lower, upper) = range.into_bounds();
+        let (lower, upper) = owned_bounds(&range);
         let tree = keyspace.tree.clone();
         let scan = contained(&keyspace.tree.order, "making an iterator", || {
             Ok(Scan::new(tree, horizon, lower, upper).telling(Arc::clone(&keyspace.waste)))
         })?;
-        Ok(Iter::new(scan, Arc::clone(&self.handle)))
+        Ok(Iter::new(scan, Arc::clone(&keyspace.info), Arc::clone(&self.handle)))
     }
 
     pub(crate) fn prefix_range(&self, prefix: &[u8]) -> Result<impl KeyRange + use<>> {
@@ -203,6 +284,14 @@ impl Keyspace {
         );
         Err(Error::invalid(message))
     }
+}
+
+/// Counts what an iterator gives.
+///
+/// # Errors
+/// What it meets.
+pub(crate) fn count(mut iter: Iter) -> Result<u64> {
+    iter.try_fold(0, |count, item| item.map(|_| count + 1))
 }
 
 impl std::fmt::Debug for Keyspace {

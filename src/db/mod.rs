@@ -42,7 +42,7 @@ use crate::db::builder::DbBuilder;
 use crate::db::iter::Iter;
 use crate::db::keyspace::Keyspace;
 use crate::db::options::{KeyspaceOptions, Options, WriteOptions};
-use crate::db::range::KeyRange;
+use crate::db::range::{KeyRange, owned_bounds};
 use crate::db::runtime::Runtime;
 use crate::db::snapshot::Snapshot;
 use crate::db::state::{Core, KeyspaceInfo, KeyspaceTree};
@@ -95,8 +95,9 @@ impl Drop for Handle {
 /// An open database. Cheap to clone, and shared by all threads of a program.
 ///
 /// When the last handle (keyspaces, snapshots and iterators count) is dropped, the background threads end and the
-/// directory is unlocked; writes that were not durable are then as after a crash of the process. [`Db::close`] ends in
-/// good order and tells about errors.
+/// directory is unlocked, as if the process had ended: what was written with [`Durability::None`] and not followed by a
+/// stronger write, [`Db::sync`] or [`Db::flush`] is lost, and `Stats::held_back_commits` tells how much that is.
+/// [`Db::close`] ends in good order, makes everything durable, and tells about errors.
 ///
 /// A child process that was forked off gets `Closed` at once for whatever reads or writes, and may drop its copies of the
 /// handles.
@@ -144,10 +145,14 @@ impl Db {
     /// Makes the first handle of an open core.
     pub(in crate::db) fn new(core: Arc<Core>, runtime: Option<Runtime>) -> Db {
         let handle = Handle::new(core, runtime);
-        let info = Arc::clone(&handle.core.view.state().keyspace(KeyspaceId::DEFAULT).info);
         handle.core.wake_background();
-        let default = Keyspace::new(Arc::clone(&handle), info);
-        Db { handle, default }
+        Db::of(&handle)
+    }
+
+    /// Makes another handle.
+    pub(in crate::db) fn of(handle: &Arc<Handle>) -> Db {
+        let info = Arc::clone(&handle.core.view.state().keyspace(KeyspaceId::DEFAULT).info);
+        Db { handle: Arc::clone(handle), default: Keyspace::new(Arc::clone(handle), info) }
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -219,6 +224,55 @@ impl Db {
         self.default.get(key)
     }
 
+    /// Tells whether a key of the default keyspace has a value; see [`Keyspace::contains_key`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.default.contains_key(key)
+    }
+
+    /// Returns the first key of the default keyspace, with its value.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn first_key_value(&self) -> Result<Option<(Slice, Slice)>> {
+        self.default.first_key_value()
+    }
+
+    /// Returns the last key of the default keyspace, with its value.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn last_key_value(&self) -> Result<Option<(Slice, Slice)>> {
+        self.default.last_key_value()
+    }
+
+    /// Tells whether the default keyspace has no key; see [`Keyspace::is_empty`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn is_empty(&self) -> Result<bool> {
+        self.default.is_empty()
+    }
+
+    /// Counts the keys of the default keyspace by reading every one of them; see [`Keyspace::len`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::len`].
+    pub fn len(&self) -> Result<u64> {
+        self.default.len()
+    }
+
+    /// Returns about how many bytes the entries of a range of the default keyspace take; see
+    /// [`Keyspace::approximate_len_bytes`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::approximate_len_bytes`].
+    pub fn approximate_len_bytes(&self, range: impl KeyRange) -> Result<u64> {
+        self.default.approximate_len_bytes(range)
+    }
+
     /// Returns the values of several keys of the default keyspace, as of one moment.
     ///
     /// # Errors
@@ -254,11 +308,15 @@ impl Db {
     /// Writes a batch: all of it or nothing, over all its keyspaces. Returns the number of its last operation; the
     /// others have the numbers before it. An empty batch writes nothing and returns the newest number.
     ///
+    /// A batch given by value is written without a copy; one that may have to be written again, after `Busy` say, is given
+    /// by reference, and copied. `options` may be a [`Durability`].
+    ///
     /// # Errors
-    /// As [`Keyspace::put`].
-    pub fn write(&self, batch: &WriteBatch, options: &WriteOptions) -> Result<SeqNum> {
+    /// As [`Keyspace::put`]; an operation that cannot be written is named, with its place in the batch.
+    pub fn write(&self, batch: impl Into<WriteBatch>, options: impl Into<WriteOptions>) -> Result<SeqNum> {
         let core = self.core();
-        let (batch, reach) = batch.for_commit(core)?;
+        let (mut batch, options) = (batch.into(), options.into());
+        let (batch, reach) = batch.take_for(core)?;
         core.commit(batch, reach, options.durability.unwrap_or(core.options.durability))
     }
 
@@ -309,7 +367,7 @@ impl Db {
         // Whether writing is off shows when the memtables are sealed, which may mend a full disk.
         core.ends.check_open()?;
         keyspace.check_belongs(core)?;
-        core.compact_range(keyspace.id(), range.into_bounds())
+        core.compact_range(keyspace.id(), owned_bounds(&range))
     }
 
     /// Waits until every flush, merge and removal of a file that is due is done, and what these make due, such as become
@@ -378,7 +436,8 @@ impl Db {
         self.core().stats()
     }
 
-    /// Reads and checks every byte of every table.
+    /// Reads and checks every byte of every table, and the order of the entries in memory, which are those that only the
+    /// log has yet.
     ///
     /// # Errors
     /// `Corruption` with file and offset of the first damage; `Io`; `Closed`; `Internal` if a keyspace's comparator
@@ -407,6 +466,16 @@ impl Db {
         core.ends.check_open()?;
         let state = core.view.pin_state();
         let mut report = VerifyReport::default();
+        for keyspace in state.keyspaces() {
+            for memtable in std::iter::once(&keyspace.tree.active).chain(&keyspace.tree.sealed) {
+                core.ends.check_open()?;
+                let order = &keyspace.tree.order;
+                match contained(order, "verifying", || memtable.verify(order)) {
+                    Ok(entries) => report.unflushed_entries += entries,
+                    Err(error) => damaged(&keyspace.info.name, error)?,
+                }
+            }
+        }
         for (keyspace, live) in state.tables() {
             core.ends.check_open()?;
             let order = &keyspace.tree.order;
@@ -432,12 +501,17 @@ impl Db {
         self.core().directory.path()
     }
 
-    /// Ends in good order: background threads stop, everything committed becomes durable, the log is marked as
-    /// complete, the directory is unlocked. A long log is written to tables, so that the next opening is quick.
+    /// Ends in good order: background threads stop, everything committed becomes durable, whatever its durability, the log
+    /// is marked as complete, the directory is unlocked. A long log is written to tables, so that the next opening is quick.
     ///
-    /// Other handles give `Closed` as soon as this begins, iterators at their next step. Calls under way that write, and
-    /// jobs, end first: once this returns, nothing of this database writes, renames or removes anything in the directory.
-    /// A read under way is not waited for; it ends with `Closed`, or with what was there before the close.
+    /// *Beside it*, on other threads, anything may run. Other handles give `Closed` as soon as this begins, iterators at
+    /// their next step. Calls under way that write, and jobs, end first: a write is committed whole, and then durable, or
+    /// gives `Closed`. A read under way is not waited for; it ends with `Closed`, or with what was there before the close. A
+    /// second close waits for the first and gives `Closed`.
+    ///
+    /// *What outlives it*: handles, snapshots and iterators may be kept and dropped at any time, and give `Closed`; values
+    /// that were read stay as they are. Files that they held are removed by then, or by the next opening. Once this returns,
+    /// nothing of this database writes, renames or removes anything in the directory, which can be opened again at once.
     ///
     /// A database that was opened on a full disk and never got room to write has nothing to make durable, and closes
     /// well: what it recovered stays as it was found, no more durable than before.

@@ -248,6 +248,9 @@ pub(crate) struct Writing {
     pub is_write_back_due: AtomicBool,
     /// Length of the open segment with what is still to be appended, as the leader last counted it.
     pub wal_bytes: AtomicU64,
+    /// Commits that the open segment holds back in memory, and their bytes, as the leader last counted them.
+    pub held_back_count: Counter,
+    pub held_back_bytes: Counter,
 }
 
 /// How long nothing was written, and who waits for nothing to be due.
@@ -403,6 +406,8 @@ impl Core {
             sealed_count: AtomicUsize::new(book.sealed.len()),
             is_write_back_due: AtomicBool::new(false),
             wal_bytes: AtomicU64::new(0),
+            held_back_count: Counter::new(0),
+            held_back_bytes: Counter::new(0),
         };
         let core = Arc::new_cyclic(|me| Core {
             me: me.clone(),
@@ -699,6 +704,5 @@ fn in_doubt(error: Error) -> Error {
     if !is_mendable(&error) {
         return error;
     }
-    let message = format!("what the manifest says is in doubt: {error}");
-    error.wrap(ErrorKind::Io, message)
+    error.within(ErrorKind::Io, "what the manifest says is in doubt")
 }

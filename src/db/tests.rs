@@ -98,7 +98,7 @@ fn a_batch_covers_keyspaces_and_a_snapshot_sees_it_whole() {
     let seq = db.write(&batch, &WriteOptions::none()).expect("writes");
     assert_eq!(seq.get(), 3);
     db.flush().expect("flushes");
-    assert_eq!(before.get(&other, "a").expect("reads"), None);
+    assert_eq!(before.keyspace(&other).get("a").expect("reads"), None);
     let keys: Vec<_> = other.iter().expect("open").map(|item| item.expect("readable").0).collect();
     assert_eq!(keys, [Slice::from(&b"b"[..]), Slice::from(&b"a"[..])]);
     assert!(other.prefix("a").is_err());

@@ -230,9 +230,12 @@ impl Core {
         Ok(())
     }
 
-    /// Tells of the open segment's length, after anything that changes it or takes another segment.
+    /// Tells of the open segment's length and of what it holds back, after anything that changes it or takes another
+    /// segment.
     pub(crate) fn note_wal_len(&self, wal: &WalWriter) {
         self.writing.wal_bytes.store(wal.len(), Ordering::Relaxed);
+        self.writing.held_back_count.set(wal.held_count());
+        self.writing.held_back_bytes.set(wal.held_len_bytes());
     }
 
     /// Returns how much of the open segment may be unsynced before the background syncs it. A small database, which
@@ -389,8 +392,8 @@ impl Core {
             && error.kind() == ErrorKind::NoSpace
             && !book.may_make_room(now)
         {
-            let message = format!("writes wait for a flush, which finds no room: {error}");
-            return Some(error.clone().wrap(ErrorKind::NoSpace, message));
+            let context = "writes wait for a flush, which finds no room";
+            return Some(error.clone().within(ErrorKind::NoSpace, context));
         }
         let mut troubles = keyspaces.iter().filter_map(|id| book.board.trouble(JobKind::Compact(*id)));
         let is_hopeless = troubles.any(is_lasting) && self.pace_of_flushes() != Pace::Stop;
@@ -404,10 +407,7 @@ impl Core {
         let cause = kinds.into_iter().find_map(|kind| book.board.trouble(kind)).cloned();
         drop(book);
         match cause {
-            Some(cause) => {
-                let message = format!("writes wait for flush and compaction, which fail: {cause}");
-                cause.wrap(ErrorKind::Busy, message)
-            }
+            Some(cause) => cause.within(ErrorKind::Busy, "writes wait for flush and compaction, which fail"),
             None => Error::new(
                 ErrorKind::Busy,
                 "writes wait for flush and compaction, and the time for that is over",
@@ -482,8 +482,8 @@ impl Core {
             return Err(writing_is_off(&cause));
         }
         self.mend(leader).map_err(|error| {
-            let message = format!("writing cannot be resumed: {error}");
-            error.clone().wrap(error.kind(), message)
+            let kind = error.kind();
+            error.within(kind, "writing cannot be resumed")
         })?;
         if self.ends.resume(&cause) {
             return Ok(());

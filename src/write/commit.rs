@@ -19,8 +19,11 @@ use std::path::Path;
 /// What a write survives once it has returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// Nothing yet: the record waits in memory for the next stronger write, `sync` or `flush`. The cheapest, and
-    /// still no hole: a later durable write takes it along.
+    /// Nothing yet: the record waits in memory for the next stronger write, [`sync`](crate::db::Db::sync),
+    /// [`flush`](crate::db::Db::flush) or [`close`](crate::db::Db::close). The cheapest, and still no hole: a later durable
+    /// write takes it along. It is lost if the process ends before that, and also if the last handle of the database is
+    /// dropped without `close`; [`Stats::held_back_commits`](crate::db::stats::Stats::held_back_commits) tells how much
+    /// waits.
     None,
     /// The end of this process: the operating system has the record.
     Os,

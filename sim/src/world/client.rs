@@ -265,7 +265,7 @@ impl Client {
     fn write_nothing(&self) -> Result<(), Stop> {
         let durability = self.context.swarm.next_durability(&self.context.tape);
         let before = self.db().last_seq().get();
-        let options = WriteOptions { durability: Some(durability) };
+        let options = WriteOptions::default().durability(durability);
         let result = self.call("write", || self.db().write(&WriteBatch::new(), &options));
         if let Ok(seq) = result
             && !(before..=self.db().last_seq().get()).contains(&seq.get())
@@ -285,9 +285,8 @@ impl Client {
         let at = self.pick_keyspace();
         let keyspace = &self.keyspaces[at];
         let key = self.next_key();
-        let (bad_key, bad_value) = match self.below(4) {
-            0 | 1 => (Vec::new(), Vec::new()),
-            2 => (vec![b'k'; KEY_LEN_BYTES_MAX + 1], Vec::new()),
+        let (bad_key, bad_value) = match self.below(2) {
+            0 => (vec![b'k'; KEY_LEN_BYTES_MAX + 1], Vec::new()),
             _ => (key.clone(), vec![0; VALUE_LEN_BYTES_MAX + 1]),
         };
         let result = if self.below(2) == 0 {
@@ -359,7 +358,7 @@ impl Client {
             let is_old = judge.incarnation != self.opened.incarnation;
             (judge.model.begin(changes), is_old, told)
         };
-        let options = WriteOptions { durability: Some(durability) };
+        let options = WriteOptions::default().durability(durability);
         let result = self.call("write", || self.db().write(&batch, &options));
         schedule::note(|| format!("the write gives {result:?}"));
         self.note_write(id, &result, durability)?;

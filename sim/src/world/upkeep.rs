@@ -217,17 +217,15 @@ impl Client {
     pub(in crate::world) fn ask_for_refused_keyspace(&mut self) -> Result<(), Stop> {
         let fine = KeyspaceOptions::default;
         let (name, options, expected) = match self.below(8) {
-            0 => ("x", KeyspaceOptions { block_bytes: 1, ..fine() }, ErrorKind::InvalidArgument),
-            1 => ("x", KeyspaceOptions { filter_bits_per_key: 25, ..fine() }, ErrorKind::InvalidArgument),
-            2 => {
-                ("x", KeyspaceOptions { level0_compaction_trigger: 0, ..fine() }, ErrorKind::InvalidArgument)
-            }
-            3 => ("x", KeyspaceOptions { level_multiplier: 1, ..fine() }, ErrorKind::InvalidArgument),
+            0 => ("x", fine().block_bytes(1), ErrorKind::InvalidArgument),
+            1 => ("x", fine().filter_bits_per_key(25), ErrorKind::InvalidArgument),
+            2 => ("x", fine().level0_compaction_trigger(0), ErrorKind::InvalidArgument),
+            3 => ("x", fine().level_multiplier(1), ErrorKind::InvalidArgument),
             4 => ("", fine(), ErrorKind::InvalidArgument),
-            5 => ("x", KeyspaceOptions { comparator: String::new(), ..fine() }, ErrorKind::InvalidArgument),
+            5 => ("x", fine().comparator(String::new()), ErrorKind::InvalidArgument),
             6 => {
                 let comparator = "nobody knows".to_owned();
-                ("x", KeyspaceOptions { comparator, ..fine() }, ErrorKind::Incompatible)
+                ("x", fine().comparator(comparator), ErrorKind::Incompatible)
             }
             _ => ("default", fine(), ErrorKind::AlreadyExists),
         };
