@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// to its end changes nothing about this, since [`Iter::seek`] can take it back: drop it where no more is wanted of it. After an error it
 /// ends; [`Iter::error`] still tells why, so that a loop that stopped early is not taken for the end.
 ///
-/// Once somebody closes the database, and in a forked process, its next step is the error `Closed`.
+/// Once somebody closes the database or drops the keyspace, and in a forked process, its next step is the error `Closed`.
 ///
 /// ```
 /// # fn main() -> tinylsm::Result<()> {
@@ -34,7 +34,6 @@ use std::sync::Arc;
 pub struct Iter {
     scan: Scan,
     error: Option<Error>,
-    /// For the text of `Debug` only.
     info: Arc<KeyspaceInfo>,
     // Declared last: what it reads from is let go of before the database may be.
     handle: Arc<Handle>,
@@ -77,7 +76,7 @@ impl Iter {
     }
 
     fn seek_with(&mut self, seek: impl FnOnce(&mut Scan) -> Result<()>) -> Result<()> {
-        let open = self.handle.core.ends.check_open();
+        let open = self.check_open();
         let sought = open.and_then(|()| seek(&mut self.scan));
         sought.inspect_err(|error| {
             self.scan.stop(error.clone());
@@ -90,10 +89,16 @@ impl Iter {
         self.error.as_ref()
     }
 
-    /// Takes a step, unless the database was closed meanwhile or this process was forked off: tables may be gone then.
+    #[inline]
+    fn check_open(&self) -> Result<()> {
+        self.handle.core.ends.check_open()?;
+        self.info.check_not_dropped()
+    }
+
+    /// Takes a step, unless the keyspace was dropped, the database was closed meanwhile or this process was forked off: tables may be gone then.
     #[inline]
     fn step(&mut self, step: fn(&mut Scan) -> Option<Result<Pair>>) -> Option<Result<Pair>> {
-        let item = match self.handle.core.ends.check_open() {
+        let item = match self.check_open() {
             Ok(()) => step(&mut self.scan),
             Err(error) => self.scan.stop(error.clone()).then_some(Err(error)),
         };

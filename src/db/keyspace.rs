@@ -1,6 +1,7 @@
 //! Keyspaces: handles to read and write one tree of a database.
 
-use crate::base::error::{Error, Result};
+use crate::base::comparator::BYTEWISE_NAME;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
@@ -8,7 +9,7 @@ use crate::db::batch::check_sizes;
 use crate::db::iter::Iter;
 use crate::db::options::{KeyspaceOptions, WriteOptions};
 use crate::db::range::{KeyRange, owned_bounds, prefix_bounds};
-use crate::db::state::{Core, KeyspaceInfo, State};
+use crate::db::state::{Core, KeyspaceInfo, KeyspaceTree, State};
 use crate::db::writing::Reach;
 use crate::db::{Db, Handle};
 use crate::format::batch::Batch;
@@ -20,6 +21,8 @@ use std::sync::Arc;
 /// A keyspace of an open database: a tree of its own, with its own order of keys and options, that shares log,
 /// sequence and snapshots with the others. Cheap to clone; keeps the database open, as [`Db`] says: what happens when the
 /// last handle of all is dropped is told there.
+///
+/// Once the keyspace is dropped ([`Db::drop_keyspace`]), whatever reads or writes it gives `Closed`.
 #[derive(Clone)]
 pub struct Keyspace {
     handle: Arc<Handle>,
@@ -39,17 +42,28 @@ impl Keyspace {
         self.info.id
     }
 
+    pub(crate) fn info(&self) -> &KeyspaceInfo {
+        &self.info
+    }
+
+    /// Finds it in a state.
+    #[inline]
+    fn find<'s>(&self, state: &'s State) -> Result<&'s KeyspaceTree> {
+        state.find(self.info.id).ok_or_else(|| self.info.dropped())
+    }
+
     /// Fails if the keyspace is of another database than `core`.
     pub(crate) fn check_belongs(&self, core: &Arc<Core>) -> Result<()> {
         if Arc::ptr_eq(core, self.core()) {
             return Ok(());
         }
-        Err(Error::invalid(format!("keyspace {:?} is of another database", self.info.name)))
+        Err(Error::invalid(format!("keyspace {:?} is of another database", self.name())))
     }
 
-    /// Returns the name.
-    pub fn name(&self) -> &str {
-        &self.info.name
+    /// Returns the name that it has now; the last one, if it was dropped.
+    pub fn name(&self) -> String {
+        let state = self.core().view.state();
+        state.find(self.info.id).map_or(&self.info, |keyspace| &keyspace.info).name.clone()
     }
 
     /// Returns the options it was created with.
@@ -112,7 +126,36 @@ impl Keyspace {
     fn commit(&self, batch: Batch, has_puts: bool, options: WriteOptions) -> Result<SeqNum> {
         let core = self.core();
         let reach = Reach { keyspaces: &[self.info.id], has_puts };
-        core.commit(batch, reach, options.durability.unwrap_or(core.options.durability))
+        let durability = options.durability.unwrap_or(core.options.durability);
+        core.commit(batch, reach, durability).map_err(|error| match error.kind() {
+            // The same, by name.
+            ErrorKind::Closed => self.info.check_not_dropped().err().unwrap_or(error),
+            _ => error,
+        })
+    }
+
+    /// Removes every key, durably: when this returns, a crash leaves nothing of what was there, and whatever was committed
+    /// before, in other keyspaces too, is durable as well. Returns the number of that commit.
+    ///
+    /// Costs the same however much is in it, a few syncs: nothing is read or merged. Snapshots and iterators from before go
+    /// on seeing what was there, and keep its files while they live.
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// let db = tinylsm::Db::open_in_memory()?;
+    /// db.put("k", "v")?;
+    /// let before = db.snapshot();
+    /// db.default_keyspace().clear()?;
+    /// assert!(db.is_empty()? && before.contains_key("k")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What flushing meets if too much waits for it, `NoSpace`, `ReadOnly`, `Closed`: nothing has changed. `Io` of log or
+    /// manifest, which turn writing off: it is empty or as before, after the next opening.
+    pub fn clear(&self) -> Result<SeqNum> {
+        self.core().clear_keyspace(&self.info)
     }
 
     /// Returns the value of `key`. Takes no lock; a value found in memory is not copied.
@@ -124,7 +167,7 @@ impl Keyspace {
         let core = self.core();
         core.ends.check_open()?;
         let (state, seq) = core.view.pin();
-        get::get(&state.keyspace(self.info.id).tree, key.as_ref(), core.horizon(seq))
+        get::get(self.find(&state)?.tree_at(seq), key.as_ref(), core.horizon(seq))
     }
 
     /// Tells whether `key` has a value. Costs what [`Keyspace::get`] does.
@@ -188,7 +231,7 @@ impl Keyspace {
         let core = self.core();
         core.ends.check_open()?;
         let (state, _) = core.view.pin();
-        let tree = &state.keyspace(self.info.id).tree;
+        let tree = &self.find(&state)?.tree;
         let (lower, upper) = range.key_bounds();
         contained(&tree.order, "measuring a range", || size::len_bytes_between(tree, lower, upper))
     }
@@ -208,7 +251,7 @@ impl Keyspace {
     pub(crate) fn get_at(&self, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
         self.core().ends.check_open()?;
         let state = self.core().view.state();
-        get::get(&state.keyspace(self.info.id).tree, key, horizon)
+        get::get(self.find(&state)?.tree_at(horizon.seq), key, horizon)
     }
 
     pub(crate) fn multi_get_at<K: AsRef<[u8]>>(
@@ -217,7 +260,7 @@ impl Keyspace {
         keys: &[K],
         horizon: Horizon,
     ) -> Result<Vec<Option<Slice>>> {
-        let tree = &state.keyspace(self.info.id).tree;
+        let tree = self.find(state)?.tree_at(horizon.seq);
         keys.iter().map(|key| get::get(tree, key.as_ref(), horizon)).collect()
     }
 
@@ -264,10 +307,10 @@ impl Keyspace {
     }
 
     fn scan(&self, state: &State, range: impl KeyRange, horizon: Horizon) -> Result<Iter> {
-        let keyspace = state.keyspace(self.info.id);
+        let keyspace = self.find(state)?;
         self.core().count_seek(keyspace);
         let (lower, upper) = owned_bounds(&range);
-        let tree = keyspace.tree.clone();
+        let tree = keyspace.tree_at(horizon.seq).clone();
         let scan = contained(&keyspace.tree.order, "making an iterator", || {
             Ok(Scan::new(tree, horizon, lower, upper).telling(Arc::clone(&keyspace.waste)))
         })?;
@@ -275,12 +318,13 @@ impl Keyspace {
     }
 
     pub(crate) fn prefix_range(&self, prefix: &[u8]) -> Result<impl KeyRange + use<>> {
-        if self.core().view.state().keyspace(self.info.id).tree.order.is_bytewise() {
+        if self.info.options.comparator == BYTEWISE_NAME {
             return Ok(prefix_bounds(prefix));
         }
         let message = format!(
             "keyspace {:?} is in the order {:?}, where keys with a common prefix need not lie side by side",
-            self.info.name, self.info.options.comparator
+            self.name(),
+            self.info.options.comparator
         );
         Err(Error::invalid(message))
     }
@@ -296,6 +340,6 @@ pub(crate) fn count(mut iter: Iter) -> Result<u64> {
 
 impl std::fmt::Debug for Keyspace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Keyspace({:?})", self.info.name)
+        write!(f, "Keyspace({:?})", self.name())
     }
 }

@@ -4,7 +4,7 @@
 //! readers see, who may write now, what happens after a failure. `state.rs` says what there is and in which order
 //! it is locked. One owner each for what goes wrong most easily: `ends.rs` for the phases from opening to closed, `board.rs`
 //! for which background job may run, `files.rs` for the life of every file, `directory.rs` for the directory itself.
-//! `opening.rs` and `establish.rs` say how a database comes to be, `writing.rs`, `jobs.rs` and `waiting.rs` how it changes,
+//! `opening.rs` and `establish.rs` say how a database comes to be, `writing.rs`, `keyspaces.rs`, `jobs.rs` and `waiting.rs` how it changes,
 //! `closing.rs` how it ends.
 
 pub mod batch;
@@ -24,13 +24,13 @@ mod ends;
 mod establish;
 mod files;
 mod jobs;
+mod keyspaces;
 mod opening;
 mod reserve;
 mod state;
 mod waiting;
 mod writing;
 
-use crate::base::comparator::KeyOrder;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::limits;
@@ -45,16 +45,14 @@ use crate::db::options::{KeyspaceOptions, Options, WriteOptions};
 use crate::db::range::{KeyRange, owned_bounds};
 use crate::db::runtime::Runtime;
 use crate::db::snapshot::Snapshot;
-use crate::db::state::{Core, KeyspaceInfo, KeyspaceTree};
+use crate::db::state::Core;
 use crate::db::stats::{BackgroundError, Stats, VerifyReport};
 use crate::db::writing::Reach;
 use crate::format::batch::Batch;
 use crate::mvcc::visible::Horizon;
 use crate::read::contained;
-use crate::read::tree::Tree;
 use crate::sync::Mutex;
 use crate::table::verify::verify;
-use crate::version::edit::Change;
 use crate::vfs::mem::MemVfs;
 use crate::write::commit::Durability;
 use std::path::Path;
@@ -170,11 +168,52 @@ impl Db {
     /// `NotFound`; `Closed`.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         self.core().ends.check_open()?;
-        let state = self.core().view.state();
-        let found = state.keyspaces().find(|keyspace| keyspace.info.name == name);
-        let found =
-            found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no keyspace {name:?}")))?;
-        Ok(Keyspace::new(Arc::clone(&self.handle), Arc::clone(&found.info)))
+        let info = self.core().find_named(name)?;
+        Ok(Keyspace::new(Arc::clone(&self.handle), info))
+    }
+
+    /// Opens a keyspace, or creates it, durably, if there is none of that name: what a program does that is started
+    /// again and again.
+    ///
+    /// One that exists keeps the options that it was created with, which [`Keyspace::options`] tells; only another order
+    /// of keys is refused.
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// let db = tinylsm::Db::open_in_memory()?;
+    /// for visit in ["1", "2"] {
+    ///     let users = db.open_keyspace("users", Default::default())?;
+    ///     users.put("visits", visit)?;
+    /// }
+    /// assert_eq!(db.keyspaces(), ["default", "users"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `Incompatible` if it has another comparator than `options` say; as [`Db::create_keyspace`].
+    pub fn open_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
+        self.core().ends.check_open()?;
+        options.validate()?;
+        loop {
+            match self.core().find_named(name) {
+                Ok(info) if info.options.comparator == options.comparator => {
+                    return Ok(Keyspace::new(Arc::clone(&self.handle), info));
+                }
+                Ok(info) => {
+                    let message = format!(
+                        "keyspace {name:?} is ordered by comparator {:?}, and {:?} is asked for",
+                        info.options.comparator, options.comparator
+                    );
+                    return Err(Error::new(ErrorKind::Incompatible, message));
+                }
+                Err(_) => match self.create_keyspace(name, options.clone()) {
+                    // Somebody else was quicker.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    created => return created,
+                },
+            }
+        }
     }
 
     /// Creates a keyspace, durably.
@@ -187,12 +226,46 @@ impl Db {
         core.ends.check_writable()?;
         options.validate()?;
         core.options.check_keyspace(name, &options)?;
-        if !(1..=limits::NAME_LEN_BYTES_MAX).contains(&name.len()) {
-            return Err(Error::invalid("a keyspace's name has 1 to 255 bytes"));
-        }
+        check_name(name)?;
         let order = core.comparators.find(&options.comparator, name)?;
         let info = core.create_keyspace(name, options, order)?;
         Ok(Keyspace::new(Arc::clone(&self.handle), info))
+    }
+
+    /// Drops a keyspace with everything in it, durably: when this returns, a crash leaves nothing of it, and whatever was
+    /// committed before is durable as well. Costs the same however much is in it; its files are removed in the background,
+    /// once no iterator that reads them is left.
+    ///
+    /// Handles, snapshots and iterators of it give `Closed` from then on, with a text that says so, and so does a batch
+    /// that writes to it, as a whole. A keyspace that is created under the same name later is another one.
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// let db = tinylsm::Db::open_in_memory()?;
+    /// let old = db.create_keyspace("cache", Default::default())?;
+    /// old.put("k", "v")?;
+    /// db.drop_keyspace("cache")?;
+    /// assert_eq!(old.get("k").unwrap_err().kind(), tinylsm::ErrorKind::Closed);
+    /// assert!(db.create_keyspace("cache", Default::default())?.is_empty()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for the default keyspace, which every database has; `ReadOnly`, `Closed`; `NoSpace`,
+    /// `Io` of log or manifest: if they turn writing off, it is there or not after the next opening.
+    pub fn drop_keyspace(&self, name: &str) -> Result<()> {
+        self.core().drop_keyspace(name)
+    }
+
+    /// Gives a keyspace another name, durably. Its handles, snapshots and iterators stay good, and tell the new name.
+    ///
+    /// # Errors
+    /// `NotFound`; `AlreadyExists` if there is one of the new name, also if that is its own; `InvalidArgument` for the
+    /// default keyspace and for a name out of range; `ReadOnly`, `Closed`; `NoSpace`, `Io` of the manifest.
+    pub fn rename_keyspace(&self, name: &str, new_name: &str) -> Result<()> {
+        check_name(new_name)?;
+        self.core().rename_keyspace(name, new_name)
     }
 
     /// Returns the names of the keyspaces in the order they were created; `"default"` is the first.
@@ -367,7 +440,7 @@ impl Db {
         // Whether writing is off shows when the memtables are sealed, which may mend a full disk.
         core.ends.check_open()?;
         keyspace.check_belongs(core)?;
-        core.compact_range(keyspace.id(), owned_bounds(&range))
+        core.compact_range(keyspace.info(), owned_bounds(&range))
     }
 
     /// Waits until every flush, merge and removal of a file that is due is done, and what these make due, such as become
@@ -413,7 +486,7 @@ impl Db {
         let writing = writing.map(|error| BackgroundError { job: "writing", keyspace: None, error });
         let told = book.board.troubles().map(|(kind, error)| BackgroundError {
             job: kind.name(),
-            keyspace: kind.keyspace().map(|id| state.keyspace(id).info.name.clone()),
+            keyspace: kind.keyspace().and_then(|id| state.find(id)).map(|found| found.info.name.clone()),
             error: error.clone(),
         });
         writing.into_iter().chain(told).collect()
@@ -524,49 +597,17 @@ impl Db {
     }
 }
 
-impl Core {
-    /// Creates a keyspace, durably.
-    fn create_keyspace(
-        &self,
-        name: &str,
-        options: KeyspaceOptions,
-        order: KeyOrder,
-    ) -> Result<Arc<KeyspaceInfo>> {
-        // Leadership keeps the set of active memtables as it is while a group is committed.
-        let _leader = self.writing.leader.lock();
-        let mut manifest = self.manifest.lock();
-        let count = self.view.state().keyspaces_count();
-        if self.view.state().keyspaces().any(|keyspace| keyspace.info.name == name) {
-            return Err(Error::new(ErrorKind::AlreadyExists, format!("keyspace {name:?} exists already")));
-        }
-        if count >= limits::KEYSPACES_COUNT_MAX {
-            let message = format!("a database has at most {} keyspaces", limits::KEYSPACES_COUNT_MAX);
-            return Err(Error::invalid(message));
-        }
-        let id = KeyspaceId(u32::try_from(count).expect("bounded by limits.rs"));
-        let change = Change::CreateKeyspace {
-            id,
-            name: name.to_owned(),
-            comparator: options.comparator.clone(),
-            options: options.to_text(),
-        };
-        self.install(&mut manifest, vec![change])?;
-        let info = Arc::new(KeyspaceInfo { id, name: name.to_owned(), options });
-        let keyspace = KeyspaceTree {
-            info: Arc::clone(&info),
-            waste: self.new_waste(id),
-            tree: Tree::new(order, self.options.memtable_bytes / (count + 1)),
-        };
-        let mut book = self.book.lock();
-        self.change_state(&mut book, |state| state.add_keyspace(keyspace));
-        Ok(info)
-    }
-}
-
 impl std::fmt::Debug for Db {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Db({})", self.path().display())
     }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if (1..=limits::NAME_LEN_BYTES_MAX).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(Error::invalid("a keyspace's name has 1 to 255 bytes"))
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ impl Drop for Pin {
         if !core.ends.is_forked() {
             // A merge kept something for this one alone.
             core.nominate_all(&core.view.snapshots.release(self.horizon.seq));
+            // What a keyspace was before it was emptied may have been kept for this one alone too.
+            core.forget_past();
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::db::board::{JobKind, is_lasting};
 use crate::db::ends::{Phase, is_mendable, writing_is_off};
-use crate::db::state::{Core, Generation, Host, Leader};
+use crate::db::state::{Core, Generation, Host, Leader, State};
 use crate::format::batch::Batch;
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
@@ -45,7 +45,7 @@ impl Core {
         self.ends.check_process()?;
         self.see_to_reserve();
         let is_of_deletes = batch.count() > 0 && !reach.has_puts;
-        let request = Request { batch, durability };
+        let request = Request::new(batch, durability);
         if !is_of_deletes {
             return self.commit_once(request, reach).1;
         }
@@ -91,8 +91,9 @@ impl Core {
     }
 
     /// Commits a batch if there is room; gives it back, for another attempt.
-    fn commit_once(&self, request: Request, reach: Reach<'_>) -> (Request, Result<SeqNum>) {
-        if let Err(error) = self.admit(&request, reach) {
+    fn commit_once(&self, mut request: Request, reach: Reach<'_>) -> (Request, Result<SeqNum>) {
+        let checked = self.check_keyspaces(&mut request, reach);
+        if let Err(error) = checked.and_then(|()| self.admit(&request, reach)) {
             return (request, Err(error));
         }
         match self.writing.queue.enter(request) {
@@ -101,6 +102,16 @@ impl Core {
                 self.lead(&mut group);
                 self.writing.queue.finish(group, own)
             }
+        }
+    }
+
+    /// Checks that the keyspaces are there that a batch writes to, and notes when that was.
+    fn check_keyspaces(&self, request: &mut Request, reach: Reach<'_>) -> Result<()> {
+        let state = self.view.state();
+        request.drops_seen_count = state.drops_count();
+        match reach.keyspaces.iter().find(|id| state.find(**id).is_none()) {
+            Some(id) => Err(was_dropped(*id)),
+            None => Ok(()),
         }
     }
 
@@ -188,7 +199,8 @@ impl Core {
                 drop(self.fail(&error));
             }
             for member in group {
-                member.answer = Some(Err(error.clone()));
+                let refusal = member.request.refusal.clone();
+                member.answer = Some(Err(refusal.unwrap_or_else(|| error.clone())));
             }
         }
     }
@@ -203,7 +215,14 @@ impl Core {
         let committed_at = self.expiry_time();
         // Leadership is what switches memtables, so these are the ones that belong to the open segment.
         let state = self.view.pin_state();
-        let memtable_of = |id| -> &Memtable { &state.keyspace(id).tree.active };
+        for member in &mut *group {
+            let request = &mut member.request;
+            if request.drops_seen_count != state.drops_count() {
+                // Rare: one of its keyspaces may have been dropped since it was admitted.
+                request.refusal = first_dropped(&request.batch, &state).map(was_dropped);
+            }
+        }
+        let memtable_of = |id, _| Some(&*state.keyspace(id).tree.active);
         let wal = leader.wal.as_mut().expect("a writable database has an open segment");
         let target = Target { wal, arena: &mut leader.arena };
         leader.last_seq = match commit_group(target, group, committed_at, leader.last_seq, memtable_of) {
@@ -261,7 +280,7 @@ impl Core {
         // header, and so that no table ever holds a commit whose batch another keyspace could lose.
         wal.sync().map_err(|error| self.fail(&error))?;
         let next = self.open_segment(wal.as_predecessor())?;
-        self.seal(leader, next);
+        self.seal(leader, next, None);
         Ok(())
     }
 
@@ -274,7 +293,7 @@ impl Core {
         Ok(segment)
     }
 
-    fn create_segment(&self, predecessor: Predecessor) -> Result<WalWriter> {
+    pub(crate) fn create_segment(&self, predecessor: Predecessor) -> Result<WalWriter> {
         let number = self.take_file_number();
         let step = self.preallocate_bytes();
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
@@ -287,10 +306,14 @@ impl Core {
         Ok(created.with_held_len_max(self.options.wal_held_len_max()))
     }
 
-    /// Switches to `next`: the memtables filled so far become a sealed generation.
-    fn seal(&self, leader: &mut Leader, next: WalWriter) {
+    /// Switches to `next`: the memtables filled so far become a sealed generation, all but those of a keyspace that is
+    /// emptied by the first commit of `next`, with that number.
+    pub(crate) fn seal(&self, leader: &mut Leader, next: WalWriter, cleared: Option<(KeyspaceId, SeqNum)>) {
         let state = self.view.pin_state();
-        let filled = state.keyspaces().filter(|keyspace| !keyspace.tree.active.is_empty());
+        let is_kept = |id: KeyspaceId| cleared.is_none_or(|(cleared, _)| cleared != id);
+        let filled = state
+            .keyspaces()
+            .filter(|keyspace| !keyspace.tree.active.is_empty() && is_kept(keyspace.info.id));
         let memtables: Vec<_> =
             filled.map(|keyspace| (keyspace.info.id, Arc::clone(&keyspace.tree.active))).collect();
         let share = self.options.memtable_bytes / state.keyspaces_count();
@@ -310,7 +333,16 @@ impl Core {
                 let fresh = Arc::new(Memtable::new(&tree.order, share));
                 tree.sealed.insert(0, std::mem::replace(&mut tree.active, fresh));
             }
+            if let Some((id, seq)) = cleared {
+                state.clear_keyspace(id, seq, share);
+            }
         });
+        if let Some(emptied) = cleared.and_then(|(id, _)| state.find(id)) {
+            book.files.retire_tables(emptied.tree.tables.levels().iter().flatten().cloned());
+            emptied.waste.forget();
+            // Whatever a merge of it has met is looked at again.
+            book.board.nominate(emptied.info.id);
+        }
         drop(book);
         self.note_wal_len(&next);
         if let Some(mut old) = leader.wal.replace(next) {
@@ -418,7 +450,8 @@ impl Core {
     /// Decides how a write to some keyspaces goes on: flushes hold up everybody, merges only those who write there.
     fn pace(&self, keyspaces: &[KeyspaceId]) -> Pace {
         let state = self.view.state();
-        let level0 = keyspaces.iter().map(|id| state.keyspace(*id).tree.tables.level(0).len());
+        let found = keyspaces.iter().filter_map(|id| state.find(*id));
+        let level0 = found.map(|keyspace| keyspace.tree.tables.level(0).len());
         self.pace_at(level0.max().unwrap_or(0))
     }
 
@@ -519,6 +552,26 @@ impl Core {
         leader.wal = Some(next);
         Ok(())
     }
+}
+
+/// Returns the first keyspace that a batch writes to and that is not there.
+#[cold]
+fn first_dropped(batch: &Batch, state: &State) -> Option<KeyspaceId> {
+    let mut operations = batch.operations();
+    while let Some(operation) = operations.next_operation().expect("a batch of our own is readable") {
+        if state.find(operation.keyspace).is_none() {
+            return Some(operation.keyspace);
+        }
+    }
+    None
+}
+
+#[cold]
+fn was_dropped(id: KeyspaceId) -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        format!("a keyspace that the write is for was dropped (it had number {id})"),
+    )
 }
 
 fn nanos(duration: Duration) -> u64 {
