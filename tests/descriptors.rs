@@ -249,7 +249,9 @@ fn a_shortage_is_told_until_the_job_that_met_it_has_nothing_left_to_do() {
     let db = builder(&disk).open().expect("opens");
     let mut batch = WriteBatch::new();
     // An eighth of a memtable is left to the system then, which makes it due.
-    (0..400).for_each(|i| drop(batch.put(db.default_keyspace(), key(i), noise(i))));
+    for i in 0..400 {
+        batch.put(db.default_keyspace(), key(i), noise(i));
+    }
     while db.background_step().expect("descriptors are there") {}
     db.write(&batch, &WriteOptions::os()).expect("writes");
     disk.set_open_count_max(0);

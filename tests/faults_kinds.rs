@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 use tempfile::TempDir;
 use tinylsm::vfs::mem::MemVfs;
-use tinylsm::{Background, Comparator, Db, Error, ErrorKind, Keyspace, KeyspaceOptions, Options, Result};
+use tinylsm::{Background, Comparator, Db, Error, ErrorKind, Keyspace, Result};
 use watchdog::{ends, ends_somehow, within};
 
 const PANIC: &str = "the comparator panics on purpose";

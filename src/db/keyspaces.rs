@@ -214,8 +214,11 @@ impl Core {
         let oldest = oldest();
         self.change_state(&mut book, |state| state.forget_past(oldest));
         drop(book);
-        self.wake_background();
-        self.changed.notify_all();
+        if !self.ends.is_cancelled() {
+            // Files may be removable now.
+            self.wake_background();
+            self.changed.notify_all();
+        }
     }
 }
 

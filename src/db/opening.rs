@@ -434,6 +434,7 @@ impl Opening {
             *time_high_water = (*time_high_water).max(record.header.committed_at);
             Ok(())
         };
+        let seq_before = *last_seq;
         let replayed = replay(self.directory.as_ref(), &path, number, declared_len, &mut |record| {
             admit(&record)?;
             apply(&record.frame, &mut arena, &memtable_of);
@@ -459,7 +460,8 @@ impl Opening {
                 filled.push((id, memtable));
             }
         }
-        if !filled.is_empty() {
+        // One whose records were all passed over has numbers too: a flush says that they are done with.
+        if durable_seq > seq_before {
             let generation = Generation { last_seq: durable_seq, memtables: filled };
             recovered.generations.push_back((number, Arc::new(generation)));
         }

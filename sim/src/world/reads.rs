@@ -9,7 +9,7 @@ use crate::world::orders::Order;
 use crate::world::sight::{Bounds, Observation, Sight};
 use std::cmp::Ordering;
 use std::ops::Bound;
-use tinylsm::{Db, Iter, Keyspace, Snapshot};
+use tinylsm::{Db, Error, Iter, Keyspace, Snapshot};
 
 const EVERYTHING: Bounds = (Bound::Unbounded, Bound::Unbounded);
 
@@ -62,6 +62,18 @@ pub(in crate::world) struct HeldIter {
     bounds: Bounds,
     front: Pairs,
     back: Pairs,
+}
+
+impl HeldIter {
+    /// Tells whether it reads a keyspace.
+    pub(in crate::world) fn is_of(&self, keyspace: u32) -> bool {
+        id_of(self.keyspace) == keyspace
+    }
+
+    /// Goes back to the front.
+    pub(in crate::world) fn rewind(&mut self) -> Result<(), Error> {
+        self.iter.seek("")
+    }
 }
 
 /// Which ends of a scan are used.

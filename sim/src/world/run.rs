@@ -49,7 +49,7 @@ pub fn run_tape(seed: u64, tape: Tape, profile: Profile, keep: Keep) -> Ended {
 
 fn run_tape_with(seed: u64, tape: Tape, (profile, keep): (Profile, Keep), settings: &Settings) -> Ended {
     let settings = settings.clone();
-    let options = Options::default().keep(keep);
+    let options = Options { keep, ..Options::default() };
     let (choices, album) = (tape.clone(), Album::default());
     let pictures = album.clone();
     let outcome =
