@@ -24,7 +24,7 @@ impl People {
         let mut batch = WriteBatch::new();
         batch.put(&self.by_number, number.to_be_bytes(), name);
         batch.put(&self.by_city, [city.as_bytes(), b"/", &number.to_be_bytes()].concat(), "");
-        self.db.write(&batch, &WriteOptions::disk())?;
+        self.db.write(&batch, WriteOptions::disk())?;
         Ok(())
     }
 

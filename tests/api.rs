@@ -30,17 +30,17 @@ fn every_durability_is_seen_at_once_and_kept_by_a_good_end() {
     let dir = TempDir::new().expect("a directory");
     let db = Db::open(dir.path()).expect("opens");
     let keyspace = db.default_keyspace().clone();
-    keyspace.put_with("none", "1", &WriteOptions::none()).expect("puts");
-    keyspace.put_with("os", "2", &WriteOptions::os()).expect("puts");
-    keyspace.put_with("gone", "3", &WriteOptions::none()).expect("puts");
-    keyspace.delete_with("gone", &WriteOptions::disk()).expect("deletes");
+    keyspace.put_with("none", "1", WriteOptions::none()).expect("puts");
+    keyspace.put_with("os", "2", WriteOptions::os()).expect("puts");
+    keyspace.put_with("gone", "3", WriteOptions::none()).expect("puts");
+    keyspace.delete_with("gone", WriteOptions::disk()).expect("deletes");
     let late = WriteOptions::default().durability(Durability::None);
-    keyspace.put_with("late", "4", &late).expect("puts");
+    keyspace.put_with("late", "4", late).expect("puts");
     assert_eq!(db.last_seq().get(), 5);
     let found = contents(&keyspace);
     assert_eq!(found.len(), 3);
     db.sync().expect("syncs");
-    keyspace.put_with("latest", "5", &late).expect("puts");
+    keyspace.put_with("latest", "5", late).expect("puts");
     drop(keyspace);
     db.close().expect("closes");
     let db = Db::open(dir.path()).expect("opens");
@@ -221,7 +221,7 @@ fn a_batch_chains_and_goes_in_by_value_or_by_reference() {
     assert_eq!(batch.len(), 3);
     db.write(&batch, Durability::Os).expect("writes");
     db.write(&mut batch, WriteOptions::none()).expect("writes");
-    db.write(batch, &WriteOptions::disk()).expect("writes");
+    db.write(batch, WriteOptions::disk()).expect("writes");
     db.write(WriteBatch::new().put(&keyspace, "c", "3"), Durability::Disk).expect("writes");
     keyspace.put_with("d", "4", Durability::None).expect("puts");
     assert_eq!(db.last_seq().get(), 11);
@@ -366,7 +366,7 @@ fn eight_threads_write_on_a_real_disk_and_everything_is_there_afterwards() {
                     let key = format!("{thread}-{i:03}");
                     batch.put(db.default_keyspace(), &key, "x".repeat(i));
                     batch.put(&other, &key, "y");
-                    db.write(&batch, &WriteOptions::disk()).expect("writes");
+                    db.write(&batch, WriteOptions::disk()).expect("writes");
                     assert!(other.get(&key).expect("reads").is_some(), "a writer reads its own writes");
                 }
             })
@@ -395,7 +395,7 @@ fn a_database_dropped_without_a_close_reopens_at_once_and_whole() {
         assert_eq!(contents(db.default_keyspace()).len(), usize::from(round) * 40);
         for i in 0..40u8 {
             let options = WriteOptions::os();
-            db.default_keyspace().put_with([round, i], [i; 200], &options).expect("puts");
+            db.default_keyspace().put_with([round, i], [i; 200], options).expect("puts");
         }
     }
     let reader = Db::builder(dir.path()).open_read_only().expect("nobody else has it open");

@@ -98,12 +98,12 @@ fn keys_and_values_out_of_range_are_refused_and_nothing_is_written() {
     batch.put(db.default_keyspace(), "good", "v").delete(db.default_keyspace(), &long_key);
     batch.put(db.default_keyspace(), "good too", "v");
     let said = ["operation 1 of the batch: delete of key \"kkk", "keyspace \"default\"", "65536"];
-    check_error(db.write(&batch, &WriteOptions::none()), invalid, &said);
+    check_error(db.write(&batch, WriteOptions::none()), invalid, &said);
     batch.clear();
     for key in ["a", "b"] {
         batch.put(db.default_keyspace(), key, &long_value[1..]);
     }
-    check_error(db.write(&batch, &WriteOptions::none()), invalid, &["a batch", "134217728"]);
+    check_error(db.write(&batch, WriteOptions::none()), invalid, &["a batch", "134217728"]);
     assert_eq!(contents(db.default_keyspace()), Model::new());
     assert!(files_of(&disk) == before, "a refused write changes no file");
     db.put(&long_key[1..], "v").expect("the longest key is a key");
@@ -119,13 +119,13 @@ fn an_unknown_keyspace_is_not_found_and_another_databases_is_refused() {
     assert!(error.to_string().contains("nowhere"));
     let mut batch = WriteBatch::new();
     batch.put(stranger.default_keyspace(), "k", "v");
-    let error = db.write(&batch, &WriteOptions::none()).expect_err("refused");
+    let error = db.write(&batch, WriteOptions::none()).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     batch.clear();
     batch.put(db.default_keyspace(), "k", "v");
     batch.put(stranger.default_keyspace(), "k", "v");
     assert_eq!(
-        db.write(&batch, &WriteOptions::none()).expect_err("refused").kind(),
+        db.write(&batch, WriteOptions::none()).expect_err("refused").kind(),
         ErrorKind::InvalidArgument
     );
     assert_eq!(db.get("k").expect("reads"), None);

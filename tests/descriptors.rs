@@ -67,7 +67,7 @@ fn filled(disk: &LimitedVfs) -> Db {
         for i in (parity..TABLES_COUNT).step_by(2) {
             batch.put(db.default_keyspace(), key(i), noise(i));
         }
-        db.write(&batch, &WriteOptions::os()).expect("writes");
+        db.write(&batch, WriteOptions::os()).expect("writes");
         db.flush().expect("flushes");
     }
     db.compact_range(db.default_keyspace(), ..).expect("merges");
@@ -253,7 +253,7 @@ fn a_shortage_is_told_until_the_job_that_met_it_has_nothing_left_to_do() {
         batch.put(db.default_keyspace(), key(i), noise(i));
     }
     while db.background_step().expect("descriptors are there") {}
-    db.write(&batch, &WriteOptions::os()).expect("writes");
+    db.write(&batch, WriteOptions::os()).expect("writes");
     disk.set_open_count_max(0);
     // Syncing what the log left to the system takes a descriptor.
     let error = db.background_step().expect_err("there is none to give");

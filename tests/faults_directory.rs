@@ -311,13 +311,13 @@ type Use = (&'static str, fn(&mut Handles) -> String);
 /// Calls that are errors in a forked child.
 const REFUSED: [Use; 33] = [
     ("put", |of| said_of(of.db.put("child", "1"))),
-    ("put without durability", |of| said_of(of.keyspace.put_with("child", "1", &WriteOptions::none()))),
+    ("put without durability", |of| said_of(of.keyspace.put_with("child", "1", WriteOptions::none()))),
     ("delete", |of| said_of(of.keyspace.delete("parent00"))),
-    ("delete without durability", |of| said_of(of.keyspace.delete_with("parent00", &WriteOptions::none()))),
+    ("delete without durability", |of| said_of(of.keyspace.delete_with("parent00", WriteOptions::none()))),
     ("write", |of| {
         let mut batch = WriteBatch::new();
         batch.delete(&of.keyspace, "parent00");
-        said_of(of.db.write(&batch, &WriteOptions::default()))
+        said_of(of.db.write(&batch, WriteOptions::default()))
     }),
     ("get", |of| said_of(of.db.get("parent00"))),
     ("multi_get", |of| said_of(of.db.multi_get(&["parent00"]))),

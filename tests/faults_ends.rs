@@ -14,9 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering as Atomic};
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
-use tinylsm::{
-    Background, Cache, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Options, Result, WriteOptions,
-};
+use tinylsm::{Background, Cache, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Result, WriteOptions};
 use watchdog::{CALL_MAX, CHANCE, Gate, ends, start, within};
 
 fn builder(disk: &(impl Vfs + Clone)) -> DbBuilder {
@@ -427,7 +425,7 @@ fn closing_writes_a_long_recovered_log_to_tables() {
     for i in 0..500 {
         let key = format!("key{i:03}");
         // What no sync has covered is committed again by the next opening.
-        db.default_keyspace().put_with(key, vec![b'x'; 1000], &WriteOptions::os()).expect("puts");
+        db.default_keyspace().put_with(key, vec![b'x'; 1000], WriteOptions::os()).expect("puts");
     }
     drop(db);
     open().close().expect("closes");

@@ -257,7 +257,7 @@ fn a_group_that_was_logged_in_part_leaves_nothing_behind_when_writing_is_resumed
 #[test]
 fn commits_held_back_in_memory_survive_a_failed_group_and_resume() {
     fn hold_back(db: &Db) {
-        db.default_keyspace().put_with("held", "1", &WriteOptions::none()).expect("puts");
+        db.default_keyspace().put_with("held", "1", WriteOptions::none()).expect("puts");
     }
     within(|| {
         // Once held back in front of a group that fails at once, once in front of one that was logged in part.

@@ -28,8 +28,7 @@ use tinylsm::version::edit::Change as CatalogChange;
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
 use tinylsm::{
-    Background, Cache, Compression, Db, DbBuilder, ErrorKind, KeyspaceOptions, Options, Result, UnixMillis,
-    WriteOptions,
+    Background, Cache, Compression, Db, DbBuilder, ErrorKind, Options, Result, UnixMillis, WriteOptions,
 };
 use watchdog::{ends_somehow, within};
 
@@ -83,7 +82,7 @@ fn a_merge_into_a_thousand_tables_with_the_longest_keys_is_installed() {
         };
         for parity in 0..2 {
             for i in (parity..TABLES_COUNT).step_by(2) {
-                db.default_keyspace().put_with(long_key(i), "v", &WriteOptions::os()).expect("puts");
+                db.default_keyspace().put_with(long_key(i), "v", WriteOptions::os()).expect("puts");
             }
             db.flush().expect("flushes");
         }
@@ -116,7 +115,7 @@ fn the_longest_value_is_flushed_merged_and_read_with_an_expiry_too() {
                 let operation = Operation::expiring_put(&key, &value, UnixMillis::MAX);
                 Tail::of(&disk).append(&disk, UnixMillis(0), 0, &[operation]);
             } else {
-                db.default_keyspace().put_with(&key, &value, &WriteOptions::os()).expect("puts");
+                db.default_keyspace().put_with(&key, &value, WriteOptions::os()).expect("puts");
                 drop(db);
             }
             // What the log holds and recovery accepts can be flushed.
@@ -260,7 +259,7 @@ fn a_memtable_without_a_limit_takes_memory_for_its_entries_only() {
         let db = Db::builder(place.join("db")).options(options).open().expect("opens");
         let put = |i: u32| {
             let keyspace = db.default_keyspace();
-            keyspace.put_with(format!("key{i:05}"), "v", &WriteOptions::none()).expect("puts");
+            keyspace.put_with(format!("key{i:05}"), "v", WriteOptions::none()).expect("puts");
         };
         let info = allocation_counter::measure(|| (0..20_000).for_each(put));
         assert!(info.bytes_max < 8 << 20, "{} bytes for 20,000 small entries", info.bytes_max);

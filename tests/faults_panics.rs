@@ -440,7 +440,7 @@ fn race_a_panic_in_a_commit(what: &'static str, work: fn(Db) -> Result<()>) {
         batch.put(db.default_keyspace(), "half", "1");
         batch.put(db.default_keyspace(), PANIC_KEY, "2");
         order.is_armed.store(true, Atomic::SeqCst);
-        let written = db.write(&batch, &WriteOptions::default());
+        let written = db.write(&batch, WriteOptions::default());
         order.is_armed.store(false, Atomic::SeqCst);
         let raced = racing.join();
         check_names_the_panic("the write", &written.expect_err("the comparator panicked"));

@@ -493,7 +493,7 @@ fn check_full_disk_with_keyspaces(keyspaces_count: u32, background: Background) 
     let keyspaces: Vec<Keyspace> = (0..keyspaces_count).map(create).collect();
     for keyspace in &keyspaces {
         for i in 0..5 {
-            keyspace.put_with(numbered(i), [7; 200], &WriteOptions::os()).expect("there is room");
+            keyspace.put_with(numbered(i), [7; 200], WriteOptions::os()).expect("there is room");
         }
     }
     db.flush().expect("there is room");
@@ -503,7 +503,7 @@ fn check_full_disk_with_keyspaces(keyspaces_count: u32, background: Background) 
     for i in 0..5 {
         for keyspace in &keyspaces {
             keyspace
-                .delete_with(numbered(i), &WriteOptions::os())
+                .delete_with(numbered(i), WriteOptions::os())
                 .unwrap_or_else(|error| panic!("{what}: no delete {i} in {}: {error:?}", keyspace.name()));
         }
     }

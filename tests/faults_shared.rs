@@ -75,7 +75,7 @@ fn fill(db: &Db) {
         for i in (parity..TABLES_COUNT).step_by(2) {
             batch.put(db.default_keyspace(), key(i), noise(i));
         }
-        db.write(&batch, &WriteOptions::os()).expect("writes");
+        db.write(&batch, WriteOptions::os()).expect("writes");
         db.flush().expect("flushes");
     }
     db.compact_range(db.default_keyspace(), ..).expect("merges");
@@ -278,7 +278,7 @@ fn the_stats_count_what_lies_on_the_disk() {
         };
         check("empty");
         for i in 0..1000 {
-            db.default_keyspace().put_with(key(i), noise(i), &WriteOptions::os()).expect("puts");
+            db.default_keyspace().put_with(key(i), noise(i), WriteOptions::os()).expect("puts");
         }
         db.sync().expect("syncs");
         check("with a log");
@@ -288,7 +288,7 @@ fn the_stats_count_what_lies_on_the_disk() {
         let mut iter = db.iter().expect("open");
         assert!(iter.next().is_some());
         for i in 0..1000 {
-            db.default_keyspace().put_with(key(i), noise(i + 1), &WriteOptions::os()).expect("puts");
+            db.default_keyspace().put_with(key(i), noise(i + 1), WriteOptions::os()).expect("puts");
         }
         db.compact_range(db.default_keyspace(), ..).expect("merges");
         check("with tables that are still read");

@@ -16,8 +16,8 @@ use tinylsm::vfs::mem::MemVfs;
 use tinylsm::vfs::os::OsVfs;
 use tinylsm::vfs::{Vfs, read_full};
 use tinylsm::{
-    Background, Comparator, Compression, Db, DbBuilder, Keyspace, KeyspaceOptions, Options, ReverseBytewise,
-    WriteBatch, WriteOptions,
+    Background, Comparator, Compression, Db, DbBuilder, Keyspace, Options, ReverseBytewise, WriteBatch,
+    WriteOptions,
 };
 
 /// Every format version of a whole database that this program reads, the newest last.
@@ -71,11 +71,11 @@ fn write_round(db: &Db, other: &Keyspace, round: u32) {
             }
         }
         if batch.len() >= 10 {
-            db.write(&batch, &WriteOptions::disk()).expect("writes");
+            db.write(&batch, WriteOptions::disk()).expect("writes");
             batch.clear();
         }
     }
-    db.write(&batch, &WriteOptions::os()).expect("writes");
+    db.write(&batch, WriteOptions::os()).expect("writes");
 }
 
 /// Writes the database of `story` with this program.

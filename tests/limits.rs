@@ -27,7 +27,7 @@ use tinylsm::version::pointer::{self, Pointer};
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
 use tinylsm::wal::writer::WalWriter;
-use tinylsm::{Background, Db, DbBuilder, Error, ErrorKind, Options, SeqNum, UnixMillis};
+use tinylsm::{Background, Db, DbBuilder, Error, ErrorKind, SeqNum, UnixMillis};
 
 const DIRECTORY: &str = "/db";
 

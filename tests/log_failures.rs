@@ -217,7 +217,7 @@ fn builder(disk: &FaultyVfs) -> DbBuilder {
 fn put(db: &Db, key: &str, value_len: usize, durability: Durability) -> Result<SeqNum> {
     let mut batch = WriteBatch::new();
     batch.put(db.default_keyspace(), key, vec![b'v'; value_len]);
-    db.write(&batch, &WriteOptions::default().durability(durability))
+    db.write(&batch, WriteOptions::default().durability(durability))
 }
 
 fn keys_of(db: &Db) -> Vec<String> {

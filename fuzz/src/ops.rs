@@ -129,7 +129,7 @@ impl Pair {
                 None => batch.delete(keyspace, [key]),
             }
         }
-        self.db().write(&batch, &WriteOptions::default())?;
+        self.db().write(&batch, WriteOptions::default())?;
         for &(key, value) in changes {
             match value {
                 Some(value) => self.model.insert(vec![key], value.bytes()),

@@ -94,7 +94,7 @@ fn different_seeds_give_different_runs() {
 #[test]
 fn every_strategy_repeats_itself() {
     for kind in StrategyKind::ALL {
-        let options = Options::default().strategy(Some(kind));
+        let options = Options { strategy: Some(kind), ..Options::default() };
         let hashes: Vec<u64> = (0..2)
             .map(|_| {
                 let outcome = run(Tape::from_seed(11), options.clone(), 4, 20);
@@ -164,7 +164,7 @@ fn worlds_in_parallel_do_not_touch_each_other() {
 
 #[test]
 fn keeping_the_events_does_not_change_them() {
-    let options = Options::default().keep(Keep::Everything);
+    let options = Options { keep: Keep::Everything, ..Options::default() };
     let kept = run(Tape::from_seed(5), options, 3, 5);
     let bare = run(Tape::from_seed(5), Options::default(), 3, 5);
     assert_eq!(kept.trace.hash(), bare.trace.hash());
@@ -193,7 +193,7 @@ fn hashes_never_change() {
 fn two_runs_are_bisected_to_the_first_event_that_differs() {
     let world = |odd: u64| {
         move |keep: Keep| {
-            let options = Options::default().keep(keep);
+            let options = Options { keep, ..Options::default() };
             let outcome = World::run(Tape::from_seed(3), options, move || {
                 for number in 0..5_000 {
                     schedule::event(9, &[number + u64::from(number == odd)]);

@@ -192,6 +192,7 @@ impl Db {
     ///
     /// # Errors
     /// `Incompatible` if it has another comparator than `options` say; as [`Db::create_keyspace`].
+    #[allow(clippy::needless_pass_by_value, reason = "as in create_keyspace: they are made in place")]
     pub fn open_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
         self.core().ends.check_open()?;
         options.validate()?;
@@ -407,11 +408,11 @@ impl Db {
         if core.ends.is_forked() {
             // The list's lock may be held by a thread that is not there.
             let horizon = Horizon { seq: core.view.visible_seq(), now: UnixMillis::default() };
-            return Snapshot::new(horizon, Arc::clone(&self.handle));
+            return Snapshot::new(horizon, self.default.clone());
         }
         let now = core.expiry_time();
         let horizon = core.view.snapshots.take(|| core.view.visible_seq(), now);
-        Snapshot::new(horizon, Arc::clone(&self.handle))
+        Snapshot::new(horizon, self.default.clone())
     }
 
     /// Returns the number of the newest visible commit; 0 before the first.

@@ -427,6 +427,7 @@ impl Opening {
         let memtable_of = |id, seq| -> Option<&Memtable> {
             memtables.get(&id).map(|memtable| &**memtable).filter(|_| catalog.is_wanted(id, seq))
         };
+        let seq_before = *last_seq;
         let mut admit = |record: &Record| -> Result<()> {
             check_record(record, &path, is_known)?;
             check_follows(record, &path, *last_seq)?;
@@ -434,7 +435,6 @@ impl Opening {
             *time_high_water = (*time_high_water).max(record.header.committed_at);
             Ok(())
         };
-        let seq_before = *last_seq;
         let replayed = replay(self.directory.as_ref(), &path, number, declared_len, &mut |record| {
             admit(&record)?;
             apply(&record.frame, &mut arena, &memtable_of);

@@ -3,10 +3,10 @@
 use crate::base::error::Result;
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
+use crate::db::Db;
 use crate::db::iter::Iter;
 use crate::db::keyspace::{Keyspace, count};
 use crate::db::range::KeyRange;
-use crate::db::{Db, Handle};
 use crate::mvcc::visible::Horizon;
 use std::sync::Arc;
 
@@ -35,12 +35,13 @@ pub struct Snapshot {
 /// What the clones of one snapshot hold together.
 struct Pin {
     horizon: Horizon,
-    handle: Arc<Handle>,
+    /// Keeps the database open.
+    default: Keyspace,
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        let core = &self.handle.core;
+        let core = self.default.core();
         // In a forked process, the list's lock may be held by a thread that is not there.
         if !core.ends.is_forked() {
             // A merge kept something for this one alone.
@@ -52,9 +53,9 @@ impl Drop for Pin {
 }
 
 impl Snapshot {
-    /// Wraps a snapshot that was taken from the list of `handle`'s database.
-    pub(crate) fn new(horizon: Horizon, handle: Arc<Handle>) -> Snapshot {
-        Snapshot { pin: Arc::new(Pin { horizon, handle }) }
+    /// Wraps a snapshot that was taken from the list of a database, whose default keyspace this is.
+    pub(crate) fn new(horizon: Horizon, default: Keyspace) -> Snapshot {
+        Snapshot { pin: Arc::new(Pin { horizon, default }) }
     }
 
     /// Returns the number of the last commit that the snapshot sees.
@@ -82,13 +83,12 @@ impl Snapshot {
 
     /// Returns the default keyspace as it was.
     pub fn default_keyspace(&self) -> KeyspaceSnapshot {
-        let keyspace = Db::of(&self.pin.handle).default_keyspace().clone();
-        KeyspaceSnapshot { snapshot: self.clone(), keyspace }
+        self.keyspace(&self.pin.default)
     }
 
     /// Returns the database that it is of.
     pub fn db(&self) -> Db {
-        Db::of(&self.pin.handle)
+        self.pin.default.db()
     }
 
     /// Returns the value of a key of the default keyspace, as it was.
@@ -96,7 +96,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
-        self.default_keyspace().get(key)
+        self.pin.default.get_at(key.as_ref(), self.pin.horizon)
     }
 
     /// Returns the values of several keys of the default keyspace, as they were.
@@ -112,7 +112,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        self.default_keyspace().contains_key(key)
+        Ok(self.get(key)?.is_some())
     }
 
     /// Iterates over all keys of the default keyspace, as they were.
@@ -128,7 +128,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Keyspace::range`].
     pub fn range(&self, range: impl KeyRange) -> Result<Iter> {
-        self.default_keyspace().range(range)
+        self.pin.default.range_at(range, self.pin.horizon)
     }
 
     /// Iterates over the keys of the default keyspace that begin with `prefix`, as they were.
@@ -241,7 +241,7 @@ impl KeyspaceSnapshot {
     }
 
     fn horizon(&self) -> Result<Horizon> {
-        self.keyspace.check_belongs(&self.snapshot.pin.handle.core)?;
+        self.keyspace.check_belongs(self.snapshot.pin.default.core())?;
         Ok(self.snapshot.pin.horizon)
     }
 }

@@ -327,7 +327,7 @@ impl Client {
         let durability = self.context.swarm.next_durability(&self.context.tape);
         let before = self.db().last_seq().get();
         let options = WriteOptions::default().durability(durability);
-        let result = self.call("write", || self.db().write(&WriteBatch::new(), &options));
+        let result = self.call("write", || self.db().write(WriteBatch::new(), options));
         if let Ok(seq) = result
             && !(before..=self.db().last_seq().get()).contains(&seq.get())
         {
@@ -356,7 +356,7 @@ impl Client {
             let mut batch = WriteBatch::new();
             batch.put(keyspace, &key, "never written");
             batch.put(keyspace, &bad_key, &bad_value);
-            self.db().write(&batch, &WriteOptions::default())
+            self.db().write(&batch, WriteOptions::default())
         };
         self.expect_refusal("a write that breaks a limit", result.map(drop))
     }
@@ -420,7 +420,7 @@ impl Client {
             (judge.model.begin(changes), is_old, told)
         };
         let options = WriteOptions::default().durability(durability);
-        let result = self.call("write", || self.db().write(&batch, &options));
+        let result = self.call("write", || self.db().write(&batch, options));
         schedule::note(|| format!("the write gives {result:?}"));
         self.note_write(id, &result, durability)?;
         if result.is_ok() {

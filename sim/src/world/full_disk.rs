@@ -201,7 +201,7 @@ impl Story {
     /// Deletes a key, which a full disk does not hinder.
     fn delete(&self, keyspace: &Keyspace, (id, key): (u32, &[u8])) -> Result<(), Violation> {
         let commit = self.context.judge.lock().model.begin(vec![((id, key.to_vec()), None)]);
-        let result = keyspace.delete_with(key, &WriteOptions::disk());
+        let result = keyspace.delete_with(key, WriteOptions::disk());
         self.note_delete(commit, &result)?;
         match result {
             Ok(_) => Ok(()),

@@ -128,7 +128,7 @@ impl Client {
                 let mut batch = WriteBatch::new();
                 batch.put(&self.keyspaces[0], &key, "never written");
                 batch.put(foreign, &key, "never written");
-                let written = self.call("write", || db.write(&batch, &WriteOptions::default()));
+                let written = self.call("write", || db.write(&batch, WriteOptions::default()));
                 refused("a batch with a foreign keyspace", written.map(drop))
             }
             1 => {

@@ -64,8 +64,8 @@ impl Story {
             schedule::enter_process(CHILD);
             let options = WriteOptions::disk();
             let calls = [
-                ("put", keyspace.put_with("child", "never", &options).map(drop)),
-                ("delete", keyspace.delete_with("rest", &options).map(drop)),
+                ("put", keyspace.put_with("child", "never", options).map(drop)),
+                ("delete", keyspace.delete_with("rest", options).map(drop)),
                 ("get", keyspace.get("child").map(drop)),
                 ("scan", keyspace.iter().map(drop)),
                 ("snapshot get", snapshot.keyspace(&keyspace).get("child").map(drop)),
@@ -155,7 +155,7 @@ impl Story {
         let foreign = self.disk.foreign();
         let second = self.context.copy_builder(&foreign, Background::Manual).open();
         let second = second.map_err(|error| fault("a second opening", error))?;
-        let put = db.default_keyspace().put_with("lost", "never", &WriteOptions::disk());
+        let put = db.default_keyspace().put_with("lost", "never", WriteOptions::disk());
         if put.is_ok() {
             return Err(violation("removed lock", "a put of the first handle is no error".to_owned()));
         }

@@ -248,7 +248,7 @@ impl Context {
     ) -> Result<Result<(), Error>, Violation> {
         let change = ((id, key.as_bytes().to_vec()), Some(value.as_bytes().to_vec()));
         let id = self.judge.lock().model.begin(vec![change]);
-        let result = keyspace.put_with(key, value, &WriteOptions::disk());
+        let result = keyspace.put_with(key, value, WriteOptions::disk());
         let mut judge = self.judge.lock();
         let model = &mut judge.model;
         match &result {

@@ -106,7 +106,7 @@ fn load(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
             batch.put(db.default_keyspace(), &record.key, record.value);
             bytes += (record.key.len() + record.value.len()) as u64;
         }
-        db.write(&batch, &WriteOptions::os())?;
+        db.write(&batch, WriteOptions::os())?;
     }
     db.sync()?;
     let taken = started.elapsed();
