@@ -326,7 +326,7 @@ fn the_stats_count_recovered_segments() {
         let open = || on_disk_in_memory(&disk).options(options.clone()).open().expect("opens");
         let db = open();
         for i in 0..100 {
-            db.default_keyspace().put_with(key(i), noise(i), &durability).expect("puts");
+            db.default_keyspace().put_with(key(i), noise(i), durability).expect("puts");
         }
         drop(db);
         let db = open();

@@ -198,10 +198,7 @@ fn compact_range_drops_a_delete_that_only_a_snapshot_that_is_gone_saw() {
     drop(sees_the_delete);
     // The value stays, and so does one delete above it.
     assert_eq!(entries_after_merge(), 2);
-    assert_eq!(
-        sees_the_value.get(db.default_keyspace(), key).expect("reads").as_deref(),
-        Some(&b"value"[..])
-    );
+    assert_eq!(sees_the_value.get(key).expect("reads").as_deref(), Some(&b"value"[..]));
     drop(sees_the_value);
     assert_eq!(entries_after_merge(), 0);
 }

@@ -238,15 +238,10 @@ mod tests {
 
     #[test]
     fn a_slice_equals_the_same_bytes_of_any_type_on_either_side() {
-        let slice = Slice::copy_from(b"ab");
-        assert!(slice == "ab" && slice == *"ab" && slice == "ab".to_owned() && slice == &"ab".to_owned());
-        assert!(slice == b"ab" && slice == vec![b'a', b'b'] && slice == Bytes::from_static(b"ab"));
-        assert!(
-            "ab" == slice
-                && "ab".to_owned() == slice
-                && vec![b'a', b'b'] == slice
-                && *b"ab".as_slice() == slice
-        );
+        let (slice, text, bytes) = (Slice::copy_from(b"ab"), "ab".to_owned(), vec![b'a', b'b']);
+        assert!(slice == "ab" && slice == *"ab" && slice == text);
+        assert!(slice == b"ab" && slice == bytes && slice == Bytes::from_static(b"ab"));
+        assert!("ab" == slice && text == slice && bytes == slice && *b"ab".as_slice() == slice);
         assert!(slice != "abc" && "a" != slice);
     }
 

@@ -133,7 +133,7 @@ fn change(out: &mut Annotator<'_>) {
             out.varint("level");
             out.varint("table");
         }
-        4 => drop(out.varint("taken below")),
+        4 | 12 => drop(out.varint("taken below")),
         5 => {
             out.varint("oldest segment needed");
             out.varint("last sequence number in tables");
@@ -149,11 +149,10 @@ fn change(out: &mut Annotator<'_>) {
             out.varint("keyspace");
             out.prefixed("name");
         }
-        11 => {
+        _ => {
             out.varint("keyspace");
             out.varint("sequence number");
         }
-        _ => drop(out.varint("taken below")),
     }
     assert_eq!(out.at, end, "the body is as long as the change says");
 }
