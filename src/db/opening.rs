@@ -487,6 +487,7 @@ impl Opening {
             wal: None,
             arena: Arena::new(self.options.memtable_bytes),
             last_seq: recovered.last_seq,
+            sealed_seq: recovered.last_seq,
             unestablished: None,
         };
         let mut time_high_water = recovered.time_high_water;

@@ -408,6 +408,8 @@ pub(crate) struct Leader {
     /// Holds the entries of the active memtables.
     pub arena: Arena,
     pub last_seq: SeqNum,
+    /// All up to this number is in sealed memtables or tables, or passed over.
+    pub sealed_seq: SeqNum,
     /// What has to be done before the first write, if opening could not.
     pub unestablished: Option<Box<crate::db::establish::Establishment>>,
 }

@@ -270,10 +270,11 @@ impl Core {
         }
     }
 
-    /// Seals the active memtables with their WAL segment and opens the next one. Does nothing if they are empty.
+    /// Seals the active memtables with their WAL segment and opens the next one. Does nothing if nothing was committed since
+    /// the last time; memtables may be empty all the same, where keyspaces were dropped or cleared.
     pub(crate) fn rotate(&self, leader: &mut Leader) -> Result<()> {
         let wal = leader.wal.as_mut().expect("a writable database has an open segment");
-        if leader.arena.charged_bytes() == 0 {
+        if leader.last_seq == leader.sealed_seq {
             return Ok(());
         }
         // Everything in the old segment becomes durable here, so that its end can be stated in the next one's
@@ -349,6 +350,7 @@ impl Core {
             old.trim();
         }
         leader.arena = Arena::new(self.options.memtable_bytes);
+        leader.sealed_seq = leader.last_seq;
         self.writing.active_bytes.store(0, Ordering::Relaxed);
         self.wake_background();
         self.changed.notify_all();
