@@ -127,9 +127,9 @@ impl Pair {
             match value {
                 Some(value) => batch.put(keyspace, [key], value.bytes()),
                 None => batch.delete(keyspace, [key]),
-            }
+            };
         }
-        self.db().write(&batch, WriteOptions::default())?;
+        self.db().write(batch, WriteOptions::default())?;
         for &(key, value) in changes {
             match value {
                 Some(value) => self.model.insert(vec![key], value.bytes()),
