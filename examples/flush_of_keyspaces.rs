@@ -39,7 +39,7 @@ fn main() -> Result<()> {
         for keyspace in &keyspaces {
             batch.put(keyspace, "key", format!("{round}: twenty bytes"));
         }
-        db.write(&batch, &WriteOptions::disk())?;
+        db.write(&batch, WriteOptions::disk())?;
         report("a flush of all", || db.flush())?;
     }
     report("what is due then", || db.wait_idle())?;

@@ -24,7 +24,7 @@ impl People {
         let mut batch = WriteBatch::new();
         batch.put(&self.by_number, number.to_be_bytes(), name);
         batch.put(&self.by_city, [city.as_bytes(), b"/", &number.to_be_bytes()].concat(), "");
-        self.db.write(&batch, &WriteOptions::disk())?;
+        self.db.write(&batch, WriteOptions::disk())?;
         Ok(())
     }
 
@@ -33,9 +33,9 @@ impl People {
         let snapshot = self.db.snapshot();
         let prefix = [city.as_bytes(), b"/"].concat();
         let mut names = Vec::new();
-        for entry in snapshot.prefix(&self.by_city, &prefix)? {
+        for entry in snapshot.keyspace(&self.by_city).prefix(&prefix)? {
             let (key, _) = entry?;
-            let name = snapshot.get(&self.by_number, &key[prefix.len()..])?;
+            let name = snapshot.keyspace(&self.by_number).get(&key[prefix.len()..])?;
             names.extend(name.map(|name| String::from_utf8_lossy(&name).into_owned()));
         }
         Ok(names)

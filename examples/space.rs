@@ -30,7 +30,7 @@ fn main() -> Result<()> {
 }
 
 fn open(path: &Path, durability: Durability) -> Result<Db> {
-    Db::builder(path).options(Options { durability, ..Options::default() }).open()
+    Db::builder(path).options(Options::default().durability(durability)).open()
 }
 
 /// A key whose number is scattered over the whole range.
@@ -52,11 +52,17 @@ fn value(number: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-fn in_batches(db: &Db, count: u64, mut add: impl FnMut(&mut WriteBatch, u64)) -> Result<()> {
+fn in_batches(
+    db: &Db,
+    count: u64,
+    add: impl for<'b> Fn(&'b mut WriteBatch, u64) -> &'b mut WriteBatch,
+) -> Result<()> {
     for first in (0..count).step_by(usize::try_from(BATCH).expect("small")) {
         let mut batch = WriteBatch::new();
-        (first..(first + BATCH).min(count)).for_each(|number| add(&mut batch, number));
-        db.write(&batch, &WriteOptions::default())?;
+        for number in first..(first + BATCH).min(count) {
+            add(&mut batch, number);
+        }
+        db.write(batch, WriteOptions::default())?;
     }
     Ok(())
 }

@@ -135,7 +135,7 @@ pub use db::range::KeyRange;
 #[doc(inline)]
 pub use db::runtime::Runtime;
 #[doc(inline)]
-pub use db::snapshot::Snapshot;
+pub use db::snapshot::{KeyspaceSnapshot, Snapshot};
 #[doc(inline)]
 pub use db::stats::{BackgroundError, KeyspaceStats, LevelStats, Stats, VerifyReport};
 #[doc(inline)]

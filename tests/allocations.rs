@@ -28,9 +28,8 @@ fn key(i: usize, len_bytes: usize) -> String {
 
 /// A database whose entries lie in `place`, all in one block if it is a table.
 fn filled(place: Place, key_len_bytes: usize, value_len_bytes: usize) -> Db {
-    let default_keyspace = KeyspaceOptions { block_bytes: 1 << 20, ..KeyspaceOptions::default() };
-    let options =
-        Options { default_keyspace: Some(default_keyspace), wal_preallocate_bytes: 0, ..Options::default() };
+    let default_keyspace = KeyspaceOptions::default().block_bytes(1 << 20);
+    let options = Options::default().default_keyspace(default_keyspace).wal_preallocate_bytes(0);
     let builder = Db::builder("/db").vfs(Arc::new(MemVfs::new())).options(options);
     let db = builder.background(Background::Manual).open().expect("opens");
     for i in 0..KEYS_COUNT {
@@ -92,8 +91,8 @@ fn a_lookup_through_a_snapshot_allocates_nothing() {
         let db = filled(place, 6, 100);
         let snapshot = db.snapshot();
         let count = allocations(&db, || {
-            assert!(snapshot.get(db.default_keyspace(), "key007").expect("reads").is_some());
-            assert!(snapshot.get(db.default_keyspace(), "nothing").expect("reads").is_none());
+            assert!(snapshot.get("key007").expect("reads").is_some());
+            assert!(snapshot.get("nothing").expect("reads").is_none());
         });
         assert_eq!(count, 0, "in {place:?}");
     }

@@ -83,24 +83,27 @@ fn keys_and_values_out_of_range_are_refused_and_nothing_is_written() {
     let db = builder(&disk).open().expect("opens");
     let before = files_of(&disk);
     let invalid = ErrorKind::InvalidArgument;
-    check_error(db.put("", "v"), invalid, &["a key has at least one byte"]);
-    check_error(db.delete(""), invalid, &["a key has at least one byte"]);
     let long_key = vec![b'k'; KEY_LEN_BYTES_MAX + 1];
     let (limit, len) = (KEY_LEN_BYTES_MAX.to_string(), (KEY_LEN_BYTES_MAX + 1).to_string());
-    check_error(db.put(&long_key, "v"), invalid, &["the key", &len, &limit]);
-    check_error(db.delete(&long_key), invalid, &["the key", &len, &limit]);
+    check_error(db.put(&long_key, "v"), invalid, &["put of key \"kkk", "keyspace \"default\"", &len, &limit]);
+    check_error(
+        db.delete(&long_key),
+        invalid,
+        &["delete of key \"kkk", "keyspace \"default\"", &len, &limit],
+    );
     let long_value = vec![0; VALUE_LEN_BYTES_MAX + 1];
     let (limit, len) = (VALUE_LEN_BYTES_MAX.to_string(), (VALUE_LEN_BYTES_MAX + 1).to_string());
-    check_error(db.put("k", &long_value), invalid, &["the value", &len, &limit]);
+    check_error(db.put("k", &long_value), invalid, &["put of key \"k\" in", "the value", &len, &limit]);
     let mut batch = WriteBatch::new();
-    batch.put(db.default_keyspace(), "good", "v");
-    batch.put(db.default_keyspace(), "", "v");
-    check_error(db.write(&batch, &WriteOptions::none()), invalid, &["a key has at least one byte"]);
+    batch.put(db.default_keyspace(), "good", "v").delete(db.default_keyspace(), &long_key);
+    batch.put(db.default_keyspace(), "good too", "v");
+    let said = ["operation 1 of the batch: delete of key \"kkk", "keyspace \"default\"", "65536"];
+    check_error(db.write(&batch, WriteOptions::none()), invalid, &said);
     batch.clear();
     for key in ["a", "b"] {
         batch.put(db.default_keyspace(), key, &long_value[1..]);
     }
-    check_error(db.write(&batch, &WriteOptions::none()), invalid, &["a batch", "134217728"]);
+    check_error(db.write(&batch, WriteOptions::none()), invalid, &["a batch", "134217728"]);
     assert_eq!(contents(db.default_keyspace()), Model::new());
     assert!(files_of(&disk) == before, "a refused write changes no file");
     db.put(&long_key[1..], "v").expect("the longest key is a key");
@@ -116,13 +119,13 @@ fn an_unknown_keyspace_is_not_found_and_another_databases_is_refused() {
     assert!(error.to_string().contains("nowhere"));
     let mut batch = WriteBatch::new();
     batch.put(stranger.default_keyspace(), "k", "v");
-    let error = db.write(&batch, &WriteOptions::none()).expect_err("refused");
+    let error = db.write(&batch, WriteOptions::none()).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     batch.clear();
     batch.put(db.default_keyspace(), "k", "v");
     batch.put(stranger.default_keyspace(), "k", "v");
     assert_eq!(
-        db.write(&batch, &WriteOptions::none()).expect_err("refused").kind(),
+        db.write(&batch, WriteOptions::none()).expect_err("refused").kind(),
         ErrorKind::InvalidArgument
     );
     assert_eq!(db.get("k").expect("reads"), None);
@@ -145,7 +148,7 @@ impl Comparator for ByLength {
 #[test]
 fn a_comparator_that_is_not_given_is_named_with_its_keyspace() {
     let disk = MemVfs::new();
-    let options = KeyspaceOptions { comparator: "test.by-length".to_owned(), ..KeyspaceOptions::default() };
+    let options = KeyspaceOptions::default().comparator("test.by-length");
     let db = builder(&disk).open().expect("opens");
     let error = db.create_keyspace("sorted", options.clone()).map(drop).expect_err("unknown");
     assert_eq!(error.kind(), ErrorKind::Incompatible);
@@ -441,7 +444,7 @@ fn a_disk_too_full_to_reserve_log_space_takes_writes_until_it_is_full() {
 /// A database without preallocation, on which an append to the log has met a full disk.
 fn full_log() -> (FaultyVfs, Db, Model) {
     let disk = FaultyVfs::new();
-    let options = Options { wal_preallocate_bytes: 0, ..tiny() };
+    let options = tiny().wal_preallocate_bytes(0);
     let db = builder(&disk).options(options).open().expect("opens");
     disk.set_free(2000);
     let (acknowledged, error) = put_until_refused(&db);
@@ -506,7 +509,7 @@ fn a_log_cut_off_by_a_full_disk_is_reported_by_close_and_reopened() {
 #[test]
 fn a_disk_too_full_for_a_table_keeps_everything_in_memory_and_log() {
     let disk = FaultyVfs::new();
-    let db = builder(&disk).options(Options { memtable_bytes: 1 << 20, ..tiny() }).open().expect("opens");
+    let db = builder(&disk).options(tiny().memtable_bytes(1 << 20)).open().expect("opens");
     for i in 0..100 {
         db.put(format!("key{i:03}"), "x".repeat(50)).expect("puts");
     }
@@ -597,8 +600,8 @@ fn handles_of_a_closed_database_say_so() {
     is_closed(keyspace.put("d", "").expect_err("closed"));
     is_closed(keyspace.get("a").expect_err("closed"));
     is_closed(keyspace.iter().map(drop).expect_err("closed"));
-    is_closed(snapshot.get(&keyspace, "a").expect_err("closed"));
-    is_closed(snapshot.iter(&keyspace).map(drop).expect_err("closed"));
+    is_closed(snapshot.keyspace(&keyspace).get("a").expect_err("closed"));
+    is_closed(snapshot.keyspace(&keyspace).iter().map(drop).expect_err("closed"));
     is_closed(other.flush().expect_err("closed"));
     is_closed(other.sync().expect_err("closed"));
     is_closed(other.background_step().expect_err("closed"));

@@ -41,7 +41,7 @@ fn builder(options: Options) -> DbBuilder {
 }
 
 fn with_keyspaces(count: usize) -> (Db, Vec<Keyspace>) {
-    let db = builder(Options { memtable_bytes: count << 10, ..Options::default() }).open().expect("opens");
+    let db = builder(Options::default().memtable_bytes(count << 10)).open().expect("opens");
     let create = |i| db.create_keyspace(&format!("k{i}"), KeyspaceOptions::default()).expect("creates");
     let keyspaces = (0..count).map(create).collect();
     (db, keyspaces)
@@ -55,7 +55,7 @@ fn keyspaces_cost(count: usize) -> (u64, u64) {
     let mut merging = 0;
     for round in 0..2 {
         for keyspace in &keyspaces {
-            keyspace.put_with("key", format!("{round}"), &WriteOptions::none()).expect("puts");
+            keyspace.put_with("key", format!("{round}"), WriteOptions::none()).expect("puts");
         }
         db.flush().expect("flushes");
         let merges_before = db.stats().compactions;
@@ -116,7 +116,7 @@ fn compact_range_cost(tables_count: u32) -> u64 {
         for i in 0..tables_count {
             let key = format!("key{i:06}");
             let keyspace = db.default_keyspace();
-            keyspace.put_with(key, noise(i + round), &WriteOptions::none()).expect("puts");
+            keyspace.put_with(key, noise(i + round), WriteOptions::none()).expect("puts");
         }
         held.push(db.snapshot());
         db.flush().expect("flushes");

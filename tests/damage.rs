@@ -109,11 +109,11 @@ impl Ground {
     fn new(end: End) -> Ground {
         let disk = Arc::new(MemVfs::new());
         let db = open(&disk);
-        let reverse = KeyspaceOptions {
-            comparator: ReverseBytewise.name().to_owned(),
-            compression: Compression::None,
-            ..options().default_keyspace.expect("given")
-        };
+        let reverse = options()
+            .default_keyspace
+            .expect("given")
+            .comparator(ReverseBytewise.name())
+            .compression(Compression::None);
         let other = db.create_keyspace("other", reverse).expect("creates");
         let keyspaces = [db.default_keyspace().clone(), other];
         for generation in 0..2 {

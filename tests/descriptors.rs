@@ -32,19 +32,9 @@ const OTHERS_COUNT: usize = 6;
 
 /// Options under which each key makes a table.
 fn options() -> Options {
-    let keyspace = KeyspaceOptions {
-        table_bytes: 1024,
-        level_base_bytes: 1 << 30,
-        filter_bits_per_key: 0,
-        ..KeyspaceOptions::default()
-    };
-    Options {
-        memtable_bytes: 4 << 20,
-        block_cache_bytes: 0,
-        open_files_max: 8,
-        default_keyspace: Some(keyspace),
-        ..tiny()
-    }
+    let keyspace =
+        KeyspaceOptions::default().table_bytes(1024).level_base_bytes(1 << 30).filter_bits_per_key(0);
+    tiny().memtable_bytes(4 << 20).block_cache_bytes(0).open_files_max(8).default_keyspace(keyspace)
 }
 
 fn key(i: usize) -> String {
@@ -77,7 +67,7 @@ fn filled(disk: &LimitedVfs) -> Db {
         for i in (parity..TABLES_COUNT).step_by(2) {
             batch.put(db.default_keyspace(), key(i), noise(i));
         }
-        db.write(&batch, &WriteOptions::os()).expect("writes");
+        db.write(&batch, WriteOptions::os()).expect("writes");
         db.flush().expect("flushes");
     }
     db.compact_range(db.default_keyspace(), ..).expect("merges");
@@ -259,9 +249,11 @@ fn a_shortage_is_told_until_the_job_that_met_it_has_nothing_left_to_do() {
     let db = builder(&disk).open().expect("opens");
     let mut batch = WriteBatch::new();
     // An eighth of a memtable is left to the system then, which makes it due.
-    (0..400).for_each(|i| batch.put(db.default_keyspace(), key(i), noise(i)));
+    for i in 0..400 {
+        batch.put(db.default_keyspace(), key(i), noise(i));
+    }
     while db.background_step().expect("descriptors are there") {}
-    db.write(&batch, &WriteOptions::os()).expect("writes");
+    db.write(&batch, WriteOptions::os()).expect("writes");
     disk.set_open_count_max(0);
     // Syncing what the log left to the system takes a descriptor.
     let error = db.background_step().expect_err("there is none to give");

@@ -18,7 +18,7 @@ const KEYS_COUNT: u64 = 100;
 
 /// Options under which the keys make many tables, all of them on one level.
 fn options() -> Options {
-    let mut options = Options { memtable_bytes: 16 << 10, block_cache_bytes: 0, ..tiny() };
+    let mut options = tiny().memtable_bytes(16 << 10).block_cache_bytes(0);
     keyspace_of(&mut options).table_bytes = 1024;
     keyspace_of(&mut options).level_base_bytes = 1 << 30;
     options
@@ -128,7 +128,7 @@ fn a_missing_table_stays_named_in_a_read_only_database() {
 fn a_missing_table_takes_no_space() {
     let disk = MemVfs::new();
     without_the_last_table(&disk);
-    let options = Options { wal_preallocate_bytes: 0, reserve_bytes_max: 0, ..options() };
+    let options = options().wal_preallocate_bytes(0).reserve_bytes_max(0);
     let builder = builder(&disk, &Background::Manual).options(options).degraded(true);
     let db = builder.open().expect("opens degraded");
     db.wait_idle().expect("idle");
@@ -146,7 +146,7 @@ fn a_missing_table_takes_no_space() {
 /// Makes a database in which a merge has met a damaged block.
 fn with_damage_met(clock: &ManualClock) -> (MemVfs, Db, PathBuf) {
     let disk = MemVfs::with_clock(clock.clone());
-    let options = Options { memtable_bytes: 64 << 10, block_cache_bytes: 0, ..Options::default() };
+    let options = Options::default().memtable_bytes(64 << 10).block_cache_bytes(0);
     let builder = Db::builder("/db").vfs(Arc::new(disk.clone())).options(options);
     let db = builder.background(Background::Manual).open().expect("opens");
     for round in 0..2 {

@@ -311,25 +311,25 @@ type Use = (&'static str, fn(&mut Handles) -> String);
 /// Calls that are errors in a forked child.
 const REFUSED: [Use; 33] = [
     ("put", |of| said_of(of.db.put("child", "1"))),
-    ("put without durability", |of| said_of(of.keyspace.put_with("child", "1", &WriteOptions::none()))),
+    ("put without durability", |of| said_of(of.keyspace.put_with("child", "1", WriteOptions::none()))),
     ("delete", |of| said_of(of.keyspace.delete("parent00"))),
-    ("delete without durability", |of| said_of(of.keyspace.delete_with("parent00", &WriteOptions::none()))),
+    ("delete without durability", |of| said_of(of.keyspace.delete_with("parent00", WriteOptions::none()))),
     ("write", |of| {
         let mut batch = WriteBatch::new();
         batch.delete(&of.keyspace, "parent00");
-        said_of(of.db.write(&batch, &WriteOptions::default()))
+        said_of(of.db.write(&batch, WriteOptions::default()))
     }),
     ("get", |of| said_of(of.db.get("parent00"))),
     ("multi_get", |of| said_of(of.db.multi_get(&["parent00"]))),
     ("iter", |of| said_of(of.db.iter())),
     ("range", |of| said_of(of.db.range("a".."z"))),
     ("prefix", |of| said_of(of.db.prefix("parent"))),
-    ("get of a snapshot", |of| said_of(of.snapshot.get(&of.keyspace, "parent00"))),
-    ("multi_get of a snapshot", |of| said_of(of.snapshot.multi_get(&of.keyspace, &["parent00"]))),
-    ("iter of a snapshot", |of| said_of(of.snapshot.iter(&of.keyspace))),
-    ("range of a snapshot", |of| said_of(of.snapshot.range(&of.keyspace, "a".."z"))),
-    ("prefix of a snapshot", |of| said_of(of.snapshot.prefix(&of.keyspace, "parent"))),
-    ("get of a snapshot of its own", |of| said_of(of.db.snapshot().get(&of.keyspace, "parent00"))),
+    ("get of a snapshot", |of| said_of(of.snapshot.keyspace(&of.keyspace).get("parent00"))),
+    ("multi_get of a snapshot", |of| said_of(of.snapshot.keyspace(&of.keyspace).multi_get(&["parent00"]))),
+    ("iter of a snapshot", |of| said_of(of.snapshot.keyspace(&of.keyspace).iter())),
+    ("range of a snapshot", |of| said_of(of.snapshot.keyspace(&of.keyspace).range("a".."z"))),
+    ("prefix of a snapshot", |of| said_of(of.snapshot.keyspace(&of.keyspace).prefix("parent"))),
+    ("get of a snapshot of its own", |of| said_of(of.db.snapshot().keyspace(&of.keyspace).get("parent00"))),
     ("next", |of| said_of(of.iter.next().expect("not at its end"))),
     ("next_back", |of| said_of(of.iter.next_back().expect("not at its end"))),
     ("seek", |of| said_of(of.iter.seek("parent01"))),

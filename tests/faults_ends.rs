@@ -14,9 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering as Atomic};
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
-use tinylsm::{
-    Background, Cache, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Options, Result, WriteOptions,
-};
+use tinylsm::{Background, Cache, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Result, WriteOptions};
 use watchdog::{CALL_MAX, CHANCE, Gate, ends, start, within};
 
 fn builder(disk: &(impl Vfs + Clone)) -> DbBuilder {
@@ -252,7 +250,7 @@ fn old_handles_give_closed_and_change_nothing_when_the_database_is_open_again() 
                 "snapshot",
                 Box::new({
                     let other = other.clone();
-                    move || snapshot.get(&other, "k").map(drop)
+                    move || snapshot.keyspace(&other).get("k").map(drop)
                 }),
             ),
             (
@@ -420,14 +418,14 @@ fn a_read_under_way_while_the_database_is_closed_ends_with_the_old_value_or_clos
 #[test]
 fn closing_writes_a_long_recovered_log_to_tables() {
     let disk = MemVfs::new();
-    let options = Options { memtable_bytes: 16 << 20, wal_preallocate_bytes: 0, ..tiny() };
+    let options = tiny().memtable_bytes(16 << 20).wal_preallocate_bytes(0);
     let open =
         || builder(&disk).options(options.clone()).background(Background::Manual).open().expect("opens");
     let db = open();
     for i in 0..500 {
         let key = format!("key{i:03}");
         // What no sync has covered is committed again by the next opening.
-        db.default_keyspace().put_with(key, vec![b'x'; 1000], &WriteOptions::os()).expect("puts");
+        db.default_keyspace().put_with(key, vec![b'x'; 1000], WriteOptions::os()).expect("puts");
     }
     drop(db);
     open().close().expect("closes");
@@ -514,7 +512,7 @@ fn a_flush_waits_for_its_own_work_only() {
     for (what, wait) in waits {
         within(move || {
             let disk = HookedVfs::over(MemVfs::new());
-            let options = Options { memtable_bytes: 2 << 10, sealed_memtables_max: 8, ..tiny() };
+            let options = tiny().memtable_bytes(2 << 10).sealed_memtables_max(8);
             let db = builder(&disk).options(options).open().expect("opens");
             let (first, second) = (Gate::default(), Gate::default());
             let _opens = [first.opens_at_the_end(), second.opens_at_the_end()];

@@ -77,7 +77,7 @@ fn what_has_expired_stays_expired_when_the_clock_steps_back() {
                 "{witness:?}: a scan finds it"
             );
             let snapshot = db.snapshot();
-            assert_eq!(snapshot.get(db.default_keyspace(), "tea").expect("reads"), None, "{witness:?}");
+            assert_eq!(snapshot.get("tea").expect("reads"), None, "{witness:?}");
         }
     }
 }

@@ -62,20 +62,13 @@ fn full(call: &Call<'_>) -> Error {
 
 /// Options under which a few megabytes fill several levels of many tables.
 fn scaled() -> Options {
-    let keyspace = KeyspaceOptions {
-        compression: Compression::None,
-        block_bytes: 1024,
-        level_base_bytes: 256 << 10,
-        level_multiplier: 4,
-        table_bytes: 32 << 10,
-        ..KeyspaceOptions::default()
-    };
-    Options {
-        memtable_bytes: 64 << 10,
-        wal_preallocate_bytes: 64 << 10,
-        default_keyspace: Some(keyspace),
-        ..Options::default()
-    }
+    let keyspace = KeyspaceOptions::default()
+        .compression(Compression::None)
+        .block_bytes(1024)
+        .level_base_bytes(256 << 10)
+        .level_multiplier(4)
+        .table_bytes(32 << 10);
+    Options::default().memtable_bytes(64 << 10).wal_preallocate_bytes(64 << 10).default_keyspace(keyspace)
 }
 
 // ---- Deletes ----
@@ -95,7 +88,7 @@ fn the_first_delete_on_a_full_disk_is_taken() {
                 }
                 Ok(())
             });
-            let options = Options { stall_timeout: Duration::from_secs(2), ..scaled() };
+            let options = scaled().stall_timeout(Duration::from_secs(2));
             let db = builder(&slow, options, &Background::Manual).open().expect("opens");
             let put = |i| db.put(numbered((i * 7919 + seed * 31) % 6000), noise(i, 1000));
             let refused = (0..30_000).find_map(|i| put(i).err()).expect("the disk fills up");
@@ -109,15 +102,13 @@ fn the_first_delete_on_a_full_disk_is_taken() {
 
 /// Options under which four flushes stop writes until level 0 is merged.
 fn soon_stopped() -> Options {
-    let keyspace = KeyspaceOptions { compression: Compression::None, ..KeyspaceOptions::default() };
-    Options {
-        memtable_bytes: 256 << 10,
-        level0_slowdown: 4,
-        level0_stop: 4,
-        stall_timeout: Duration::from_secs(5),
-        default_keyspace: Some(keyspace),
-        ..Options::default()
-    }
+    let keyspace = KeyspaceOptions::default().compression(Compression::None);
+    Options::default()
+        .memtable_bytes(256 << 10)
+        .level0_slowdown(4)
+        .level0_stop(4)
+        .stall_timeout(Duration::from_secs(5))
+        .default_keyspace(keyspace)
 }
 
 /// Makes one of the four tables that stop writes.
@@ -178,7 +169,7 @@ fn puts_go_on_by_themselves_once_there_is_room() {
     within(|| {
         let clock = ManualClock::new(UnixMillis(0));
         let disk = SmallDisk::over(MemVfs::with_clock(clock.clone()), 64 << 20);
-        let options = Options { memtable_bytes: 64 << 10, ..Options::default() };
+        let options = Options::default().memtable_bytes(64 << 10);
         let db = builder(&disk, options, &Background::Manual).open().expect("opens");
         while db.background_step().expect("works") {}
         disk.leave_free(0);
@@ -217,7 +208,7 @@ fn removals_wait_for_no_merges() {
     for background in BACKGROUNDS {
         within(move || {
             let disk = SmallDisk::new(1 << 40);
-            let options = Options { durability: Durability::Os, reserve_bytes_max: 0, ..scaled() };
+            let options = scaled().durability(Durability::Os).reserve_bytes_max(0);
             let db = builder(&disk, options, &background).open().expect("opens");
             let mut peak = 0;
             let refused = overwrite(&db, || peak = peak.max(disk.used_bytes()));
@@ -235,7 +226,7 @@ fn a_disk_eight_times_as_large_as_the_data_is_enough() {
     for background in BACKGROUNDS {
         within(move || {
             let disk = SmallDisk::new(24 << 20);
-            let options = Options { durability: Durability::Os, ..scaled() };
+            let options = scaled().durability(Durability::Os);
             let db = builder(&disk, options, &background).open().expect("opens");
             let refused = overwrite(&db, || ());
             assert!(refused.is_none(), "{background:?}: {} bytes used: {refused:?}", disk.used_bytes());
@@ -257,7 +248,7 @@ fn nothing_is_due_once_wait_idle_says_so() {
 fn check_idle(seed: u64) {
     let disk = SmallDisk::over(MemVfs::with_clock(ManualClock::new(UnixMillis(1_000_000))), 64 << 20);
     disk.leave_free(200 << 10);
-    let options = Options { stall_timeout: Duration::from_millis(100), ..tiny() };
+    let options = tiny().stall_timeout(Duration::from_millis(100));
     let open = || builder(&disk, options.clone(), &Background::Manual).open().expect("opens");
     let mut db = open();
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -305,7 +296,7 @@ fn check_idle(seed: u64) {
 fn what_a_full_log_held_back_is_counted_once() {
     let disk = MemVfs::new();
     let hooked = HookedVfs::over(disk.clone());
-    let options = Options { wal_preallocate_bytes: 0, reserve_bytes_max: 0, ..Options::default() };
+    let options = Options::default().wal_preallocate_bytes(0).reserve_bytes_max(0);
     let db = builder(&hooked, options, &Background::Manual).open().expect("opens");
     for i in 0..100 {
         db.default_keyspace().put_with(numbered(i), [7; 1000], &WriteOptions::none()).expect("puts");

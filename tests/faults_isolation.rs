@@ -39,17 +39,17 @@ fn a_snapshot_refuses_a_keyspace_of_another_database() {
     let snapshot = db.snapshot();
     let strange = stranger.default_keyspace();
     let answers: [(&str, Result<()>); 5] = [
-        ("get", snapshot.get(strange, "k").map(drop)),
-        ("multi_get", snapshot.multi_get(strange, &["k"]).map(drop)),
-        ("iter", snapshot.iter(strange).map(drop)),
-        ("range", snapshot.range(strange, "a"..).map(drop)),
-        ("prefix", snapshot.prefix(strange, "k").map(drop)),
+        ("get", snapshot.keyspace(strange).get("k").map(drop)),
+        ("multi_get", snapshot.keyspace(strange).multi_get(&["k"]).map(drop)),
+        ("iter", snapshot.keyspace(strange).iter().map(drop)),
+        ("range", snapshot.keyspace(strange).range("a"..).map(drop)),
+        ("prefix", snapshot.keyspace(strange).prefix("k").map(drop)),
     ];
     for (what, answer) in answers {
         let error = answer.expect_err(what);
         assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{what}: {error}");
     }
-    assert_eq!(snapshot.get(db.default_keyspace(), "k").expect("reads").as_deref(), Some(&b"4"[..]));
+    assert_eq!(snapshot.get("k").expect("reads").as_deref(), Some(&b"4"[..]));
 }
 
 fn entries_count(db: &Db) -> u64 {
@@ -62,7 +62,7 @@ fn entries_count(db: &Db) -> u64 {
 fn a_whole_compaction_leaves_no_delete_that_a_merge_of_the_background_kept() {
     within(|| {
         let disk = HookedVfs::over(MemVfs::new());
-        let options = Options { block_cache_bytes: 0, ..tiny() };
+        let options = tiny().block_cache_bytes(0);
         let db = builder(&disk).options(options).open().expect("opens");
         for i in 0..10 {
             db.put(format!("key{i}"), "v").expect("puts");
@@ -159,7 +159,7 @@ fn on_a_filling_disk() -> (FaultyVfs, HookedVfs, Db) {
 }
 
 fn reopened(disk: &HookedVfs) -> Db {
-    let options = Options { wal_preallocate_bytes: 0, memtable_bytes: 32 << 20, ..tiny() };
+    let options = tiny().wal_preallocate_bytes(0).memtable_bytes(32 << 20);
     builder(disk).options(options).background(Background::Manual).open().expect("opens")
 }
 
@@ -257,7 +257,7 @@ fn a_group_that_was_logged_in_part_leaves_nothing_behind_when_writing_is_resumed
 #[test]
 fn commits_held_back_in_memory_survive_a_failed_group_and_resume() {
     fn hold_back(db: &Db) {
-        db.default_keyspace().put_with("held", "1", &WriteOptions::none()).expect("puts");
+        db.default_keyspace().put_with("held", "1", WriteOptions::none()).expect("puts");
     }
     within(|| {
         // Once held back in front of a group that fails at once, once in front of one that was logged in part.

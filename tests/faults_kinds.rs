@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 use tempfile::TempDir;
 use tinylsm::vfs::mem::MemVfs;
-use tinylsm::{Background, Comparator, Db, Error, ErrorKind, Keyspace, KeyspaceOptions, Options, Result};
+use tinylsm::{Background, Comparator, Db, Error, ErrorKind, Keyspace, Result};
 use watchdog::{ends, ends_somehow, within};
 
 const PANIC: &str = "the comparator panics on purpose";
@@ -43,12 +43,12 @@ fn fragile(background: Background) -> (Db, Keyspace, Arc<Fragile>) {
     let order = Arc::new(Fragile::default());
     let db = Db::builder("/db")
         .vfs(Arc::new(MemVfs::new()))
-        .options(Options { memtable_bytes: 64 << 10, ..tiny() })
+        .options(tiny().memtable_bytes(64 << 10))
         .comparator(order.clone())
         .background(background)
         .open()
         .expect("opens");
-    let options = KeyspaceOptions { comparator: order.name().to_owned(), ..tiny_keyspace() };
+    let options = tiny_keyspace().comparator(order.name());
     let keyspace = db.create_keyspace("fragile", options).expect("creates");
     for i in 0..20 {
         keyspace.put(format!("key{i:02}"), "v").expect("puts");

@@ -64,8 +64,7 @@ fn a_merge_into_a_thousand_tables_with_the_longest_keys_is_installed() {
     const TABLES_COUNT: u32 = 1100;
     within(|| {
         let disk = MemVfs::new();
-        let mut options =
-            Options { memtable_bytes: 512 << 20, wal_preallocate_bytes: 0, ..Options::default() };
+        let mut options = Options::default().memtable_bytes(512 << 20).wal_preallocate_bytes(0);
         keyspace_of(&mut options).filter_bits_per_key = 0;
         keyspace_of(&mut options).table_bytes = 1024;
         let open =
@@ -84,7 +83,7 @@ fn a_merge_into_a_thousand_tables_with_the_longest_keys_is_installed() {
         };
         for parity in 0..2 {
             for i in (parity..TABLES_COUNT).step_by(2) {
-                db.default_keyspace().put_with(long_key(i), "v", &WriteOptions::os()).expect("puts");
+                db.default_keyspace().put_with(long_key(i), "v", WriteOptions::os()).expect("puts");
             }
             db.flush().expect("flushes");
         }
@@ -104,8 +103,7 @@ fn the_longest_value_is_flushed_merged_and_read_with_an_expiry_too() {
     for is_expiring in [false, true] {
         within(move || {
             let disk = MemVfs::new();
-            let mut options =
-                Options { block_cache_bytes: 0, wal_preallocate_bytes: 0, ..Options::default() };
+            let mut options = Options::default().block_cache_bytes(0).wal_preallocate_bytes(0);
             keyspace_of(&mut options).compression = Compression::None;
             let open = || {
                 builder(&disk).options(options.clone()).background(Background::Manual).open().expect("opens")
@@ -118,7 +116,7 @@ fn the_longest_value_is_flushed_merged_and_read_with_an_expiry_too() {
                 let operation = Operation::expiring_put(&key, &value, UnixMillis::MAX);
                 Tail::of(&disk).append(&disk, UnixMillis(0), 0, &[operation]);
             } else {
-                db.default_keyspace().put_with(&key, &value, &WriteOptions::os()).expect("puts");
+                db.default_keyspace().put_with(&key, &value, WriteOptions::os()).expect("puts");
                 drop(db);
             }
             // What the log holds and recovery accepts can be flushed.
@@ -141,15 +139,14 @@ fn the_longest_value_is_flushed_merged_and_read_with_an_expiry_too() {
 #[test]
 fn a_merge_trigger_above_the_write_stop_is_refused_or_works() {
     within(|| {
-        let keyspace_options =
-            |trigger| KeyspaceOptions { level0_compaction_trigger: trigger, ..tiny_keyspace() };
-        let options = |stop, trigger| Options {
-            memtable_bytes: 2 << 10,
-            level0_slowdown: 3,
-            level0_stop: stop,
-            stall_timeout: Duration::from_secs(3),
-            default_keyspace: Some(keyspace_options(trigger)),
-            ..tiny()
+        let keyspace_options = |trigger| tiny_keyspace().level0_compaction_trigger(trigger);
+        let options = |stop, trigger| {
+            tiny()
+                .memtable_bytes(2 << 10)
+                .level0_slowdown(3)
+                .level0_stop(stop)
+                .stall_timeout(Duration::from_secs(3))
+                .default_keyspace(keyspace_options(trigger))
         };
         let check_writes = |db: &Db, what: &str| {
             for keyspace in db.keyspaces() {
@@ -259,11 +256,11 @@ fn every_option_at_its_far_end_works_or_is_refused() {
 fn a_memtable_without_a_limit_takes_memory_for_its_entries_only() {
     const NAME: &str = "a_memtable_without_a_limit_takes_memory_for_its_entries_only";
     if let Some(place) = child::place_in_child(NAME) {
-        let options = Options { memtable_bytes: usize::MAX, ..Options::default() };
+        let options = Options::default().memtable_bytes(usize::MAX);
         let db = Db::builder(place.join("db")).options(options).open().expect("opens");
         let put = |i: u32| {
             let keyspace = db.default_keyspace();
-            keyspace.put_with(format!("key{i:05}"), "v", &WriteOptions::none()).expect("puts");
+            keyspace.put_with(format!("key{i:05}"), "v", WriteOptions::none()).expect("puts");
         };
         let info = allocation_counter::measure(|| (0..20_000).for_each(put));
         assert!(info.bytes_max < 8 << 20, "{} bytes for 20,000 small entries", info.bytes_max);
@@ -279,7 +276,7 @@ fn a_memtable_without_a_limit_takes_memory_for_its_entries_only() {
 fn more_keyspaces_than_a_memtable_has_bytes_are_written_flushed_and_opened() {
     within(|| {
         let disk = MemVfs::new();
-        let options = Options { memtable_bytes: 1024, ..tiny() };
+        let options = tiny().memtable_bytes(1024);
         let open =
             || builder(&disk).options(options.clone()).background(Background::Manual).open().expect("opens");
         let db = open();

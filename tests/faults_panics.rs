@@ -16,10 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering as Atomic};
 use std::time::Duration;
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
-use tinylsm::{
-    Background, Comparator, Db, DbBuilder, Error, Keyspace, KeyspaceOptions, Options, Result, WriteBatch,
-    WriteOptions,
-};
+use tinylsm::{Background, Comparator, Db, DbBuilder, Error, Keyspace, Result, WriteBatch, WriteOptions};
 use watchdog::{Task, ends, ends_somehow, start, within};
 
 fn builder(disk: &(impl Vfs + Clone)) -> DbBuilder {
@@ -78,11 +75,7 @@ impl Comparator for Fragile {
 /// A database with a sound keyspace, the default one, and one whose order is fragile.
 fn fragile(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Background) -> (Db, Keyspace) {
     let db = fragile_builder(disk, order, background).open().expect("opens");
-    let options = KeyspaceOptions {
-        comparator: order.name().to_owned(),
-        level0_compaction_trigger: 10,
-        ..tiny_keyspace()
-    };
+    let options = tiny_keyspace().comparator(order.name()).level0_compaction_trigger(10);
     let keyspace = db.create_keyspace("fragile", options).expect("creates");
     for i in 0..20 {
         keyspace.put(format!("key{i:02}"), "v").expect("puts");
@@ -92,7 +85,7 @@ fn fragile(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Backgrou
 }
 
 fn fragile_builder(disk: &(impl Vfs + Clone), order: &Arc<Fragile>, background: Background) -> DbBuilder {
-    let options = Options { memtable_bytes: 64 << 10, stall_timeout: Duration::from_secs(3), ..tiny() };
+    let options = tiny().memtable_bytes(64 << 10).stall_timeout(Duration::from_secs(3));
     builder(disk).options(options).comparator(Arc::clone(order) as Arc<dyn Comparator>).background(background)
 }
 
@@ -305,7 +298,7 @@ fn a_comparators_panic_gets_out_of_no_call() {
             keyspace.range("key03".."key09")?.rev().try_for_each(|item| item.map(drop))
         }),
         ("seek", |_, keyspace| keyspace.iter()?.seek("key07")),
-        ("snapshot get", |db, keyspace| db.snapshot().get(keyspace, "key05").map(drop)),
+        ("snapshot get", |db, keyspace| db.snapshot().keyspace(keyspace).get("key05").map(drop)),
         ("flush", |db, _| db.flush()),
         ("compact_range", |db, keyspace| db.compact_range(keyspace, "key02".."key08")),
         ("wait_idle", |db, _| db.wait_idle()),
@@ -400,7 +393,7 @@ fn moody() -> (Arc<Moody>, Db, Keyspace, KeyspaceOptions) {
     let comparator = Arc::clone(&order) as Arc<dyn Comparator>;
     let db = builder(&MemVfs::new()).background(Background::Manual).comparator(comparator).open();
     let db = db.expect("opens");
-    let options = KeyspaceOptions { comparator: order.name().to_owned(), ..tiny_keyspace() };
+    let options = tiny_keyspace().comparator(order.name().to_owned());
     let keyspace = db.create_keyspace("moody", options.clone()).expect("creates");
     for i in 0..60 {
         keyspace.put(format!("key{i:02}"), [7; 100]).expect("puts");
@@ -544,7 +537,7 @@ fn race_a_panic_in_a_commit(what: &'static str, work: fn(Db) -> Result<()>) {
         let order = Arc::new(Telling::default());
         order.turns_count.store(trial % 40 * 20, Atomic::SeqCst);
         let disk = MemVfs::new();
-        let mut options = Options { reserve_bytes_max: 0, memtable_bytes: 64 << 10, ..tiny() };
+        let mut options = tiny().reserve_bytes_max(0).memtable_bytes(64 << 10);
         keyspace_of(&mut options).comparator = order.name().to_owned();
         let open = || {
             let builder = builder(&disk).options(options.clone()).background(Background::Manual);
@@ -567,7 +560,7 @@ fn race_a_panic_in_a_commit(what: &'static str, work: fn(Db) -> Result<()>) {
         batch.put(db.default_keyspace(), "half", "1");
         batch.put(db.default_keyspace(), PANIC_KEY, "2");
         order.is_armed.store(true, Atomic::SeqCst);
-        let written = db.write(&batch, &WriteOptions::default());
+        let written = db.write(&batch, WriteOptions::default());
         order.is_armed.store(false, Atomic::SeqCst);
         let raced = racing.join();
         check_names_the_panic("the write", &written.expect_err("the comparator panicked"));

@@ -124,7 +124,7 @@ fn a_reserve_of_an_earlier_life_goes_where_none_is_wanted() {
     within(|| {
         let disk = MemVfs::new();
         let open = |reserve_bytes_max| {
-            let options = Options { reserve_bytes_max, ..Options::default() };
+            let options = Options::default().reserve_bytes_max(reserve_bytes_max);
             Db::builder("/db").vfs(Arc::new(disk.clone())).options(options).open().expect("opens")
         };
         let db = open(64 << 20);
@@ -149,7 +149,7 @@ fn writing_goes_on_after_a_full_disk_where_no_reserve_is_wanted() {
                 let space = SmallDisk::new(4 << 20);
                 let disk = HookedVfs::over(space.clone());
                 let open = |reserve_bytes_max| {
-                    let options = Options { reserve_bytes_max, ..tiny() };
+                    let options = tiny().reserve_bytes_max(reserve_bytes_max);
                     small(&disk).options(options).background(background.clone()).open().expect("opens")
                 };
                 let db = open(64 << 20);
@@ -183,8 +183,7 @@ fn closing_leaves_a_reserve_that_fits_what_is_live() {
     for background in BACKGROUNDS {
         within(move || {
             let disk = MemVfs::new();
-            let options =
-                Options { memtable_bytes: 8 << 20, durability: Durability::Os, ..Options::default() };
+            let options = Options::default().memtable_bytes(8 << 20).durability(Durability::Os);
             let db = small(&disk).options(options).background(background.clone()).open().expect("opens");
             let mut round = 0;
             while db.stats().memtable_bytes < 4 << 20 {
@@ -207,7 +206,7 @@ fn a_reserve_shrinks_with_the_data_on_a_small_disk() {
     for background in BACKGROUNDS {
         within(move || {
             let disk = SmallDisk::new(64 << 20);
-            let options = Options { stall_timeout: Duration::from_secs(2), ..Options::default() };
+            let options = Options::default().stall_timeout(Duration::from_secs(2));
             let db = small(&disk).options(options).background(background.clone()).open().expect("opens");
             let mut state = 1u64;
             let mut noise = || {
@@ -255,7 +254,7 @@ fn memtables_grow_again_once_there_is_room_for_their_reserve() {
     within(|| {
         let clock = ManualClock::new(UnixMillis(1_700_000_000_000));
         let disk = SmallDisk::over(MemVfs::with_clock(clock.clone()), 400 << 20);
-        let options = Options { memtable_bytes: 8 << 20, durability: Durability::Os, ..Options::default() };
+        let options = Options::default().memtable_bytes(8 << 20).durability(Durability::Os);
         let db = small(&disk).options(options).background(Background::Manual).open().expect("opens");
         let work = || while db.background_step().expect("works") {};
         let mut state = 1u64;
@@ -294,7 +293,7 @@ fn memtables_grow_again_once_there_is_room_for_their_reserve() {
 fn outgrown(background: Background) -> (SmallDisk, Db) {
     let clock = ManualClock::new(UnixMillis(1_700_000_000_000));
     let disk = SmallDisk::over(MemVfs::with_clock(clock), 4 << 20);
-    let options = Options { memtable_bytes: 256 << 10, ..tiny() };
+    let options = tiny().memtable_bytes(256 << 10);
     let db = small(&disk).options(options).background(background).open().expect("opens");
     db.wait_idle().expect("idle");
     assert!(reserve_len(&disk).is_some(), "there is room for one");
@@ -380,7 +379,7 @@ fn an_opening_that_cannot_look_at_the_reserve_fails_and_keeps_it() {
 fn a_resume_that_fails_can_be_tried_again() {
     within(|| {
         let disk = HookedVfs::over(MemVfs::new());
-        let options = Options { reserve_bytes_max: 0, ..tiny() };
+        let options = tiny().reserve_bytes_max(0);
         let db = small(&disk).options(options).background(Background::Manual).open().expect("opens");
         db.put("a", "1").expect("puts");
         refuse_once(&disk, Op::Append, ".wal", ErrorKind::NoSpace);
@@ -425,7 +424,7 @@ fn writing_goes_on_after_a_quota_was_used_up() {
         for free_kib in [100, 200, 300, 400, 500, 700, 1000] {
             let disk = SmallDisk::with_quota(64 << 20);
             disk.leave_free(free_kib << 10);
-            let options = Options { stall_timeout: Duration::from_secs(2), ..tiny() };
+            let options = tiny().stall_timeout(Duration::from_secs(2));
             let db = small(&disk).options(options).background(Background::Manual).open().expect("opens");
             // The reserve is set aside by a step.
             db.wait_idle().expect("there is room");
@@ -445,8 +444,7 @@ fn writing_goes_on_after_flushes_and_deletes_used_a_quota_up() {
     within(|| {
         for free_kib in (100..400).step_by(7) {
             let disk = SmallDisk::with_quota(64 << 20);
-            let options =
-                Options { stall_timeout: Duration::from_secs(2), manifest_roll_bytes: 4 << 20, ..tiny() };
+            let options = tiny().stall_timeout(Duration::from_secs(2)).manifest_roll_bytes(4 << 20);
             let db = small(&disk).options(options).background(Background::Manual).open().expect("opens");
             disk.leave_free(free_kib << 10);
             let (acknowledged, _) = fill(&db);
@@ -568,19 +566,17 @@ fn a_delete_that_lacks_descriptors_does_not_use_the_reserve() {
 /// Deletes in each of so many keyspaces on a full disk, however little each has, are taken, flushed and merged.
 fn check_full_disk_with_keyspaces(keyspaces_count: u32, background: Background) {
     let disk = SmallDisk::new(256 << 20);
-    let keyspace = KeyspaceOptions { compression: Compression::None, ..KeyspaceOptions::default() };
-    let options = Options {
-        stall_timeout: Duration::from_secs(2),
-        memtable_bytes: 4 << 20,
-        default_keyspace: Some(keyspace.clone()),
-        ..Options::default()
-    };
+    let keyspace = KeyspaceOptions::default().compression(Compression::None);
+    let options = Options::default()
+        .stall_timeout(Duration::from_secs(2))
+        .memtable_bytes(4 << 20)
+        .default_keyspace(keyspace.clone());
     let db = small(&disk).options(options).background(background).open().expect("opens");
     let create = |i| db.create_keyspace(&format!("keyspace{i:04}"), keyspace.clone()).expect("creates");
     let keyspaces: Vec<Keyspace> = (0..keyspaces_count).map(create).collect();
     for keyspace in &keyspaces {
         for i in 0..5 {
-            keyspace.put_with(numbered(i), [7; 200], &WriteOptions::os()).expect("there is room");
+            keyspace.put_with(numbered(i), [7; 200], WriteOptions::os()).expect("there is room");
         }
     }
     db.flush().expect("there is room");
@@ -590,7 +586,7 @@ fn check_full_disk_with_keyspaces(keyspaces_count: u32, background: Background) 
     for i in 0..5 {
         for keyspace in &keyspaces {
             keyspace
-                .delete_with(numbered(i), &WriteOptions::os())
+                .delete_with(numbered(i), WriteOptions::os())
                 .unwrap_or_else(|error| panic!("{what}: no delete {i} in {}: {error:?}", keyspace.name()));
         }
     }

@@ -77,7 +77,7 @@ fn more_tables_than_descriptors_are_no_obstacle() {
             for i in (parity..TABLES_COUNT).step_by(2) {
                 batch.put(db.default_keyspace(), key(i), noise(i as u64));
             }
-            db.write(&batch, &WriteOptions::os()).expect("writes");
+            db.write(&batch, WriteOptions::os()).expect("writes");
             db.flush().expect("flushes");
         }
         db.compact_range(db.default_keyspace(), ..).expect("merges");
@@ -250,7 +250,7 @@ fn a_flush_of_a_thousand_keyspaces_syncs_a_few_times() {
     const KEYSPACES_COUNT: usize = 1000;
     within(|| {
         let disk = HookedVfs::over(MemVfs::new());
-        let options = Options { memtable_bytes: 64 << 20, manifest_roll_bytes: 64 << 20, ..tiny() };
+        let options = tiny().memtable_bytes(64 << 20).manifest_roll_bytes(64 << 20);
         let db = builder(&disk).options(options).background(Background::Manual).open().expect("opens");
         let keyspaces: Vec<_> = (0..KEYSPACES_COUNT)
             .map(|i| db.create_keyspace(&format!("keyspace{i}"), tiny_keyspace()).expect("creates"))
@@ -259,7 +259,7 @@ fn a_flush_of_a_thousand_keyspaces_syncs_a_few_times() {
         for keyspace in &keyspaces {
             batch.put(keyspace, "key", "twenty bytes or so");
         }
-        db.write(&batch, &WriteOptions::disk()).expect("writes");
+        db.write(&batch, WriteOptions::disk()).expect("writes");
         let before = disk.syncs_count();
         db.flush().expect("flushes");
         let syncs_count = disk.syncs_count() - before;

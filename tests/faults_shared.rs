@@ -75,7 +75,7 @@ fn fill(db: &Db) {
         for i in (parity..TABLES_COUNT).step_by(2) {
             batch.put(db.default_keyspace(), key(i), noise(i));
         }
-        db.write(&batch, &WriteOptions::os()).expect("writes");
+        db.write(&batch, WriteOptions::os()).expect("writes");
         db.flush().expect("flushes");
     }
     db.compact_range(db.default_keyspace(), ..).expect("merges");
@@ -87,7 +87,7 @@ fn open_tables_are_bounded_and_no_reader_loses_its_own() {
     const OPEN_FILES_MAX: usize = 8;
     within(|| {
         let dir = TempDir::new().expect("a directory");
-        let options = Options { open_files_max: OPEN_FILES_MAX, ..many_tables() };
+        let options = many_tables().open_files_max(OPEN_FILES_MAX);
         let db = Db::builder(dir.path()).options(options).open().expect("opens");
         fill(&db);
         let check = |when: &str| {
@@ -266,7 +266,7 @@ fn the_stats_count_what_lies_on_the_disk() {
     const TOLERANCE_LEN_BYTES: u64 = 64 << 10;
     within(|| {
         let dir = TempDir::new().expect("a directory");
-        let options = Options { memtable_bytes: 4 << 20, ..Options::default() };
+        let options = Options::default().memtable_bytes(4 << 20);
         let db =
             Db::builder(dir.path()).options(options).background(Background::Manual).open().expect("opens");
         let check = |when: &str| {
@@ -278,7 +278,7 @@ fn the_stats_count_what_lies_on_the_disk() {
         };
         check("empty");
         for i in 0..1000 {
-            db.default_keyspace().put_with(key(i), noise(i), &WriteOptions::os()).expect("puts");
+            db.default_keyspace().put_with(key(i), noise(i), WriteOptions::os()).expect("puts");
         }
         db.sync().expect("syncs");
         check("with a log");
@@ -288,7 +288,7 @@ fn the_stats_count_what_lies_on_the_disk() {
         let mut iter = db.iter().expect("open");
         assert!(iter.next().is_some());
         for i in 0..1000 {
-            db.default_keyspace().put_with(key(i), noise(i + 1), &WriteOptions::os()).expect("puts");
+            db.default_keyspace().put_with(key(i), noise(i + 1), WriteOptions::os()).expect("puts");
         }
         db.compact_range(db.default_keyspace(), ..).expect("merges");
         check("with tables that are still read");
@@ -322,11 +322,11 @@ fn check_knows_all(when: &str, stats: &Stats, files: &BTreeMap<String, u64>) {
 fn the_stats_count_recovered_segments() {
     for durability in [WriteOptions::os(), WriteOptions::disk()] {
         let disk = MemVfs::new();
-        let options = Options { memtable_bytes: 8 << 20, ..tiny() };
+        let options = tiny().memtable_bytes(8 << 20);
         let open = || on_disk_in_memory(&disk).options(options.clone()).open().expect("opens");
         let db = open();
         for i in 0..100 {
-            db.default_keyspace().put_with(key(i), noise(i), &durability).expect("puts");
+            db.default_keyspace().put_with(key(i), noise(i), durability).expect("puts");
         }
         drop(db);
         let db = open();
@@ -341,7 +341,7 @@ fn the_stats_count_recovered_segments() {
 #[test]
 fn the_stats_tell_the_length_of_the_open_segment() {
     let disk = MemVfs::new();
-    let options = Options { memtable_bytes: 1 << 20, wal_preallocate_bytes: 0, ..tiny() };
+    let options = tiny().memtable_bytes(1 << 20).wal_preallocate_bytes(0);
     let open = || on_disk_in_memory(&disk).options(options.clone()).open().expect("opens");
     let check = |when: &str, db: &Db| {
         let files = lens_of(&disk);

@@ -199,24 +199,20 @@ fn a_little_free_space_is_enough_to_open_and_write() {
 
 /// Options under which a few megabytes fill several levels of many tables.
 fn scaled() -> Options {
-    let keyspace = KeyspaceOptions {
-        compression: Compression::None,
-        block_bytes: 1024,
-        level0_compaction_trigger: 4,
-        level_base_bytes: 256 << 10,
-        level_multiplier: 4,
-        table_bytes: 32 << 10,
-        ..KeyspaceOptions::default()
-    };
-    Options {
-        memtable_bytes: 64 << 10,
-        wal_preallocate_bytes: 64 << 10,
-        block_cache_bytes: 0,
-        manifest_roll_bytes: 16 << 10,
-        stall_timeout: Duration::from_secs(2),
-        default_keyspace: Some(keyspace),
-        ..Options::default()
-    }
+    let keyspace = KeyspaceOptions::default()
+        .compression(Compression::None)
+        .block_bytes(1024)
+        .level0_compaction_trigger(4)
+        .level_base_bytes(256 << 10)
+        .level_multiplier(4)
+        .table_bytes(32 << 10);
+    Options::default()
+        .memtable_bytes(64 << 10)
+        .wal_preallocate_bytes(64 << 10)
+        .block_cache_bytes(0)
+        .manifest_roll_bytes(16 << 10)
+        .stall_timeout(Duration::from_secs(2))
+        .default_keyspace(keyspace)
 }
 
 /// Puts until the disk is full; returns what was acknowledged.
@@ -335,7 +331,7 @@ fn a_disk_that_is_full_before_the_first_flush_gives_space_back() {
     for background in BACKGROUNDS {
         within(move || {
             let disk = SmallDisk::new(4 << 20);
-            let options = Options { memtable_bytes: 1 << 20, ..scaled() };
+            let options = scaled().memtable_bytes(1 << 20);
             let open = || usual(&disk).options(options.clone()).background(background.clone()).open();
             let db = open().expect("opens");
             // So little that quiet leaves it in memory; the reserve follows it.
@@ -486,7 +482,7 @@ fn a_step_that_meets_a_full_disk_gives_back_what_it_took() {
     within(|| {
         let disk = SmallDisk::new(64 << 20);
         // With a reserve it would fit.
-        let options = Options { memtable_bytes: 1 << 20, reserve_bytes_max: 0, ..scaled() };
+        let options = scaled().memtable_bytes(1 << 20).reserve_bytes_max(0);
         let db = usual(&disk).options(options).background(Background::Manual).open().expect("opens");
         for i in 0..400 {
             db.put(format!("key{i}"), noise(i, 1000)).expect("puts");
@@ -522,7 +518,7 @@ fn numbered(i: u64) -> String {
 
 /// What is fixed scales with the memtable and the tables, which are a thousandth of the usual ones.
 fn quiet_options() -> Options {
-    Options { reserve_bytes_max: 64 << 10, ..scaled() }
+    scaled().reserve_bytes_max(64 << 10)
 }
 
 impl Quiet {
@@ -617,8 +613,7 @@ fn a_quiet_database_gives_back_the_log_of_an_overwritten_key() {
         within(move || {
             let clock = ManualClock::new(UnixMillis(1_700_000_000_000));
             let disk = MemVfs::with_clock(clock.clone());
-            let options =
-                Options { memtable_bytes: 16 << 20, durability: Durability::Os, ..Options::default() };
+            let options = Options::default().memtable_bytes(16 << 20).durability(Durability::Os);
             let db = usual(&disk).options(options).background(Background::Manual).open().expect("opens");
             for i in 0..100_000u64 {
                 db.put("key", i.to_le_bytes()).expect("puts");
@@ -644,7 +639,7 @@ fn a_scan_does_not_walk_the_same_deleted_keys_again_and_again() {
     within(|| {
         let clock = ManualClock::new(UnixMillis(1_700_000_000_000));
         let disk = HookedVfs::over(MemVfs::with_clock(clock.clone()));
-        let options = Options { memtable_bytes: 4 << 20, ..scaled() };
+        let options = scaled().memtable_bytes(4 << 20);
         let db = usual(&disk).options(options).background(Background::Manual).open().expect("opens");
         for i in 0..KEYS_COUNT {
             db.put(numbered(i), noise(i, 100)).expect("puts");

@@ -155,7 +155,7 @@ fn waiting_for_idleness_ends_although_writers_go_on() {
                 let numbers = (0..3000).cycle().take_while(|_| !is_over.load(Ordering::SeqCst));
                 numbers.for_each(|number| {
                     let key = format!("{writer}{number:06}");
-                    let put = db.default_keyspace().put_with(key, [b'v'; 50], &WriteOptions::none());
+                    let put = db.default_keyspace().put_with(key, [b'v'; 50], WriteOptions::none());
                     put.expect("writes");
                 });
             }
@@ -238,7 +238,7 @@ fn merging_a_range_beside_failures_that_are_mended_never_panics() {
         for round in 0..400 {
             for number in 0..20 {
                 let key = format!("{:04}", (round * 20 + number) % 500);
-                drop(db.default_keyspace().put_with(key, [b'x'; 100], &WriteOptions::os()));
+                drop(db.default_keyspace().put_with(key, [b'x'; 100], WriteOptions::os()));
             }
             is_full.store(true, Ordering::SeqCst);
             drop(db.put("big", [b'x'; 1200]));
@@ -274,7 +274,7 @@ fn failing_jobs_of_a_new_keyspace_can_be_asked_for_at_once() {
         for count in 0..300 {
             let keyspace = db.create_keyspace(&format!("k{count}"), tiny_keyspace()).expect("creates");
             for _ in 0..2 {
-                keyspace.put_with("k", "v", &WriteOptions::none()).expect("writes");
+                keyspace.put_with("k", "v", WriteOptions::none()).expect("writes");
                 db.flush().expect("flushes");
             }
             disk.set_hook(|call| match call.is(Op::Create, ".sst") {

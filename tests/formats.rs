@@ -16,8 +16,8 @@ use tinylsm::vfs::mem::MemVfs;
 use tinylsm::vfs::os::OsVfs;
 use tinylsm::vfs::{Vfs, read_full};
 use tinylsm::{
-    Background, Comparator, Compression, Db, DbBuilder, Keyspace, KeyspaceOptions, Options, ReverseBytewise,
-    WriteBatch, WriteOptions,
+    Background, Comparator, Compression, Db, DbBuilder, Keyspace, Options, ReverseBytewise, WriteBatch,
+    WriteOptions,
 };
 
 /// Every format version of a whole database that this program reads, the newest last.
@@ -25,15 +25,12 @@ const VERSIONS: [u32; 1] = [1];
 const STORIES: [&str; 2] = ["closed", "crashed"];
 
 fn options() -> Options {
-    let default_keyspace =
-        KeyspaceOptions { block_bytes: 256, level0_compaction_trigger: 10, ..common::tiny_keyspace() };
-    Options {
-        memtable_bytes: 64 << 10,
-        sealed_memtables_max: 8,
-        wal_preallocate_bytes: 256,
-        default_keyspace: Some(default_keyspace),
-        ..tiny()
-    }
+    let default_keyspace = common::tiny_keyspace().block_bytes(256).level0_compaction_trigger(10);
+    tiny()
+        .memtable_bytes(64 << 10)
+        .sealed_memtables_max(8)
+        .wal_preallocate_bytes(256)
+        .default_keyspace(default_keyspace)
 }
 
 fn builder(disk: &Arc<MemVfs>) -> DbBuilder {
@@ -74,22 +71,22 @@ fn write_round(db: &Db, other: &Keyspace, round: u32) {
             }
         }
         if batch.len() >= 10 {
-            db.write(&batch, &WriteOptions::disk()).expect("writes");
+            db.write(&batch, WriteOptions::disk()).expect("writes");
             batch.clear();
         }
     }
-    db.write(&batch, &WriteOptions::os()).expect("writes");
+    db.write(&batch, WriteOptions::os()).expect("writes");
 }
 
 /// Writes the database of `story` with this program.
 fn make(story: &str) -> Arc<MemVfs> {
     let disk = Arc::new(MemVfs::new());
     let db = builder(&disk).open().expect("opens");
-    let reverse = KeyspaceOptions {
-        comparator: ReverseBytewise.name().to_owned(),
-        compression: Compression::None,
-        ..options().default_keyspace.expect("given")
-    };
+    let reverse = options()
+        .default_keyspace
+        .expect("given")
+        .comparator(ReverseBytewise.name())
+        .compression(Compression::None);
     let other = db.create_keyspace("other", reverse).expect("creates");
     for round in 0..2 {
         write_round(&db, &other, round);

@@ -27,7 +27,7 @@ use tinylsm::version::pointer::{self, Pointer};
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
 use tinylsm::wal::writer::WalWriter;
-use tinylsm::{Background, Db, DbBuilder, Error, ErrorKind, Options, SeqNum, UnixMillis};
+use tinylsm::{Background, Db, DbBuilder, Error, ErrorKind, SeqNum, UnixMillis};
 
 const DIRECTORY: &str = "/db";
 
@@ -36,7 +36,7 @@ fn directory() -> &'static Path {
 }
 
 fn builder(disk: &MemVfs) -> DbBuilder {
-    let options = Options { wal_preallocate_bytes: 0, ..tiny() };
+    let options = tiny().wal_preallocate_bytes(0);
     Db::builder(DIRECTORY).vfs(Arc::new(disk.clone())).options(options).background(Background::Manual)
 }
 

@@ -210,14 +210,14 @@ fn what_is_reserved_ahead_grows_with_the_segment() {
 }
 
 fn builder(disk: &FaultyVfs) -> DbBuilder {
-    let options = Options { wal_preallocate_bytes: 0, memtable_bytes: 64 << 20, ..tiny() };
+    let options = tiny().wal_preallocate_bytes(0).memtable_bytes(64 << 20);
     Db::builder(DIRECTORY).vfs(Arc::new(disk.clone())).options(options).background(Background::Manual)
 }
 
 fn put(db: &Db, key: &str, value_len: usize, durability: Durability) -> Result<SeqNum> {
     let mut batch = WriteBatch::new();
     batch.put(db.default_keyspace(), key, vec![b'v'; value_len]);
-    db.write(&batch, &WriteOptions { durability: Some(durability) })
+    db.write(&batch, WriteOptions::default().durability(durability))
 }
 
 fn keys_of(db: &Db) -> Vec<String> {
@@ -262,7 +262,7 @@ fn resuming_keeps_the_commits_that_waited_in_memory() {
 #[test]
 fn no_writer_hangs_and_nothing_acknowledged_is_lost_when_a_group_meets_a_full_disk() {
     let disk = FaultyVfs::new();
-    let options = Options { wal_preallocate_bytes: 0, memtable_bytes: 256 << 20, ..tiny() };
+    let options = tiny().wal_preallocate_bytes(0).memtable_bytes(256 << 20);
     let open = || Db::builder(DIRECTORY).vfs(Arc::new(disk.clone())).options(options.clone()).open();
     let db = open().expect("opens");
     let mut acknowledged = Vec::new();
@@ -309,7 +309,7 @@ fn disk_bytes(disk: &FaultyVfs) -> u64 {
 fn a_small_database_takes_little_while_it_is_open() {
     let disk = FaultyVfs::new();
     // The reserve is made by a thread, some time after the opening.
-    let options = Options { reserve_bytes_max: 0, ..Options::default() };
+    let options = Options::default().reserve_bytes_max(0);
     let db = Db::builder(DIRECTORY).vfs(Arc::new(disk.clone())).options(options).open().expect("opens");
     assert!(disk_bytes(&disk) < 10_000, "{} bytes when empty", disk_bytes(&disk));
     for key in ["a", "b", "c", "d", "e"] {
@@ -329,7 +329,7 @@ fn a_small_database_takes_little_while_it_is_open() {
 #[test]
 fn a_sealed_segment_keeps_nothing_reserved() {
     let disk = FaultyVfs::new();
-    let options = Options { wal_preallocate_bytes: 64 << 20, sealed_memtables_max: 4, ..tiny() };
+    let options = tiny().wal_preallocate_bytes(64 << 20).sealed_memtables_max(4);
     let db = Db::builder(DIRECTORY).vfs(Arc::new(disk.clone())).options(options);
     let db = db.background(Background::Manual).open().expect("opens");
     let mut count = 0;

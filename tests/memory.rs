@@ -41,7 +41,7 @@ fn apply_record(arena: &mut Arena, memtable: &Memtable, first: u64, count: u64, 
     for i in first..first + count {
         batch.put(KeyspaceId::DEFAULT, key(i).as_bytes(), value);
     }
-    apply(batch.stamp(UnixMillis(0), SeqNum::new(first)), arena, &|_| memtable);
+    apply(batch.stamp(UnixMillis(0), SeqNum::new(first)), arena, &|_, _| Some(memtable));
 }
 
 #[test]
@@ -68,12 +68,14 @@ fn a_memtables_estimate_is_close_to_what_is_allocated() {
 fn write(db: &Db, first: u64, count: u64, value: &[u8]) {
     let options = WriteOptions::os();
     if count == 1 {
-        db.default_keyspace().put_with(key(first), value, &options).expect("puts");
+        db.default_keyspace().put_with(key(first), value, options).expect("puts");
         return;
     }
     let mut batch = WriteBatch::new();
-    (first..first + count).for_each(|i| batch.put(db.default_keyspace(), key(i), value));
-    db.write(&batch, &options).expect("writes");
+    for i in first..first + count {
+        batch.put(db.default_keyspace(), key(i), value);
+    }
+    db.write(&batch, options).expect("writes");
 }
 
 #[test]

@@ -30,21 +30,17 @@ impl Choices {
 
 /// Options under which tables hold some dozens of keys and overheads are small beside them.
 fn small() -> Options {
-    let keyspace = KeyspaceOptions {
-        block_bytes: 512,
-        level0_compaction_trigger: 4,
-        level_base_bytes: 64 << 10,
-        level_multiplier: 4,
-        table_bytes: 16 << 10,
-        ..KeyspaceOptions::default()
-    };
-    Options {
-        memtable_bytes: 32 << 10,
-        wal_preallocate_bytes: 0,
-        block_cache_bytes: 64 << 10,
-        default_keyspace: Some(keyspace),
-        ..Options::default()
-    }
+    let keyspace = KeyspaceOptions::default()
+        .block_bytes(512)
+        .level0_compaction_trigger(4)
+        .level_base_bytes(64 << 10)
+        .level_multiplier(4)
+        .table_bytes(16 << 10);
+    Options::default()
+        .memtable_bytes(32 << 10)
+        .wal_preallocate_bytes(0)
+        .block_cache_bytes(64 << 10)
+        .default_keyspace(keyspace)
 }
 
 fn manual(options: Options) -> (Db, ManualClock) {
@@ -202,10 +198,7 @@ fn compact_range_drops_a_delete_that_only_a_snapshot_that_is_gone_saw() {
     drop(sees_the_delete);
     // The value stays, and so does one delete above it.
     assert_eq!(entries_after_merge(), 2);
-    assert_eq!(
-        sees_the_value.get(db.default_keyspace(), key).expect("reads").as_deref(),
-        Some(&b"value"[..])
-    );
+    assert_eq!(sees_the_value.get(key).expect("reads").as_deref(), Some(&b"value"[..]));
     drop(sees_the_value);
     assert_eq!(entries_after_merge(), 0);
 }

@@ -11,24 +11,20 @@ use tinylsm::{Background, DbBuilder, KeyspaceOptions, Options};
 
 /// Prepares to open the database `/db` of `disk` with limits so small that a handful of operations reaches all levels.
 pub fn builder(disk: &Arc<MemVfs>) -> DbBuilder {
-    let default_keyspace = KeyspaceOptions {
-        block_bytes: 64,
-        level0_compaction_trigger: 2,
-        level_base_bytes: 2048,
-        level_multiplier: 2,
-        table_bytes: 1024,
-        ..KeyspaceOptions::default()
-    };
-    let options = Options {
-        memtable_bytes: 1024,
-        sealed_memtables_max: 1,
-        wal_preallocate_bytes: 256,
-        block_cache_bytes: 512,
-        manifest_roll_bytes: 512,
-        level0_slowdown: 3,
-        level0_stop: 4,
-        default_keyspace: Some(default_keyspace),
-        ..Options::default()
-    };
+    let default_keyspace = KeyspaceOptions::default()
+        .block_bytes(64)
+        .level0_compaction_trigger(2)
+        .level_base_bytes(2048)
+        .level_multiplier(2)
+        .table_bytes(1024);
+    let options = Options::default()
+        .memtable_bytes(1024)
+        .sealed_memtables_max(1)
+        .wal_preallocate_bytes(256)
+        .block_cache_bytes(512)
+        .manifest_roll_bytes(512)
+        .level0_slowdown(3)
+        .level0_stop(4)
+        .default_keyspace(default_keyspace);
     tinylsm::Db::builder("/db").vfs(disk.clone()).options(options).background(Background::Manual)
 }

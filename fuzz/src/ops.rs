@@ -127,9 +127,9 @@ impl Pair {
             match value {
                 Some(value) => batch.put(keyspace, [key], value.bytes()),
                 None => batch.delete(keyspace, [key]),
-            }
+            };
         }
-        self.db().write(&batch, &WriteOptions::default())?;
+        self.db().write(batch, WriteOptions::default())?;
         for &(key, value) in changes {
             match value {
                 Some(value) => self.model.insert(vec![key], value.bytes()),
@@ -147,7 +147,7 @@ impl Pair {
         assert_eq!(collect(self.db().iter()?)?, self.model);
         assert_eq!(collect_backwards(self.db().iter()?)?, self.model);
         if let Some((snapshot, model)) = &self.snapshot {
-            assert_eq!(&collect(snapshot.iter(self.db().default_keyspace())?)?, model);
+            assert_eq!(&collect(snapshot.iter()?)?, model);
         }
         Ok(())
     }

@@ -17,21 +17,17 @@ use tinylsm_sim::tape::Tape;
 const SEEDS: std::ops::Range<u64> = 0..100;
 
 fn options() -> Options {
-    let keyspace = KeyspaceOptions {
-        block_bytes: 128,
-        level0_compaction_trigger: 2,
-        level_base_bytes: 2 << 10,
-        level_multiplier: 2,
-        table_bytes: 1 << 10,
-        ..KeyspaceOptions::default()
-    };
-    Options {
-        memtable_bytes: 2 << 10,
-        wal_preallocate_bytes: 0,
-        durability: Durability::Os,
-        default_keyspace: Some(keyspace),
-        ..Options::default()
-    }
+    let keyspace = KeyspaceOptions::default()
+        .block_bytes(128)
+        .level0_compaction_trigger(2)
+        .level_base_bytes(2 << 10)
+        .level_multiplier(2)
+        .table_bytes(1 << 10);
+    Options::default()
+        .memtable_bytes(2 << 10)
+        .wal_preallocate_bytes(0)
+        .durability(Durability::Os)
+        .default_keyspace(keyspace)
 }
 
 /// Options under which tables hold some dozens of entries, so that what a table has beside them is little.
@@ -40,12 +36,12 @@ fn larger_tables() -> Options {
     let keyspace = options.default_keyspace.as_mut().unwrap();
     keyspace.table_bytes = 8 << 10;
     keyspace.level_base_bytes = 16 << 10;
-    Options { memtable_bytes: 4 << 10, ..options }
+    options.memtable_bytes(4 << 10)
 }
 
 /// Options under which the deletes of a test fit into a memtable.
 fn larger_memtable() -> Options {
-    Options { memtable_bytes: 64 << 10, ..options() }
+    options().memtable_bytes(64 << 10)
 }
 
 /// Runs `body` with an open database in the world of each seed.

@@ -154,7 +154,7 @@ fn bytewise_separator(a: &[u8], b: &[u8], out: &mut Vec<u8>) {
 /// let db = Db::open_in_memory()?;
 /// let comparator = ReverseBytewise.name().to_owned();
 /// let newest_first =
-///     db.create_keyspace("log", KeyspaceOptions { comparator, ..KeyspaceOptions::default() })?;
+///     db.create_keyspace("log", KeyspaceOptions::default().comparator(comparator))?;
 /// newest_first.put("2026-01", "old")?;
 /// newest_first.put("2026-02", "new")?;
 /// let (_, value) = newest_first.iter()?.next().expect("there are two")?;

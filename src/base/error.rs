@@ -15,7 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The call itself is wrong: an empty key, a value over the limit, an unknown option. Fix the call.
+    /// The call itself is wrong: a value over the limit, an option out of range. Fix the call.
     InvalidArgument,
     /// What was asked for by name does not exist.
     NotFound,
@@ -43,7 +43,7 @@ pub enum ErrorKind {
     Conflict,
     /// Writing is off: opened read-only, or an earlier failure of the WAL or manifest. Reopen.
     ReadOnly,
-    /// The database was closed.
+    /// The database was closed, or the keyspace dropped.
     Closed,
     /// A panic in the engine's or the caller's code was contained. The text says what panicked. Reopen, and report it.
     Internal,
@@ -62,6 +62,8 @@ struct Inner {
     operation: Option<&'static str>,
     os_code: Option<i32>,
     source: Option<Cause>,
+    /// The message ends with the whole text of the source, which says where and doing what.
+    is_telling_source: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -81,6 +83,7 @@ impl Error {
             operation: None,
             os_code: None,
             source: None,
+            is_telling_source: false,
         }))
     }
 
@@ -127,6 +130,7 @@ impl Error {
             operation: Some(operation),
             os_code: source.raw_os_error(),
             source: Some(Cause::Io(Arc::new(source))),
+            is_telling_source: false,
         }))
     }
 
@@ -140,6 +144,7 @@ impl Error {
             operation: old.operation,
             os_code: old.os_code,
             source: old.source.clone(),
+            is_telling_source: old.is_telling_source,
         };
         change(&mut inner);
         Error(Arc::new(inner))
@@ -174,7 +179,16 @@ impl Error {
             operation: self.0.operation,
             os_code: self.0.os_code,
             source: Some(Cause::Engine(self)),
+            is_telling_source: false,
         }))
+    }
+
+    /// Wraps `self` as the source of a new error of `kind` whose text is `context`, a colon, and what `self` says: file,
+    /// offset and operation are in sight as before, and told once.
+    #[must_use]
+    pub fn within(self, kind: ErrorKind, context: &str) -> Error {
+        let message = format!("{context}: {self}");
+        self.wrap(kind, message).edit(|inner| inner.is_telling_source = true)
     }
 
     /// Adds to what the error says, in the same sentence.
@@ -186,6 +200,14 @@ impl Error {
     /// Tells whether this is a clone of `other`.
     pub fn is_same(&self, other: &Error) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Returns the system's error that caused it, if one did.
+    fn io_source(&self) -> Option<&io::Error> {
+        match self.0.source.as_ref()? {
+            Cause::Io(source) => Some(source),
+            Cause::Engine(source) => source.io_source(),
+        }
     }
 
     /// Returns what a caller can do about it.
@@ -246,6 +268,9 @@ fn lacks_descriptors(error: &io::Error) -> bool {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &self.0;
+        if inner.is_telling_source {
+            return f.write_str(&inner.message);
+        }
         if let Some(operation) = inner.operation {
             write!(f, "{} ", in_words(operation))?;
         }
@@ -264,11 +289,14 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {self}", self.0.kind)?;
-        if let Some(source) = std::error::Error::source(self) {
-            write!(f, " (because: {source})")?;
+        let text = self.to_string();
+        write!(f, "{:?}: {text}", self.0.kind)?;
+        // Mostly the text has it already.
+        let source = std::error::Error::source(self).map(ToString::to_string);
+        match source.filter(|source| !text.ends_with(source.as_str())) {
+            Some(source) => write!(f, " (because: {source})"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -282,9 +310,58 @@ impl std::error::Error for Error {
     }
 }
 
+impl From<Error> for io::Error {
+    /// Keeps the error whole, as what [`io::Error::get_ref`] gives and `downcast` takes out; its kind is the one that
+    /// comes closest.
+    fn from(error: Error) -> io::Error {
+        let kind = match error.kind() {
+            ErrorKind::InvalidArgument => io::ErrorKind::InvalidInput,
+            ErrorKind::NotFound => io::ErrorKind::NotFound,
+            ErrorKind::AlreadyExists => io::ErrorKind::AlreadyExists,
+            ErrorKind::Locked => io::ErrorKind::ResourceBusy,
+            ErrorKind::Incompatible | ErrorKind::Corruption => io::ErrorKind::InvalidData,
+            ErrorKind::NoSpace => io::ErrorKind::StorageFull,
+            ErrorKind::Exhausted => io::ErrorKind::OutOfMemory,
+            ErrorKind::Unsupported => io::ErrorKind::Unsupported,
+            ErrorKind::Busy => io::ErrorKind::TimedOut,
+            ErrorKind::ReadOnly => io::ErrorKind::ReadOnlyFilesystem,
+            ErrorKind::Conflict | ErrorKind::Closed | ErrorKind::Internal => io::ErrorKind::Other,
+            ErrorKind::Io => error.io_source().map_or(io::ErrorKind::Other, io::Error::kind),
+        };
+        io::Error::new(kind, error)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_engine_error_goes_through_io_and_comes_back_whole() {
+        let error = Error::from_io("open", Path::new("db/CURRENT"), io::Error::from_raw_os_error(13));
+        let wrapped = io::Error::from(error.clone().wrap(ErrorKind::Io, "opening failed"));
+        assert_eq!(wrapped.kind(), io::ErrorKind::PermissionDenied);
+        let inside = wrapped.get_ref().and_then(|inside| inside.downcast_ref::<Error>()).expect("kept whole");
+        let source = std::error::Error::source(inside).expect("kept").to_string();
+        assert_eq!(source, error.to_string());
+        let full = io::Error::from(Error::new(ErrorKind::NoSpace, "full"));
+        assert_eq!((full.kind(), full.to_string().as_str()), (io::ErrorKind::StorageFull, "full"));
+    }
+
+    #[test]
+    fn an_error_within_another_is_told_once() {
+        let path = Path::new("db/000007.wal");
+        let cause = Error::from_io("sync", path, io::Error::from_raw_os_error(5));
+        let error = cause.clone().within(ErrorKind::ReadOnly, "no write is taken");
+        assert_eq!(error.to_string(), format!("no write is taken: {cause}"));
+        assert_eq!((error.file(), error.operation()), (Some(path), Some("sync")));
+        for text in [error.to_string(), format!("{error:?}"), format!("{cause:?}")] {
+            assert_eq!(text.matches("000007.wal").count(), 1, "{text}");
+            assert_eq!(text.matches("os error 5").count(), 1, "{text}");
+        }
+        let other = cause.wrap(ErrorKind::Corruption, "the log is unreadable");
+        assert!(format!("{other:?}").contains("os error 5"), "{other:?}");
+    }
 
     #[test]
     fn text_names_operation_file_offset_and_cause() {

@@ -124,6 +124,29 @@ impl From<Vec<u8>> for Slice {
     }
 }
 
+impl From<Slice> for Vec<u8> {
+    /// Takes the bytes over where nobody else holds them, and copies them otherwise.
+    fn from(slice: Slice) -> Vec<u8> {
+        match slice.0 {
+            Repr::Block { owner, start: 0, len } if owner.len() == len as usize => {
+                Arc::try_unwrap(owner).unwrap_or_else(|shared| shared.to_vec())
+            }
+            repr => Slice(repr).to_vec(),
+        }
+    }
+}
+
+impl From<Slice> for Bytes {
+    /// Goes on sharing what the slice shares; only bytes that lie inline are copied.
+    fn from(slice: Slice) -> Bytes {
+        match slice.0 {
+            Repr::Chunk(bytes) => bytes,
+            Repr::Inline { len, bytes } => Bytes::copy_from_slice(&bytes[..usize::from(len)]),
+            repr @ Repr::Block { .. } => Bytes::from_owner(Slice(repr)),
+        }
+    }
+}
+
 impl PartialEq for Slice {
     fn eq(&self, other: &Slice) -> bool {
         **self == **other
@@ -148,8 +171,25 @@ impl<const N: usize> NotSlice for [u8; N] {}
 impl NotSlice for &[u8] {}
 impl<const N: usize> NotSlice for &[u8; N] {}
 impl NotSlice for Vec<u8> {}
+impl NotSlice for &Vec<u8> {}
+impl NotSlice for Bytes {}
 impl NotSlice for str {}
 impl NotSlice for &str {}
+impl NotSlice for String {}
+impl NotSlice for &String {}
+
+/// Compares with the slice on the right as well.
+macro_rules! equals_slice {
+    ($($other:ty),*) => {$(
+        impl PartialEq<Slice> for $other {
+            fn eq(&self, other: &Slice) -> bool {
+                other == self
+            }
+        }
+    )*};
+}
+
+equals_slice!([u8], &[u8], Vec<u8>, Bytes, str, &str, String);
 
 impl PartialOrd for Slice {
     fn partial_cmp(&self, other: &Slice) -> Option<Ordering> {
@@ -178,6 +218,32 @@ impl fmt::Debug for Slice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slices_become_what_callers_keep_without_a_copy_where_nobody_shares_them() {
+        let long = vec![7u8; 100];
+        let address = long.as_ptr();
+        let kept = Vec::from(Slice::from(long));
+        assert_eq!(kept.as_ptr(), address);
+        let slice = Slice::from(kept);
+        let shared = Bytes::from(slice.clone());
+        assert_eq!(shared.as_ptr(), address);
+        assert_eq!(Vec::from(slice), shared);
+        assert_eq!(Bytes::from(Slice::copy_from(b"short")), "short");
+        let chunk = Bytes::from(vec![8u8; 50]);
+        assert_eq!(Bytes::from(Slice::of_chunk(&chunk, 2)).as_ptr(), chunk[2..].as_ptr());
+        let part = Slice::of(&Arc::new(vec![9u8; 100]), 1, 60);
+        assert_eq!(Vec::from(part), [9u8; 60]);
+    }
+
+    #[test]
+    fn a_slice_equals_the_same_bytes_of_any_type_on_either_side() {
+        let (slice, text, bytes) = (Slice::copy_from(b"ab"), "ab".to_owned(), vec![b'a', b'b']);
+        assert!(slice == "ab" && slice == *"ab" && slice == text);
+        assert!(slice == b"ab" && slice == bytes && slice == Bytes::from_static(b"ab"));
+        assert!("ab" == slice && text == slice && bytes == slice && *b"ab".as_slice() == slice);
+        assert!(slice != "abc" && "a" != slice);
+    }
 
     #[test]
     fn short_bytes_lie_inline_and_long_ones_share() {

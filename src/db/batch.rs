@@ -1,6 +1,6 @@
 //! The write batch as callers see it.
 
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::limits;
 use crate::db::keyspace::Keyspace;
@@ -11,8 +11,8 @@ use std::sync::{Arc, Weak};
 
 /// Operations that are applied together or not at all, over any keyspaces of one database.
 ///
-/// Later operations on a key win over earlier ones. A batch is not used up by writing it, so it can be written
-/// again after `Busy` or `NoSpace`.
+/// Later operations on a key win over earlier ones. [`Db::write`](crate::db::Db::write) takes it by value, or copies it from a
+/// reference: then it can be written again after `Busy` or `NoSpace`.
 ///
 /// It takes 128 MiB (134,217,728 bytes) as counted by [`WriteBatch::byte_len`]: keys, values and a few bytes for each operation.
 /// One that went over this, or over the limits of [`Keyspace::put`] for a key or value, is refused as a whole when it is written.
@@ -23,9 +23,8 @@ use std::sync::{Arc, Weak};
 /// let db = Db::open_in_memory()?;
 /// let accounts = db.default_keyspace();
 /// let mut batch = WriteBatch::new();
-/// batch.put(accounts, "alice", "90");
-/// batch.put(accounts, "bob", "110");
-/// db.write(&batch, &WriteOptions::default())?;
+/// batch.put(accounts, "alice", "90").put(accounts, "bob", "110");
+/// db.write(batch, WriteOptions::default())?;
 /// assert_eq!(db.get("bob")?.as_deref(), Some(&b"110"[..]));
 /// # Ok(())
 /// # }
@@ -49,27 +48,39 @@ impl WriteBatch {
         WriteBatch::default()
     }
 
-    /// Adds a put. A key or value over the limits (1 to 65,535 bytes, 64 MiB), or one too many for the batch, makes [`crate::db::Db::write`] fail with `InvalidArgument`.
-    pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+    /// Adds a put. A key or value over the limits (65,535 bytes, 64 MiB), or one too many for the batch, makes
+    /// [`crate::db::Db::write`] fail with an `InvalidArgument` that names the operation.
+    pub fn put(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> &mut WriteBatch {
         let (key, value) = (key.as_ref(), value.as_ref());
-        if self.accepts(keyspace, key, value.len()) {
+        if self.accepts(keyspace, key, Some(value.len())) {
             self.has_puts = true;
             self.batch.put(keyspace.id(), key, value);
         }
+        self
     }
 
     /// Adds a delete; deleting what is not there is no error.
-    pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) {
+    pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> &mut WriteBatch {
         let key = key.as_ref();
-        if self.accepts(keyspace, key, 0) {
+        if self.accepts(keyspace, key, None) {
             self.batch.delete(keyspace.id(), key);
         }
+        self
     }
 
-    fn accepts(&mut self, keyspace: &Keyspace, key: &[u8], value_len: usize) -> bool {
-        let checked = self.check(keyspace, key, value_len);
-        if let Err(error) = checked {
-            self.failure.get_or_insert(error);
+    /// Checks an operation, a put if it has a value; the first that cannot be written is told when the batch is.
+    fn accepts(&mut self, keyspace: &Keyspace, key: &[u8], value_len: Option<usize>) -> bool {
+        if self.failure.is_some() {
+            return false;
+        }
+        if let Err(error) = self.check(keyspace, key, value_len) {
+            let context = format!("operation {} of the batch", self.batch.count());
+            self.failure = Some(error.within(ErrorKind::InvalidArgument, &context));
             return false;
         }
         if let Err(at) = self.keyspaces.binary_search(&keyspace.id()) {
@@ -78,22 +89,21 @@ impl WriteBatch {
         true
     }
 
-    fn check(&mut self, keyspace: &Keyspace, key: &[u8], value_len: usize) -> Result<()> {
+    fn check(&mut self, keyspace: &Keyspace, key: &[u8], value_len: Option<usize>) -> Result<()> {
         let core = Arc::downgrade(keyspace.core());
         if !self.owner.get_or_insert_with(|| core.clone()).ptr_eq(&core) {
-            return Err(Error::invalid("a batch takes keyspaces of one database only"));
+            return Err(refused(keyspace, key, value_len, "a batch takes keyspaces of one database only"));
         }
-        check_sizes(key, value_len)?;
-        if self.batch.len_bytes() + key.len() + value_len + 32 > limits::BATCH_LEN_BYTES_MAX {
-            return Err(Error::invalid(format!(
-                "a batch takes at most {} bytes",
-                limits::BATCH_LEN_BYTES_MAX
-            )));
+        check_sizes(keyspace, key, value_len)?;
+        let len_bytes = self.batch.len_bytes() + key.len() + value_len.unwrap_or(0) + 32;
+        if len_bytes > limits::BATCH_LEN_BYTES_MAX {
+            let rule = format!("a batch takes at most {} bytes", limits::BATCH_LEN_BYTES_MAX);
+            return Err(refused(keyspace, key, value_len, &rule));
         }
         Ok(())
     }
 
-    /// Returns how many operations there are.
+    /// Returns how many operations there are; those that cannot be written, and all behind them, are left out.
     pub fn len(&self) -> usize {
         self.batch.count() as usize
     }
@@ -117,32 +127,60 @@ impl WriteBatch {
         self.has_puts = false;
     }
 
-    /// Returns a copy to commit in `core`, and what it does.
-    pub(crate) fn for_commit(&self, core: &Arc<Core>) -> Result<(Batch, Reach<'_>)> {
+    /// Checks that it can be committed in `core`, and takes out what to commit.
+    pub(crate) fn take_for(&mut self, core: &Arc<Core>) -> Result<(Batch, Reach<'_>)> {
         if let Some(error) = &self.failure {
             return Err(error.clone());
         }
         if self.owner.as_ref().is_some_and(|owner| !owner.ptr_eq(&Arc::downgrade(core))) {
             return Err(Error::invalid("the batch names keyspaces of another database"));
         }
-        Ok((self.batch.clone(), Reach { keyspaces: &self.keyspaces, has_puts: self.has_puts }))
+        let batch = std::mem::take(&mut self.batch);
+        Ok((batch, Reach { keyspaces: &self.keyspaces, has_puts: self.has_puts }))
     }
 }
 
-/// Checks a key and a value's length against the limits.
-pub(crate) fn check_sizes(key: &[u8], value_len: usize) -> Result<()> {
-    if key.is_empty() {
-        return Err(Error::invalid("a key has at least one byte"));
+/// Copies the batch.
+impl From<&WriteBatch> for WriteBatch {
+    fn from(batch: &WriteBatch) -> WriteBatch {
+        batch.clone()
     }
+}
+
+/// Copies the batch.
+impl From<&mut WriteBatch> for WriteBatch {
+    fn from(batch: &mut WriteBatch) -> WriteBatch {
+        batch.clone()
+    }
+}
+
+/// Checks an operation, a put if it has a value, against the limits.
+///
+/// # Errors
+/// `InvalidArgument` that names it.
+pub(crate) fn check_sizes(keyspace: &Keyspace, key: &[u8], value_len: Option<usize>) -> Result<()> {
     if key.len() > limits::KEY_LEN_BYTES_MAX {
-        let message =
+        let rule =
             format!("the key has {} bytes; at most {} are allowed", key.len(), limits::KEY_LEN_BYTES_MAX);
-        return Err(Error::invalid(message));
+        return Err(refused(keyspace, key, value_len, &rule));
     }
-    if value_len > limits::VALUE_LEN_BYTES_MAX {
-        let message =
-            format!("the value has {value_len} bytes; at most {} are allowed", limits::VALUE_LEN_BYTES_MAX);
-        return Err(Error::invalid(message));
+    if let Some(len) = value_len.filter(|len| *len > limits::VALUE_LEN_BYTES_MAX) {
+        let rule = format!("the value has {len} bytes; at most {} are allowed", limits::VALUE_LEN_BYTES_MAX);
+        return Err(refused(keyspace, key, value_len, &rule));
     }
     Ok(())
+}
+
+/// Bytes of a key that an error's text shows.
+const SHOWN_KEY_LEN_BYTES_MAX: usize = 32;
+
+#[cold]
+fn refused(keyspace: &Keyspace, key: &[u8], value_len: Option<usize>, rule: &str) -> Error {
+    let operation = if value_len.is_some() { "put" } else { "delete" };
+    let (shown, dots) = match key.split_at_checked(SHOWN_KEY_LEN_BYTES_MAX) {
+        Some((head, rest)) if !rest.is_empty() => (head, "…"),
+        _ => (key, ""),
+    };
+    let key = shown.escape_ascii();
+    Error::invalid(format!("{operation} of key \"{key}{dots}\" in keyspace {:?}: {rule}", keyspace.name()))
 }

@@ -235,6 +235,19 @@ impl Board {
         around.copied().find(is_free)
     }
 
+    /// Forgets a keyspace that was dropped, but for a merge of it that runs.
+    pub(crate) fn forget_keyspace(&mut self, id: KeyspaceId) {
+        self.note_change();
+        self.candidates.remove(&id);
+        let kind = JobKind::Compact(id);
+        if !self.is_running(kind) {
+            self.troubles.remove(&kind);
+            self.ended.remove(&kind);
+            self.looks.remove(&id);
+            self.idle.remove(&id);
+        }
+    }
+
     /// Notes that a caller waits to merge a range of a keyspace.
     pub(crate) fn add_caller(&mut self, id: KeyspaceId) {
         *self.callers.entry(id).or_default() += 1;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// use std::sync::Arc;
 /// use tinylsm::{Background, Db, Options, vfs::mem::MemVfs};
 /// let disk = Arc::new(MemVfs::new());
-/// let options = Options { memtable_bytes: 1 << 20, ..Options::default() };
+/// let options = Options::default().memtable_bytes(1 << 20);
 /// let db = Db::builder("/data").vfs(disk.clone()).options(options).background(Background::Manual).open()?;
 /// db.put("k", "v")?;
 /// db.close()?;

@@ -4,7 +4,7 @@ use crate::base::contain::contain;
 use crate::base::error::{ErrorKind, Result};
 use crate::base::limits;
 use crate::db::board::JobKind;
-use crate::db::ends::{is_mendable, writing_is_off};
+use crate::db::ends::is_mendable;
 use crate::db::jobs::Job;
 use crate::db::state::{Core, Host, Leader};
 use crate::sync::atomic::AtomicBool;
@@ -65,10 +65,7 @@ impl Core {
             if is_mendable(&cause) {
                 drop(self.state_end());
             }
-            let error = writing_is_off(&cause);
-            return Err(
-                error.wrap(ErrorKind::ReadOnly, format!("writing was off when it was closed: {cause}"))
-            );
+            return Err(cause.within(ErrorKind::ReadOnly, "writing was off when it was closed"));
         }
         let mut leader = self.writing.leader.lock();
         // If this fails, the log still holds everything, and the next opening flushes it.

@@ -254,11 +254,11 @@ pub(crate) fn writing_is_off(cause: &Error) -> Error {
     if is_mendable(cause) {
         let lacking =
             if cause.kind() == ErrorKind::Exhausted { "there are descriptors" } else { "there is room" };
-        let message = format!("no write is taken until {lacking} and Db::resume was called: {cause}");
-        return cause.clone().wrap(ErrorKind::ReadOnly, message);
+        let context = format!("no write is taken until {lacking} and Db::resume was called");
+        return cause.clone().within(ErrorKind::ReadOnly, &context);
     }
-    let message = format!("the database is read-only until it is reopened, since a write failed: {cause}");
-    cause.clone().wrap(ErrorKind::ReadOnly, message)
+    let context = "the database is read-only until it is reopened, since a write failed";
+    cause.clone().within(ErrorKind::ReadOnly, context)
 }
 
 /// Tells whether a failure of log or manifest leaves all that counts as it was: it met a full disk, which a new file

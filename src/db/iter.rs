@@ -3,7 +3,9 @@
 use crate::base::error::{Error, Result};
 use crate::base::slice::Slice;
 use crate::db::Handle;
+use crate::db::state::KeyspaceInfo;
 use crate::read::scan::{Pair, Scan};
+use std::fmt;
 use std::sync::Arc;
 
 /// Keys and values of a range, as of the moment the iterator was made; from both ends.
@@ -13,7 +15,7 @@ use std::sync::Arc;
 /// to its end changes nothing about this, since [`Iter::seek`] can take it back: drop it where no more is wanted of it. After an error it
 /// ends; [`Iter::error`] still tells why, so that a loop that stopped early is not taken for the end.
 ///
-/// Once somebody closes the database, and in a forked process, its next step is the error `Closed`.
+/// Once somebody closes the database or drops the keyspace, and in a forked process, its next step is the error `Closed`.
 ///
 /// ```
 /// # fn main() -> tinylsm::Result<()> {
@@ -32,23 +34,50 @@ use std::sync::Arc;
 pub struct Iter {
     scan: Scan,
     error: Option<Error>,
+    info: Arc<KeyspaceInfo>,
     // Declared last: what it reads from is let go of before the database may be.
     handle: Arc<Handle>,
 }
 
 impl Iter {
-    pub(crate) fn new(scan: Scan, handle: Arc<Handle>) -> Iter {
-        Iter { scan, error: None, handle }
+    pub(crate) fn new(scan: Scan, info: Arc<KeyspaceInfo>, handle: Arc<Handle>) -> Iter {
+        Iter { scan, error: None, info, handle }
     }
 
     /// Moves the front to the first key at or after `key` in the keyspace's order, within the range; also
-    /// backwards, over keys already given out. Keys given out at the back stay given out.
+    /// backwards, over keys already given out. Keys given out at the back stay given out, and the back ends here too.
     ///
     /// # Errors
     /// What reading meets, or has met before; the iterator has ended then. `Closed`.
     pub fn seek(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
-        let open = self.handle.core.ends.check_open();
-        let sought = open.and_then(|()| self.scan.seek(key.as_ref()));
+        self.seek_with(|scan| scan.seek(key.as_ref()))
+    }
+
+    /// Moves the back to the last key at or before `key` in the keyspace's order, within the range; also
+    /// forwards, over keys already given out. Keys given out at the front stay given out, and the front ends here too.
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// let db = tinylsm::Db::open_in_memory()?;
+    /// for key in ["a", "c", "e"] {
+    ///     db.put(key, "")?;
+    /// }
+    /// let mut iter = db.iter()?;
+    /// iter.seek_back("d")?;
+    /// assert_eq!(iter.next_back().expect("there is one")?.0, "c");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Iter::seek`].
+    pub fn seek_back(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.seek_with(|scan| scan.seek_back(key.as_ref()))
+    }
+
+    fn seek_with(&mut self, seek: impl FnOnce(&mut Scan) -> Result<()>) -> Result<()> {
+        let open = self.check_open();
+        let sought = open.and_then(|()| seek(&mut self.scan));
         sought.inspect_err(|error| {
             self.scan.stop(error.clone());
             self.error = Some(error.clone());
@@ -60,10 +89,16 @@ impl Iter {
         self.error.as_ref()
     }
 
-    /// Takes a step, unless the database was closed meanwhile or this process was forked off: tables may be gone then.
+    #[inline]
+    fn check_open(&self) -> Result<()> {
+        self.handle.core.ends.check_open()?;
+        self.info.check_not_dropped()
+    }
+
+    /// Takes a step, unless the keyspace was dropped, the database was closed meanwhile or this process was forked off: tables may be gone then.
     #[inline]
     fn step(&mut self, step: fn(&mut Scan) -> Option<Result<Pair>>) -> Option<Result<Pair>> {
-        let item = match self.handle.core.ends.check_open() {
+        let item = match self.check_open() {
             Ok(()) => step(&mut self.scan),
             Err(error) => self.scan.stop(error.clone()).then_some(Err(error)),
         };
@@ -93,6 +128,25 @@ impl DoubleEndedIterator for Iter {
 }
 
 impl std::iter::FusedIterator for Iter {}
+
+impl fmt::Debug for Iter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bounds = self.scan.bounds();
+        let mut text = f.debug_struct("Iter");
+        text.field("keyspace", &self.info.name);
+        text.field("lower", &bounds.0.map(ShownKey)).field("upper", &bounds.1.map(ShownKey));
+        text.field("seq", &self.scan.seq().get()).field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+/// A key as `Debug` shows it.
+struct ShownKey<'a>(&'a [u8]);
+
+impl fmt::Debug for ShownKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.escape_ascii())
+    }
+}
 
 const _: () = {
     const fn is_send_and_static<T: Send + 'static>() {}

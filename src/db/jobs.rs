@@ -300,7 +300,7 @@ impl Core {
     fn plan_merge(&self, id: KeyspaceId) -> Result<Option<(KeyspaceTree, Plan)>> {
         contain("picking a merge", || {
             loop {
-                let keyspace = self.view.state().keyspace(id).clone();
+                let Some(keyspace) = self.view.state().find(id).cloned() else { return Ok(None) };
                 let snapshots = self.view.snapshots.live();
                 let (is_quiet, parked) = {
                     let mut book = self.book.lock();
@@ -364,6 +364,7 @@ impl Core {
         book.board.give_back(JobKind::Compact(id));
         book.board.note_idle(id);
         book.board.forget(JobKind::Compact(id));
+        self.forget_if_dropped(&mut book, id);
         drop(book);
         self.changed.notify_all();
     }
@@ -404,7 +405,10 @@ impl Core {
 
     /// Gives a caller's claim of a keyspace's merges back.
     pub(crate) fn give_merge_claim_back(&self, id: KeyspaceId) {
-        self.book.lock().board.give_back(JobKind::Compact(id));
+        let mut book = self.book.lock();
+        book.board.give_back(JobKind::Compact(id));
+        self.forget_if_dropped(&mut book, id);
+        drop(book);
         self.wake_background();
         self.changed.notify_all();
     }
@@ -442,6 +446,17 @@ impl Core {
         }
     }
 
+    /// Forgets what is noted about a keyspace if it was dropped: nobody would do so later.
+    pub(crate) fn forget_if_dropped(&self, book: &mut Book, id: KeyspaceId) {
+        if self.view.state().find(id).is_none() {
+            book.board.forget_keyspace(id);
+            book.short_of_room.remove(&id);
+            book.damaged.retain(|_, damage| damage.keyspace != id);
+            // Nothing of it waits for a snapshot to go.
+            self.view.snapshots.watch(id, Vec::new());
+        }
+    }
+
     fn end_claim(&self, kind: JobKind, result: &Result<()>) {
         let mut book = self.book.lock();
         book.board.finish(kind, result, self.directory.now());
@@ -458,6 +473,7 @@ impl Core {
         if let Some(id) = kind.keyspace() {
             // One merge may make the next one due; one that failed still is.
             book.board.nominate(id);
+            self.forget_if_dropped(&mut book, id);
         }
         drop(book);
         self.check_directory();
@@ -513,26 +529,47 @@ impl Core {
     pub(crate) fn run_flush(&self, generation: &Arc<Generation>, is_cancelled: &AtomicBool) -> Result<()> {
         let state = Arc::clone(&self.view.state());
         let snapshots = self.view.snapshots.live();
-        let source = |(id, memtable): &(KeyspaceId, Arc<Memtable>)| FlushSource {
-            memtable: Arc::clone(memtable),
-            // Older memtables were flushed before, so what is older than this one is in the tables.
-            tables: Arc::clone(&state.keyspace(*id).tree.tables),
-            settings: Core::output_settings(state.keyspace(*id)),
+        let source = |(id, memtable): &(KeyspaceId, Arc<Memtable>)| {
+            let keyspace = state.find(*id).filter(|keyspace| is_oldest_of(keyspace, memtable))?;
+            Some(FlushSource {
+                memtable: Arc::clone(memtable),
+                // Older memtables were flushed before, so what is older than this one is in the tables.
+                tables: Arc::clone(&keyspace.tree.tables),
+                settings: Core::output_settings(keyspace),
+            })
         };
-        let sources = generation.memtables.iter().map(source).collect();
+        let sources = generation.memtables.iter().filter_map(source).collect();
         let added = self.with_context((None, is_cancelled), |context, created| {
             flush_all(context, sources, &snapshots, created)
         })?;
         let bytes = added.iter().map(|(_, live)| live.meta.len_bytes).sum();
-        self.install_flush(generation, &added)?;
+        self.install_flush(generation, added)?;
         self.counters.flushes.add(1);
         self.counters.bytes_flushed.add(bytes);
         Ok(())
     }
 
     /// Replaces a generation by its tables: from the synced edit on, its WAL segment is not needed.
-    fn install_flush(&self, generation: &Arc<Generation>, added: &[(KeyspaceId, LiveTable)]) -> Result<()> {
+    fn install_flush(
+        &self,
+        generation: &Arc<Generation>,
+        written: Vec<(KeyspaceId, LiveTable)>,
+    ) -> Result<()> {
         let mut manifest = self.manifest.lock();
+        // Keyspaces are dropped and emptied under the manifest's lock: what is there now is there until the end.
+        let wanted: Vec<&(KeyspaceId, Arc<Memtable>)> = {
+            let state = self.view.state();
+            let is_there = |id, memtable: &Arc<Memtable>| {
+                state.find(id).is_some_and(|keyspace| is_oldest_of(keyspace, memtable))
+            };
+            generation.memtables.iter().filter(|(id, memtable)| is_there(*id, memtable)).collect()
+        };
+        let is_wanted = |(id, _): &(KeyspaceId, LiveTable)| wanted.iter().any(|(wanted, _)| wanted == id);
+        let (added, unwanted): (Vec<_>, Vec<_>) = written.into_iter().partition(is_wanted);
+        if !unwanted.is_empty() {
+            let mut book = self.book.lock();
+            book.files.retire_tables(unwanted.into_iter().map(|(_, live)| live));
+        }
         let wal_first = {
             let book = self.book.lock();
             let (_, oldest) = book.sealed.front().expect("the flushed generation is there");
@@ -556,7 +593,7 @@ impl Core {
         let with_added = || {
             let state = self.view.pin_state();
             let mut merged: BTreeMap<KeyspaceId, Arc<Tables>> = BTreeMap::new();
-            for (id, live) in added {
+            for (id, live) in &added {
                 let tree = &state.keyspace(*id).tree;
                 let tables = merged.get(id).unwrap_or(&tree.tables);
                 let tables = Arc::new(tables.with(&[], vec![(0, Arc::clone(live))], &tree.order));
@@ -574,7 +611,7 @@ impl Core {
         book.sealed.pop_front();
         book.files.drop_segments_before(wal_first);
         self.change_state(&mut book, |state| {
-            for (id, memtable) in &generation.memtables {
+            for (id, memtable) in wanted {
                 let oldest = state.tree_mut(*id).sealed.pop().expect("a flushed memtable was sealed");
                 assert!(Arc::ptr_eq(&oldest, memtable), "memtables are flushed oldest first");
             }
@@ -582,7 +619,7 @@ impl Core {
                 state.set_tables(id, tables);
             }
         });
-        for (id, _) in added {
+        for (id, _) in &added {
             book.board.nominate(*id);
         }
         Ok(())
@@ -631,6 +668,11 @@ impl Core {
             false => outputs.iter().map(|live| live.meta.number).collect(),
         };
         let mut manifest = self.manifest.lock();
+        if !self.has_inputs(id, plan) {
+            // The keyspace was dropped or emptied meanwhile, and the inputs went with that.
+            self.discard_unwanted(outputs, &written);
+            return Ok(());
+        }
         // As in a flush: nothing may panic once the edit is installed.
         let with_outputs = || {
             let state = self.view.pin_state();
@@ -656,6 +698,24 @@ impl Core {
         }
         self.change_state(&mut book, |state| state.set_tables(id, tables));
         Ok(())
+    }
+
+    /// Tells whether the tables that a plan merges are still there. None of them can go alone while its merges are claimed.
+    fn has_inputs(&self, id: KeyspaceId, plan: &Plan) -> bool {
+        let state = self.view.state();
+        let Some(keyspace) = state.find(id) else { return false };
+        let is_there = |level: usize, input: &LiveTable| {
+            keyspace.tree.tables.level(level).iter().any(|live| Arc::ptr_eq(live, input))
+        };
+        plan.upper.iter().all(|input| is_there(plan.level, input))
+            && plan.lower.iter().all(|input| is_there(plan.target, input))
+    }
+
+    /// Lets go of what a merge wrote and nobody wants.
+    fn discard_unwanted(&self, outputs: Vec<LiveTable>, written: &[FileNumber]) {
+        let mut book = self.book.lock();
+        let is_written = |live: &LiveTable| written.contains(&live.meta.number);
+        book.files.retire_tables(outputs.into_iter().filter(is_written));
     }
 
     /// Removes files; those that cannot be removed stay removable.
@@ -708,6 +768,11 @@ impl Core {
             _ => Ok(()),
         }
     }
+}
+
+/// Tells whether a memtable is the next of its keyspace to be flushed: not so if the keyspace was emptied since.
+fn is_oldest_of(keyspace: &KeyspaceTree, memtable: &Arc<Memtable>) -> bool {
+    keyspace.tree.sealed.last().is_some_and(|oldest| Arc::ptr_eq(oldest, memtable))
 }
 
 fn nanos(duration: Duration) -> u64 {

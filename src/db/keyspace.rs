@@ -1,24 +1,28 @@
 //! Keyspaces: handles to read and write one tree of a database.
 
-use crate::base::error::{Error, Result};
+use crate::base::comparator::BYTEWISE_NAME;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
-use crate::db::Handle;
 use crate::db::batch::check_sizes;
 use crate::db::iter::Iter;
 use crate::db::options::{KeyspaceOptions, WriteOptions};
-use crate::db::range::{KeyRange, prefix_bounds};
-use crate::db::state::{Core, KeyspaceInfo, State};
+use crate::db::range::{KeyRange, owned_bounds, prefix_bounds};
+use crate::db::state::{Core, KeyspaceInfo, KeyspaceTree, State};
 use crate::db::writing::Reach;
+use crate::db::{Db, Handle};
 use crate::format::batch::Batch;
 use crate::mvcc::visible::Horizon;
 use crate::read::scan::Scan;
-use crate::read::{contained, get};
+use crate::read::{contained, get, size};
 use std::sync::Arc;
 
 /// A keyspace of an open database: a tree of its own, with its own order of keys and options, that shares log,
-/// sequence and snapshots with the others. Cheap to clone; keeps the database open.
+/// sequence and snapshots with the others. Cheap to clone; keeps the database open, as [`Db`] says: what happens when the
+/// last handle of all is dropped is told there.
+///
+/// Once the keyspace is dropped ([`Db::drop_keyspace`]), whatever reads or writes it gives `Closed`.
 #[derive(Clone)]
 pub struct Keyspace {
     handle: Arc<Handle>,
@@ -38,17 +42,28 @@ impl Keyspace {
         self.info.id
     }
 
+    pub(crate) fn info(&self) -> &KeyspaceInfo {
+        &self.info
+    }
+
+    /// Finds it in a state.
+    #[inline]
+    fn find<'s>(&self, state: &'s State) -> Result<&'s KeyspaceTree> {
+        state.find(self.info.id).ok_or_else(|| self.info.dropped())
+    }
+
     /// Fails if the keyspace is of another database than `core`.
     pub(crate) fn check_belongs(&self, core: &Arc<Core>) -> Result<()> {
         if Arc::ptr_eq(core, self.core()) {
             return Ok(());
         }
-        Err(Error::invalid(format!("keyspace {:?} is of another database", self.info.name)))
+        Err(Error::invalid(format!("keyspace {:?} is of another database", self.name())))
     }
 
-    /// Returns the name.
-    pub fn name(&self) -> &str {
-        &self.info.name
+    /// Returns the name that it has now; the last one, if it was dropped.
+    pub fn name(&self) -> String {
+        let state = self.core().view.state();
+        state.find(self.info.id).map_or(&self.info, |keyspace| &keyspace.info).name.clone()
     }
 
     /// Returns the options it was created with.
@@ -56,14 +71,19 @@ impl Keyspace {
         &self.info.options
     }
 
-    /// Sets `key` to `value`, with the durability of the database's options. Returns the commit's number. A key has 1 to
-    /// 65,535 bytes, a value at most 64 MiB (67,108,864).
+    /// Returns the database that it is of.
+    pub fn db(&self) -> Db {
+        Db::of(&self.handle)
+    }
+
+    /// Sets `key` to `value`, with the durability of the database's options. Returns the commit's number. A key has at
+    /// most 65,535 bytes and may be empty, a value at most 64 MiB (67,108,864).
     ///
     /// # Errors
     /// `InvalidArgument`, `Busy`, `NoSpace`: nothing was written. `Io`, `NoSpace` of the log, then `ReadOnly` for
     /// every later write: after a reopen the write is there or not at all.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<SeqNum> {
-        self.put_with(key, value, &WriteOptions::default())
+        self.put_with(key, value, WriteOptions::default())
     }
 
     /// Sets `key` to `value` as `options` say.
@@ -74,13 +94,13 @@ impl Keyspace {
         &self,
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
-        options: &WriteOptions,
+        options: impl Into<WriteOptions>,
     ) -> Result<SeqNum> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        check_sizes(key, value.len())?;
+        check_sizes(self, key, Some(value.len()))?;
         let mut batch = Batch::with_capacity(key.len() + value.len() + 24);
         batch.put(self.info.id, key, value);
-        self.commit(batch, true, options)
+        self.commit(batch, true, options.into())
     }
 
     /// Deletes `key`; it is no error if it is not there.
@@ -88,25 +108,54 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::put`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<SeqNum> {
-        self.delete_with(key, &WriteOptions::default())
+        self.delete_with(key, WriteOptions::default())
     }
 
     /// Deletes `key` as `options` say.
     ///
     /// # Errors
     /// As [`Keyspace::put`].
-    pub fn delete_with(&self, key: impl AsRef<[u8]>, options: &WriteOptions) -> Result<SeqNum> {
+    pub fn delete_with(&self, key: impl AsRef<[u8]>, options: impl Into<WriteOptions>) -> Result<SeqNum> {
         let key = key.as_ref();
-        check_sizes(key, 0)?;
+        check_sizes(self, key, None)?;
         let mut batch = Batch::with_capacity(key.len() + 16);
         batch.delete(self.info.id, key);
-        self.commit(batch, false, options)
+        self.commit(batch, false, options.into())
     }
 
-    fn commit(&self, batch: Batch, has_puts: bool, options: &WriteOptions) -> Result<SeqNum> {
+    fn commit(&self, batch: Batch, has_puts: bool, options: WriteOptions) -> Result<SeqNum> {
         let core = self.core();
         let reach = Reach { keyspaces: &[self.info.id], has_puts };
-        core.commit(batch, reach, options.durability.unwrap_or(core.options.durability))
+        let durability = options.durability.unwrap_or(core.options.durability);
+        core.commit(batch, reach, durability).map_err(|error| match error.kind() {
+            // The same, by name.
+            ErrorKind::Closed => self.info.check_not_dropped().err().unwrap_or(error),
+            _ => error,
+        })
+    }
+
+    /// Removes every key, durably: when this returns, a crash leaves nothing of what was there, and whatever was committed
+    /// before, in other keyspaces too, is durable as well. Returns the number of that commit.
+    ///
+    /// Costs the same however much is in it, a few syncs: nothing is read or merged. Snapshots and iterators from before go
+    /// on seeing what was there, and keep its files while they live.
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// let db = tinylsm::Db::open_in_memory()?;
+    /// db.put("k", "v")?;
+    /// let before = db.snapshot();
+    /// db.default_keyspace().clear()?;
+    /// assert!(db.is_empty()? && before.contains_key("k")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// What flushing meets if too much waits for it, `NoSpace`, `ReadOnly`, `Closed`: nothing has changed. `Io` of log or
+    /// manifest, which turn writing off: it is empty or as before, after the next opening.
+    pub fn clear(&self) -> Result<SeqNum> {
+        self.core().clear_keyspace(&self.info)
     }
 
     /// Returns the value of `key`. Takes no lock; a value found in memory is not copied.
@@ -118,7 +167,73 @@ impl Keyspace {
         let core = self.core();
         core.ends.check_open()?;
         let (state, seq) = core.view.pin();
-        get::get(&state.keyspace(self.info.id).tree, key.as_ref(), core.horizon(seq))
+        get::get(self.find(&state)?.tree_at(seq), key.as_ref(), core.horizon(seq))
+    }
+
+    /// Tells whether `key` has a value. Costs what [`Keyspace::get`] does.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.get(key)?.is_some())
+    }
+
+    /// Returns the first key in the keyspace's order, with its value.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn first_key_value(&self) -> Result<Option<(Slice, Slice)>> {
+        self.iter()?.next().transpose()
+    }
+
+    /// Returns the last key in the keyspace's order, with its value.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn last_key_value(&self) -> Result<Option<(Slice, Slice)>> {
+        self.iter()?.next_back().transpose()
+    }
+
+    /// Tells whether there is no key. Looks for the first one, over deletes that no merge has removed yet.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.first_key_value()?.is_none())
+    }
+
+    /// Counts the keys, as of now, by reading every one of them: nothing keeps a count.
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// let db = tinylsm::Db::open_in_memory()?;
+    /// db.put("", "the empty key is a key")?;
+    /// db.put("a", "")?;
+    /// assert_eq!((db.len()?, db.is_empty()?), (2, false));
+    /// assert_eq!(db.first_key_value()?.expect("there are two").0, "");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`], for the first key that meets one.
+    pub fn len(&self) -> Result<u64> {
+        count(self.iter()?)
+    }
+
+    /// Returns about how many bytes the entries of a range take, old versions and deletes included: in tables as they are
+    /// packed, to a block exactly, and in memory as keys and values. Reads nothing from the disk; walks over the entries of
+    /// the range that are not yet in tables.
+    ///
+    /// # Errors
+    /// `Closed`; `Corruption` of a table that a degraded opening found damaged; `Internal` if the comparator panics.
+    pub fn approximate_len_bytes(&self, range: impl KeyRange) -> Result<u64> {
+        let core = self.core();
+        core.ends.check_open()?;
+        let (state, _) = core.view.pin();
+        let tree = &self.find(&state)?.tree;
+        let (lower, upper) = range.key_bounds();
+        contained(&tree.order, "measuring a range", || size::len_bytes_between(tree, lower, upper))
     }
 
     /// Returns the values of several keys, all as of one moment.
@@ -136,7 +251,7 @@ impl Keyspace {
     pub(crate) fn get_at(&self, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
         self.core().ends.check_open()?;
         let state = self.core().view.state();
-        get::get(&state.keyspace(self.info.id).tree, key, horizon)
+        get::get(self.find(&state)?.tree_at(horizon.seq), key, horizon)
     }
 
     pub(crate) fn multi_get_at<K: AsRef<[u8]>>(
@@ -145,8 +260,17 @@ impl Keyspace {
         keys: &[K],
         horizon: Horizon,
     ) -> Result<Vec<Option<Slice>>> {
-        let tree = &state.keyspace(self.info.id).tree;
+        let tree = self.find(state)?.tree_at(horizon.seq);
         keys.iter().map(|key| get::get(tree, key.as_ref(), horizon)).collect()
+    }
+
+    /// Writes everything that was committed before this call to tables, and waits for that: of this keyspace and, since
+    /// they share the log, of all others, as [`Db::flush`] does.
+    ///
+    /// # Errors
+    /// As [`Db::flush`].
+    pub fn flush(&self) -> Result<()> {
+        self.core().flush().map(drop)
     }
 
     /// Iterates over all keys, as of now.
@@ -183,30 +307,39 @@ impl Keyspace {
     }
 
     fn scan(&self, state: &State, range: impl KeyRange, horizon: Horizon) -> Result<Iter> {
-        let keyspace = state.keyspace(self.info.id);
+        let keyspace = self.find(state)?;
         self.core().count_seek(keyspace);
-        let (lower, upper) = range.into_bounds();
-        let tree = keyspace.tree.clone();
+        let (lower, upper) = owned_bounds(&range);
+        let tree = keyspace.tree_at(horizon.seq).clone();
         let scan = contained(&keyspace.tree.order, "making an iterator", || {
             Ok(Scan::new(tree, horizon, lower, upper).telling(Arc::clone(&keyspace.waste)))
         })?;
-        Ok(Iter::new(scan, Arc::clone(&self.handle)))
+        Ok(Iter::new(scan, Arc::clone(&keyspace.info), Arc::clone(&self.handle)))
     }
 
     pub(crate) fn prefix_range(&self, prefix: &[u8]) -> Result<impl KeyRange + use<>> {
-        if self.core().view.state().keyspace(self.info.id).tree.order.is_bytewise() {
+        if self.info.options.comparator == BYTEWISE_NAME {
             return Ok(prefix_bounds(prefix));
         }
         let message = format!(
             "keyspace {:?} is in the order {:?}, where keys with a common prefix need not lie side by side",
-            self.info.name, self.info.options.comparator
+            self.name(),
+            self.info.options.comparator
         );
         Err(Error::invalid(message))
     }
 }
 
+/// Counts what an iterator gives.
+///
+/// # Errors
+/// What it meets.
+pub(crate) fn count(mut iter: Iter) -> Result<u64> {
+    iter.try_fold(0, |count, item| item.map(|_| count + 1))
+}
+
 impl std::fmt::Debug for Keyspace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Keyspace({:?})", self.info.name)
+        write!(f, "Keyspace({:?})", self.name())
     }
 }

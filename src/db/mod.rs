@@ -4,7 +4,7 @@
 //! readers see, who may write now, what happens after a failure. `state.rs` says what there is and in which order
 //! it is locked. One owner each for what goes wrong most easily: `ends.rs` for the phases from opening to closed, `board.rs`
 //! for which background job may run, `files.rs` for the life of every file, `directory.rs` for the directory itself.
-//! `opening.rs` and `establish.rs` say how a database comes to be, `writing.rs`, `jobs.rs` and `waiting.rs` how it changes,
+//! `opening.rs` and `establish.rs` say how a database comes to be, `writing.rs`, `keyspaces.rs`, `jobs.rs` and `waiting.rs` how it changes,
 //! `closing.rs` how it ends.
 
 pub mod batch;
@@ -24,13 +24,13 @@ mod ends;
 mod establish;
 mod files;
 mod jobs;
+mod keyspaces;
 mod opening;
 mod reserve;
 mod state;
 mod waiting;
 mod writing;
 
-use crate::base::comparator::KeyOrder;
 use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
@@ -44,19 +44,17 @@ use crate::db::builder::DbBuilder;
 use crate::db::iter::Iter;
 use crate::db::keyspace::Keyspace;
 use crate::db::options::{KeyspaceOptions, Options, WriteOptions};
-use crate::db::range::KeyRange;
+use crate::db::range::{KeyRange, owned_bounds};
 use crate::db::runtime::Runtime;
 use crate::db::snapshot::Snapshot;
-use crate::db::state::{Core, KeyspaceInfo, KeyspaceTree};
+use crate::db::state::Core;
 use crate::db::stats::{BackgroundError, Stats, VerifyReport};
 use crate::db::writing::Reach;
 use crate::format::batch::Batch;
 use crate::mvcc::visible::Horizon;
 use crate::read::contained;
-use crate::read::tree::Tree;
 use crate::sync::Mutex;
 use crate::table::verify::verify;
-use crate::version::edit::Change;
 use crate::vfs::mem::MemVfs;
 use crate::write::commit::Durability;
 use std::path::Path;
@@ -97,8 +95,9 @@ impl Drop for Handle {
 /// An open database. Cheap to clone, and shared by all threads of a program.
 ///
 /// When the last handle (keyspaces, snapshots and iterators count) is dropped, the background threads end and the
-/// directory is unlocked; writes that were not durable are then as after a crash of the process. [`Db::close`] ends in
-/// good order and tells about errors.
+/// directory is unlocked, as if the process had ended: what was written with [`Durability::None`] and not followed by a
+/// stronger write, [`Db::sync`] or [`Db::flush`] is lost, and `Stats::held_back_commits` tells how much that is.
+/// [`Db::close`] ends in good order, makes everything durable, and tells about errors.
 ///
 /// A child process that was forked off gets `Closed` at once for whatever reads or writes, and may drop its copies of the
 /// handles.
@@ -146,10 +145,14 @@ impl Db {
     /// Makes the first handle of an open core.
     pub(in crate::db) fn new(core: Arc<Core>, runtime: Option<Runtime>) -> Db {
         let handle = Handle::new(core, runtime);
-        let info = Arc::clone(&handle.core.view.state().keyspace(KeyspaceId::DEFAULT).info);
         handle.core.wake_background();
-        let default = Keyspace::new(Arc::clone(&handle), info);
-        Db { handle, default }
+        Db::of(&handle)
+    }
+
+    /// Makes another handle.
+    pub(in crate::db) fn of(handle: &Arc<Handle>) -> Db {
+        let info = Arc::clone(&handle.core.view.state().keyspace(KeyspaceId::DEFAULT).info);
+        Db { handle: Arc::clone(handle), default: Keyspace::new(Arc::clone(handle), info) }
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -167,11 +170,53 @@ impl Db {
     /// `NotFound`; `Closed`.
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         self.core().ends.check_open()?;
-        let state = self.core().view.state();
-        let found = state.keyspaces().find(|keyspace| keyspace.info.name == name);
-        let found =
-            found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no keyspace {name:?}")))?;
-        Ok(Keyspace::new(Arc::clone(&self.handle), Arc::clone(&found.info)))
+        let info = self.core().find_named(name)?;
+        Ok(Keyspace::new(Arc::clone(&self.handle), info))
+    }
+
+    /// Opens a keyspace, or creates it, durably, if there is none of that name: what a program does that is started
+    /// again and again.
+    ///
+    /// One that exists keeps the options that it was created with, which [`Keyspace::options`] tells; only another order
+    /// of keys is refused.
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// let db = tinylsm::Db::open_in_memory()?;
+    /// for visit in ["1", "2"] {
+    ///     let users = db.open_keyspace("users", Default::default())?;
+    ///     users.put("visits", visit)?;
+    /// }
+    /// assert_eq!(db.keyspaces(), ["default", "users"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `Incompatible` if it has another comparator than `options` say; as [`Db::create_keyspace`].
+    #[allow(clippy::needless_pass_by_value, reason = "as in create_keyspace: they are made in place")]
+    pub fn open_keyspace(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
+        self.core().ends.check_open()?;
+        options.validate()?;
+        loop {
+            match self.core().find_named(name) {
+                Ok(info) if info.options.comparator == options.comparator => {
+                    return Ok(Keyspace::new(Arc::clone(&self.handle), info));
+                }
+                Ok(info) => {
+                    let message = format!(
+                        "keyspace {name:?} is ordered by comparator {:?}, and {:?} is asked for",
+                        info.options.comparator, options.comparator
+                    );
+                    return Err(Error::new(ErrorKind::Incompatible, message));
+                }
+                Err(_) => match self.create_keyspace(name, options.clone()) {
+                    // Somebody else was quicker.
+                    Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                    created => return created,
+                },
+            }
+        }
     }
 
     /// Creates a keyspace, durably.
@@ -184,13 +229,47 @@ impl Db {
         core.ends.check_writable()?;
         options.validate()?;
         core.options.check_keyspace(name, &options)?;
-        if !(1..=limits::NAME_LEN_BYTES_MAX).contains(&name.len()) {
-            return Err(Error::invalid("a keyspace's name has 1 to 255 bytes"));
-        }
+        check_name(name)?;
         let find = || core.comparators.find(&options.comparator, name);
         let order = contain("looking for a comparator", find)?;
         let info = core.create_keyspace(name, options, order)?;
         Ok(Keyspace::new(Arc::clone(&self.handle), info))
+    }
+
+    /// Drops a keyspace with everything in it, durably: when this returns, a crash leaves nothing of it, and whatever was
+    /// committed before is durable as well. Costs the same however much is in it; its files are removed in the background,
+    /// once no iterator that reads them is left.
+    ///
+    /// Handles, snapshots and iterators of it give `Closed` from then on, with a text that says so, and so does a batch
+    /// that writes to it, as a whole. A keyspace that is created under the same name later is another one.
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// let db = tinylsm::Db::open_in_memory()?;
+    /// let old = db.create_keyspace("cache", Default::default())?;
+    /// old.put("k", "v")?;
+    /// db.drop_keyspace("cache")?;
+    /// assert_eq!(old.get("k").unwrap_err().kind(), tinylsm::ErrorKind::Closed);
+    /// assert!(db.create_keyspace("cache", Default::default())?.is_empty()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for the default keyspace, which every database has; `ReadOnly`, `Closed`; `NoSpace`,
+    /// `Io` of log or manifest: if they turn writing off, it is there or not after the next opening.
+    pub fn drop_keyspace(&self, name: &str) -> Result<()> {
+        self.core().drop_keyspace(name)
+    }
+
+    /// Gives a keyspace another name, durably. Its handles, snapshots and iterators stay good, and tell the new name.
+    ///
+    /// # Errors
+    /// `NotFound`; `AlreadyExists` if there is one of the new name, also if that is its own; `InvalidArgument` for the
+    /// default keyspace and for a name out of range; `ReadOnly`, `Closed`; `NoSpace`, `Io` of the manifest.
+    pub fn rename_keyspace(&self, name: &str, new_name: &str) -> Result<()> {
+        check_name(new_name)?;
+        self.core().rename_keyspace(name, new_name)
     }
 
     /// Returns the names of the keyspaces in the order they were created; `"default"` is the first.
@@ -220,6 +299,55 @@ impl Db {
     /// As [`Keyspace::get`].
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Slice>> {
         self.default.get(key)
+    }
+
+    /// Tells whether a key of the default keyspace has a value; see [`Keyspace::contains_key`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.default.contains_key(key)
+    }
+
+    /// Returns the first key of the default keyspace, with its value.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn first_key_value(&self) -> Result<Option<(Slice, Slice)>> {
+        self.default.first_key_value()
+    }
+
+    /// Returns the last key of the default keyspace, with its value.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn last_key_value(&self) -> Result<Option<(Slice, Slice)>> {
+        self.default.last_key_value()
+    }
+
+    /// Tells whether the default keyspace has no key; see [`Keyspace::is_empty`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn is_empty(&self) -> Result<bool> {
+        self.default.is_empty()
+    }
+
+    /// Counts the keys of the default keyspace by reading every one of them; see [`Keyspace::len`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::len`].
+    pub fn len(&self) -> Result<u64> {
+        self.default.len()
+    }
+
+    /// Returns about how many bytes the entries of a range of the default keyspace take; see
+    /// [`Keyspace::approximate_len_bytes`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::approximate_len_bytes`].
+    pub fn approximate_len_bytes(&self, range: impl KeyRange) -> Result<u64> {
+        self.default.approximate_len_bytes(range)
     }
 
     /// Returns the values of several keys of the default keyspace, as of one moment.
@@ -257,11 +385,15 @@ impl Db {
     /// Writes a batch: all of it or nothing, over all its keyspaces. Returns the number of its last operation; the
     /// others have the numbers before it. An empty batch writes nothing and returns the newest number.
     ///
+    /// A batch given by value is written without a copy; one that may have to be written again, after `Busy` say, is given
+    /// by reference, and copied. `options` may be a [`Durability`].
+    ///
     /// # Errors
-    /// As [`Keyspace::put`].
-    pub fn write(&self, batch: &WriteBatch, options: &WriteOptions) -> Result<SeqNum> {
+    /// As [`Keyspace::put`]; an operation that cannot be written is named, with its place in the batch.
+    pub fn write(&self, batch: impl Into<WriteBatch>, options: impl Into<WriteOptions>) -> Result<SeqNum> {
         let core = self.core();
-        let (batch, reach) = batch.for_commit(core)?;
+        let (mut batch, options) = (batch.into(), options.into());
+        let (batch, reach) = batch.take_for(core)?;
         core.commit(batch, reach, options.durability.unwrap_or(core.options.durability))
     }
 
@@ -279,11 +411,11 @@ impl Db {
         if core.ends.is_forked() {
             // The list's lock may be held by a thread that is not there.
             let horizon = Horizon { seq: core.view.visible_seq(), now: UnixMillis::default() };
-            return Snapshot::new(horizon, Arc::clone(&self.handle));
+            return Snapshot::new(horizon, self.default.clone());
         }
         let now = core.expiry_time();
         let horizon = core.view.snapshots.take(|| core.view.visible_seq(), now);
-        Snapshot::new(horizon, Arc::clone(&self.handle))
+        Snapshot::new(horizon, self.default.clone())
     }
 
     /// Returns the number of the newest visible commit; 0 before the first.
@@ -312,7 +444,7 @@ impl Db {
         // Whether writing is off shows when the memtables are sealed, which may mend a full disk.
         core.ends.check_open()?;
         keyspace.check_belongs(core)?;
-        core.compact_range(keyspace.id(), range.into_bounds())
+        core.compact_range(keyspace.info(), owned_bounds(&range))
     }
 
     /// Waits until every flush, merge and removal of a file that is due is done, and what these make due, such as become
@@ -359,7 +491,7 @@ impl Db {
         let writing = writing.map(|error| BackgroundError { job: "writing", keyspace: None, error });
         let told = book.board.troubles().map(|(kind, error)| BackgroundError {
             job: kind.name(),
-            keyspace: kind.keyspace().map(|id| state.keyspace(id).info.name.clone()),
+            keyspace: kind.keyspace().and_then(|id| state.find(id)).map(|found| found.info.name.clone()),
             error: error.clone(),
         });
         // What a merge has just met is told as its failure; later the table stays named.
@@ -392,7 +524,8 @@ impl Db {
         self.core().stats()
     }
 
-    /// Reads and checks every byte of every table.
+    /// Reads and checks every byte of every table, and the order of the entries in memory, which are those that only the
+    /// log has yet.
     ///
     /// # Errors
     /// `Corruption` with file and offset of the first damage; `Io`; `Closed`; `Internal` if a keyspace's comparator
@@ -421,6 +554,16 @@ impl Db {
         core.ends.check_open()?;
         let state = core.view.pin_state();
         let mut report = VerifyReport::default();
+        for keyspace in state.keyspaces() {
+            for memtable in std::iter::once(&keyspace.tree.active).chain(&keyspace.tree.sealed) {
+                core.ends.check_open()?;
+                let order = &keyspace.tree.order;
+                match contained(order, "verifying", || memtable.verify(order)) {
+                    Ok(entries) => report.unflushed_entries += entries,
+                    Err(error) => damaged(&keyspace.info.name, error)?,
+                }
+            }
+        }
         for (keyspace, live) in state.tables() {
             core.ends.check_open()?;
             let order = &keyspace.tree.order;
@@ -446,12 +589,17 @@ impl Db {
         self.core().directory.path()
     }
 
-    /// Ends in good order: background threads stop, everything committed becomes durable, the log is marked as
-    /// complete, the directory is unlocked. A long log is written to tables, so that the next opening is quick.
+    /// Ends in good order: background threads stop, everything committed becomes durable, whatever its durability, the log
+    /// is marked as complete, the directory is unlocked. A long log is written to tables, so that the next opening is quick.
     ///
-    /// Other handles give `Closed` as soon as this begins, iterators at their next step. Calls under way that write, and
-    /// jobs, end first: once this returns, nothing of this database writes, renames or removes anything in the directory.
-    /// A read under way is not waited for; it ends with `Closed`, or with what was there before the close.
+    /// *Beside it*, on other threads, anything may run. Other handles give `Closed` as soon as this begins, iterators at
+    /// their next step. Calls under way that write, and jobs, end first: a write is committed whole, and then durable, or
+    /// gives `Closed`. A read under way is not waited for; it ends with `Closed`, or with what was there before the close. A
+    /// second close waits for the first and gives `Closed`.
+    ///
+    /// *What outlives it*: handles, snapshots and iterators may be kept and dropped at any time, and give `Closed`; values
+    /// that were read stay as they are. Files that they held are removed by then, or by the next opening. Once this returns,
+    /// nothing of this database writes, renames or removes anything in the directory, which can be opened again at once.
     ///
     /// A database that was opened on a full disk and never got room to write has nothing to make durable, and closes
     /// well: what it recovered stays as it was found, no more durable than before.
@@ -464,49 +612,17 @@ impl Db {
     }
 }
 
-impl Core {
-    /// Creates a keyspace, durably.
-    fn create_keyspace(
-        &self,
-        name: &str,
-        options: KeyspaceOptions,
-        order: KeyOrder,
-    ) -> Result<Arc<KeyspaceInfo>> {
-        // Leadership keeps the set of active memtables as it is while a group is committed.
-        let _leader = self.writing.leader.lock();
-        let mut manifest = self.manifest.lock();
-        let count = self.view.state().keyspaces_count();
-        if self.view.state().keyspaces().any(|keyspace| keyspace.info.name == name) {
-            return Err(Error::new(ErrorKind::AlreadyExists, format!("keyspace {name:?} exists already")));
-        }
-        if count >= limits::KEYSPACES_COUNT_MAX {
-            let message = format!("a database has at most {} keyspaces", limits::KEYSPACES_COUNT_MAX);
-            return Err(Error::invalid(message));
-        }
-        let id = KeyspaceId(u32::try_from(count).expect("bounded by limits.rs"));
-        let change = Change::CreateKeyspace {
-            id,
-            name: name.to_owned(),
-            comparator: options.comparator.clone(),
-            options: options.to_text(),
-        };
-        self.install(&mut manifest, vec![change])?;
-        let info = Arc::new(KeyspaceInfo { id, name: name.to_owned(), options });
-        let keyspace = KeyspaceTree {
-            info: Arc::clone(&info),
-            waste: self.new_waste(id),
-            tree: Tree::new(order, self.options.memtable_bytes / (count + 1)),
-        };
-        let mut book = self.book.lock();
-        self.change_state(&mut book, |state| state.add_keyspace(keyspace));
-        Ok(info)
-    }
-}
-
 impl std::fmt::Debug for Db {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Db({})", self.path().display())
     }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if (1..=limits::NAME_LEN_BYTES_MAX).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(Error::invalid("a keyspace's name has 1 to 255 bytes"))
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ use crate::vfs::{LockMode, Vfs};
 use crate::wal::Predecessor;
 use crate::wal::reader::{Record, has_records, read_predecessor, replay};
 use crate::write::commit::{apply, check_record};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -242,12 +242,12 @@ impl Opening {
             options: options.to_text(),
         };
         catalog.apply(&[change]).expect("a new catalog takes its first keyspace");
-        let info =
-            KeyspaceInfo { id: KeyspaceId::DEFAULT, name: KeyspaceId::DEFAULT_NAME.to_owned(), options };
+        let (id, name) = (KeyspaceId::DEFAULT, KeyspaceId::DEFAULT_NAME.to_owned());
+        let info = KeyspaceInfo { id, name, options, fate: Arc::default() };
         let tree = Tree::new(order, self.options.memtable_bytes);
         let waste = self.link.new_waste(KeyspaceId::DEFAULT, self.options.memtable_bytes);
         let mut state = State::default();
-        state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree });
+        state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree, past: None });
         Ok(self.recovered(catalog, state))
     }
 
@@ -276,8 +276,8 @@ impl Opening {
         let mut see = |change: &Change| named.see(change);
         let mut catalog = manifest::read_each(directory, directory.path(), pointer, &mut see)?;
         let manifest_path = FileName::Manifest(pointer.manifest).path(directory.path());
-        if catalog.keyspaces.is_empty() {
-            return Err(Error::corruption(&manifest_path, 0, "the manifest names no keyspace"));
+        if !catalog.keyspaces.contains_key(&KeyspaceId::DEFAULT) {
+            return Err(Error::corruption(&manifest_path, 0, "the manifest names no default keyspace"));
         }
         self.apply_options(&mut catalog)?;
         let mut state = State::default();
@@ -299,10 +299,10 @@ impl Opening {
             }
             let version = Version::from_tables(tables, &order);
             version.check(&order).map_err(|reason| Error::corruption(&manifest_path, 0, reason))?;
-            let info = KeyspaceInfo { id, name: keyspace.name.clone(), options };
+            let info = KeyspaceInfo { id, name: keyspace.name.clone(), options, fate: Arc::default() };
             let tree = Tree { tables: Arc::new(version), ..Tree::new(order, share) };
             let waste = self.link.new_waste(id, self.options.memtable_bytes);
-            state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree });
+            state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree, past: None });
         }
         let (in_force, pointer) = (pointer.manifest, Some(pointer));
         let mut recovered = Recovered { named, pointer, ..self.recovered(catalog, state) };
@@ -387,13 +387,23 @@ impl Opening {
         for (number, declared_len) in chain.into_iter().rev() {
             self.replay_segment(recovered, number, declared_len)?;
         }
+        let unproven_last = recovered.unproven.last().map(|record| record.header.last_seq());
+        let last_seq = unproven_last.unwrap_or(recovered.last_seq);
         if recovered.carried.is_small() {
             // They are committed again; the sealed memtables made of them would be flushed for nothing.
             recovered.generations.clear();
             recovered.last_seq = recovered.catalog.flushed_seq;
-            for id in recovered.state.ids() {
-                recovered.state.tree_mut(id).sealed.clear();
+            for id in recovered.catalog.keyspaces.keys() {
+                recovered.state.tree_mut(*id).sealed.clear();
             }
+        }
+        let cleared_seq = recovered.catalog.last_cleared_seq();
+        if last_seq < cleared_seq {
+            // Its number would be given out again, and what got it be passed over.
+            let message = format!(
+                "the log ends with number {last_seq}, but a keyspace was emptied at {cleared_seq}: records are missing"
+            );
+            return Err(Error::corruption(&path_of(wal_last), 0, message));
         }
         Ok(())
     }
@@ -405,13 +415,18 @@ impl Opening {
         declared_len: Option<u64>,
     ) -> Result<()> {
         let path = FileName::Wal(number).path(self.directory.path());
-        let Recovered { state, last_seq, time_high_water, carried, .. } = recovered;
+        let Recovered { catalog, state, last_seq, time_high_water, carried, .. } = recovered;
         let share = self.options.memtable_bytes / state.keyspaces_count().max(1);
-        let memtables: Vec<Arc<Memtable>> =
-            state.keyspaces().map(|keyspace| Arc::new(Memtable::new(&keyspace.tree.order, share))).collect();
+        let memtables: BTreeMap<KeyspaceId, Arc<Memtable>> = state
+            .keyspaces()
+            .map(|keyspace| (keyspace.info.id, Arc::new(Memtable::new(&keyspace.tree.order, share))))
+            .collect();
         let mut arena = Arena::new(self.options.memtable_bytes);
+        let is_known = |id: KeyspaceId| id < catalog.next_keyspace;
+        let memtable_of = |id, seq| -> Option<&Memtable> {
+            memtables.get(&id).map(|memtable| &**memtable).filter(|_| catalog.is_wanted(id, seq))
+        };
         let seq_before = *last_seq;
-        let is_known = |id: KeyspaceId| (id.0 as usize) < memtables.len();
         let mut admit = |record: &Record| -> Result<()> {
             check_record(record, &path, is_known)?;
             check_follows(record, &path, *last_seq)?;
@@ -421,7 +436,7 @@ impl Opening {
         };
         let replayed = replay(self.directory.as_ref(), &path, number, declared_len, &mut |record| {
             admit(&record)?;
-            apply(&record.frame, &mut arena, &|id: KeyspaceId| -> &Memtable { &memtables[id.0 as usize] });
+            apply(&record.frame, &mut arena, &memtable_of);
             carried.add(record);
             Ok(())
         })?;
@@ -442,13 +457,14 @@ impl Opening {
         }
         recovered.unproven = replayed.unproven;
         let mut filled = Vec::new();
-        for (id, memtable) in recovered.state.ids().zip(memtables) {
+        for (id, memtable) in memtables {
             if !memtable.is_empty() {
                 recovered.state.tree_mut(id).sealed.insert(0, Arc::clone(&memtable));
                 filled.push((id, memtable));
             }
         }
-        if !filled.is_empty() {
+        // One whose records were all passed over has numbers too: a flush says that they are done with.
+        if durable_seq > seq_before {
             let generation = Generation { last_seq: durable_seq, memtables: filled };
             recovered.generations.push_back((number, Arc::new(generation)));
         }
@@ -474,12 +490,15 @@ impl Opening {
             wal: None,
             arena: Arena::new(self.options.memtable_bytes),
             last_seq: recovered.last_seq,
+            sealed_seq: recovered.last_seq,
             unestablished: None,
         };
         let mut time_high_water = recovered.time_high_water;
         for record in &records {
             assert!(record.header.first_seq == leader.last_seq.plus(1), "checked when it was read");
-            let active = |id: KeyspaceId| -> &Memtable { &state.keyspace(id).tree.active };
+            let active = |id, seq| -> Option<&Memtable> {
+                state.find(id).map(|keyspace| &*keyspace.tree.active).filter(|_| catalog.is_wanted(id, seq))
+            };
             apply(&record.frame, &mut leader.arena, &active);
             leader.last_seq = record.header.last_seq();
             time_high_water = time_high_water.max(record.header.committed_at);

@@ -12,8 +12,18 @@ use crate::write::stall::StallLimits;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Options of a database; plain data.
+/// Options of a database; plain data, checked when the database is opened. Each field has a method that sets it.
+///
+/// ```
+/// # fn main() -> tinylsm::Result<()> {
+/// use tinylsm::{Durability, Options};
+/// let options = Options::default().memtable_bytes(1 << 20).durability(Durability::Os);
+/// assert_eq!((options.memtable_bytes, options.sealed_memtables_max), (1 << 20, 2));
+/// options.validate()
+/// # }
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// Memory of all active memtables together, in bytes, at which they are sealed and flushed. 64 MiB.
     pub memtable_bytes: usize,
@@ -66,6 +76,90 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Sets [`Options::memtable_bytes`](field@Options::memtable_bytes).
+    #[must_use]
+    pub fn memtable_bytes(mut self, value: usize) -> Options {
+        self.memtable_bytes = value;
+        self
+    }
+
+    /// Sets [`Options::sealed_memtables_max`](field@Options::sealed_memtables_max).
+    #[must_use]
+    pub fn sealed_memtables_max(mut self, value: usize) -> Options {
+        self.sealed_memtables_max = value;
+        self
+    }
+
+    /// Sets [`Options::wal_preallocate_bytes`](field@Options::wal_preallocate_bytes).
+    #[must_use]
+    pub fn wal_preallocate_bytes(mut self, value: u64) -> Options {
+        self.wal_preallocate_bytes = value;
+        self
+    }
+
+    /// Sets [`Options::block_cache_bytes`](field@Options::block_cache_bytes).
+    #[must_use]
+    pub fn block_cache_bytes(mut self, value: u64) -> Options {
+        self.block_cache_bytes = value;
+        self
+    }
+
+    /// Sets [`Options::open_files_max`](field@Options::open_files_max).
+    #[must_use]
+    pub fn open_files_max(mut self, value: usize) -> Options {
+        self.open_files_max = value;
+        self
+    }
+
+    /// Sets [`Options::durability`](field@Options::durability).
+    #[must_use]
+    pub fn durability(mut self, value: Durability) -> Options {
+        self.durability = value;
+        self
+    }
+
+    /// Sets [`Options::manifest_roll_bytes`](field@Options::manifest_roll_bytes).
+    #[must_use]
+    pub fn manifest_roll_bytes(mut self, value: u64) -> Options {
+        self.manifest_roll_bytes = value;
+        self
+    }
+
+    /// Sets [`Options::stall_timeout`](field@Options::stall_timeout).
+    #[must_use]
+    pub fn stall_timeout(mut self, value: Duration) -> Options {
+        self.stall_timeout = value;
+        self
+    }
+
+    /// Sets [`Options::level0_slowdown`](field@Options::level0_slowdown).
+    #[must_use]
+    pub fn level0_slowdown(mut self, value: usize) -> Options {
+        self.level0_slowdown = value;
+        self
+    }
+
+    /// Sets [`Options::level0_stop`](field@Options::level0_stop).
+    #[must_use]
+    pub fn level0_stop(mut self, value: usize) -> Options {
+        self.level0_stop = value;
+        self
+    }
+
+    /// Sets [`Options::default_keyspace`](field@Options::default_keyspace).
+    #[must_use]
+    pub fn default_keyspace(mut self, value: KeyspaceOptions) -> Options {
+        self.default_keyspace = Some(value);
+        self
+    }
+
+    /// Sets [`Options::reserve_bytes_max`](field@Options::reserve_bytes_max).
+    #[must_use]
+    pub fn reserve_bytes_max(mut self, value: u64) -> Options {
+        self.reserve_bytes_max = value;
+        self
+    }
+
     /// Checks every option.
     ///
     /// # Errors
@@ -115,8 +209,9 @@ impl Options {
     }
 }
 
-/// Options of a keyspace, fixed when it is created and stored with it; plain data.
+/// Options of a keyspace, fixed when it is created and stored with it; plain data. Each field has a method that sets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyspaceOptions {
     /// The name of the comparator that orders its keys: `tinylsm.bytewise`, `tinylsm.reverse-bytewise`
     /// ([`ReverseBytewise`]: largest keys first), or the name of one that
@@ -154,6 +249,62 @@ impl Default for KeyspaceOptions {
 }
 
 impl KeyspaceOptions {
+    /// Sets [`KeyspaceOptions::comparator`](field@KeyspaceOptions::comparator).
+    #[must_use]
+    pub fn comparator(mut self, value: impl Into<String>) -> KeyspaceOptions {
+        self.comparator = value.into();
+        self
+    }
+
+    /// Sets [`KeyspaceOptions::compression`](field@KeyspaceOptions::compression).
+    #[must_use]
+    pub fn compression(mut self, value: Compression) -> KeyspaceOptions {
+        self.compression = value;
+        self
+    }
+
+    /// Sets [`KeyspaceOptions::block_bytes`](field@KeyspaceOptions::block_bytes).
+    #[must_use]
+    pub fn block_bytes(mut self, value: usize) -> KeyspaceOptions {
+        self.block_bytes = value;
+        self
+    }
+
+    /// Sets [`KeyspaceOptions::filter_bits_per_key`](field@KeyspaceOptions::filter_bits_per_key).
+    #[must_use]
+    pub fn filter_bits_per_key(mut self, value: u8) -> KeyspaceOptions {
+        self.filter_bits_per_key = value;
+        self
+    }
+
+    /// Sets [`KeyspaceOptions::level0_compaction_trigger`](field@KeyspaceOptions::level0_compaction_trigger).
+    #[must_use]
+    pub fn level0_compaction_trigger(mut self, value: usize) -> KeyspaceOptions {
+        self.level0_compaction_trigger = value;
+        self
+    }
+
+    /// Sets [`KeyspaceOptions::level_base_bytes`](field@KeyspaceOptions::level_base_bytes).
+    #[must_use]
+    pub fn level_base_bytes(mut self, value: u64) -> KeyspaceOptions {
+        self.level_base_bytes = value;
+        self
+    }
+
+    /// Sets [`KeyspaceOptions::level_multiplier`](field@KeyspaceOptions::level_multiplier).
+    #[must_use]
+    pub fn level_multiplier(mut self, value: u64) -> KeyspaceOptions {
+        self.level_multiplier = value;
+        self
+    }
+
+    /// Sets [`KeyspaceOptions::table_bytes`](field@KeyspaceOptions::table_bytes).
+    #[must_use]
+    pub fn table_bytes(mut self, value: u64) -> KeyspaceOptions {
+        self.table_bytes = value;
+        self
+    }
+
     /// Checks every option.
     ///
     /// # Errors
@@ -242,14 +393,45 @@ impl KeyspaceOptions {
     }
 }
 
-/// Options of one write.
+/// Options of one write. A [`Durability`] becomes one, so that it can stand for them.
+///
+/// ```
+/// # fn main() -> tinylsm::Result<()> {
+/// use tinylsm::{Db, Durability, WriteBatch};
+/// let db = Db::open_in_memory()?;
+/// let mut batch = WriteBatch::new();
+/// batch.put(db.default_keyspace(), "a", "1").delete(db.default_keyspace(), "b");
+/// db.write(batch, Durability::Disk)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WriteOptions {
     /// What the write survives; by default what [`Options::durability`] says.
     pub durability: Option<Durability>,
 }
 
+impl From<Durability> for WriteOptions {
+    fn from(durability: Durability) -> WriteOptions {
+        WriteOptions { durability: Some(durability) }
+    }
+}
+
+impl From<&WriteOptions> for WriteOptions {
+    fn from(options: &WriteOptions) -> WriteOptions {
+        *options
+    }
+}
+
 impl WriteOptions {
+    /// Sets what the write survives.
+    #[must_use]
+    pub fn durability(mut self, value: Durability) -> WriteOptions {
+        self.durability = Some(value);
+        self
+    }
+
     /// Asks for [`Durability::Disk`].
     pub fn disk() -> WriteOptions {
         WriteOptions { durability: Some(Durability::Disk) }

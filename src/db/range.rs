@@ -1,56 +1,84 @@
 //! Ranges of keys as callers write them: `..`, `a..b`, `a..=b`, pairs of bounds.
 
-use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
+use std::ops::{Bound, Range, RangeBounds, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
-/// A range of keys, in the order of the keyspace it is used on.
+/// A range of keys, in the order of the keyspace it is used on: every range of the standard library over anything that
+/// is bytes, pairs of bounds included, and references to them.
+///
+/// ```
+/// # fn main() -> tinylsm::Result<()> {
+/// use std::ops::Bound;
+/// let db = tinylsm::Db::open_in_memory()?;
+/// for key in ["a", "b", "c"] {
+///     db.put(key, "")?;
+/// }
+/// assert_eq!(db.range((Bound::Excluded("a"), Bound::Unbounded))?.count(), 2);
+/// let owned = String::from("b")..String::from("c");
+/// assert_eq!(db.range(&owned)?.count(), 1);
+/// # Ok(())
+/// # }
+/// ```
 pub trait KeyRange {
-    /// Returns both bounds, copied.
-    fn into_bounds(self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>);
+    /// Returns both bounds.
+    fn key_bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>);
 }
 
-fn owned<K: AsRef<[u8]>>(key: &K) -> Vec<u8> {
-    key.as_ref().to_vec()
+/// Returns both bounds of a range, copied.
+pub(crate) fn owned_bounds(range: &impl KeyRange) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    let (lower, upper) = range.key_bounds();
+    (lower.map(<[u8]>::to_vec), upper.map(<[u8]>::to_vec))
+}
+
+fn bounds_of<'a, K: AsRef<[u8]> + 'a>(range: &'a impl RangeBounds<K>) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
+    (range.start_bound().map(AsRef::as_ref), range.end_bound().map(AsRef::as_ref))
 }
 
 impl KeyRange for RangeFull {
-    fn into_bounds(self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    fn key_bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
         (Bound::Unbounded, Bound::Unbounded)
     }
 }
 
 impl<K: AsRef<[u8]>> KeyRange for Range<K> {
-    fn into_bounds(self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
-        (Bound::Included(owned(&self.start)), Bound::Excluded(owned(&self.end)))
+    fn key_bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        bounds_of(self)
     }
 }
 
 impl<K: AsRef<[u8]>> KeyRange for RangeInclusive<K> {
-    fn into_bounds(self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
-        (Bound::Included(owned(self.start())), Bound::Included(owned(self.end())))
+    fn key_bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        bounds_of(self)
     }
 }
 
 impl<K: AsRef<[u8]>> KeyRange for RangeFrom<K> {
-    fn into_bounds(self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
-        (Bound::Included(owned(&self.start)), Bound::Unbounded)
+    fn key_bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        bounds_of(self)
     }
 }
 
 impl<K: AsRef<[u8]>> KeyRange for RangeTo<K> {
-    fn into_bounds(self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
-        (Bound::Unbounded, Bound::Excluded(owned(&self.end)))
+    fn key_bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        bounds_of(self)
     }
 }
 
 impl<K: AsRef<[u8]>> KeyRange for RangeToInclusive<K> {
-    fn into_bounds(self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
-        (Bound::Unbounded, Bound::Included(owned(&self.end)))
+    fn key_bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        bounds_of(self)
     }
 }
 
-impl<K: AsRef<[u8]>, L: AsRef<[u8]>> KeyRange for (Bound<K>, Bound<L>) {
-    fn into_bounds(self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
-        (self.0.map(|key| owned(&key)), self.1.map(|key| owned(&key)))
+// One type for both bounds: with two, the key type of an unbounded one could not be inferred.
+impl<K: AsRef<[u8]>> KeyRange for (Bound<K>, Bound<K>) {
+    fn key_bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        bounds_of(self)
+    }
+}
+
+impl<R: KeyRange + ?Sized> KeyRange for &R {
+    fn key_bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        (**self).key_bounds()
     }
 }
 
@@ -71,6 +99,24 @@ pub(crate) fn prefix_bounds(prefix: &[u8]) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_range_has_its_bounds_whoever_owns_its_keys() {
+        fn bounds(range: impl KeyRange) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+            owned_bounds(&range)
+        }
+        let (a, b) = (b"a".to_vec(), b"b".to_vec());
+        let (included, excluded) = (Bound::Included(a.clone()), Bound::Excluded(b.clone()));
+        assert_eq!(bounds(..), (Bound::Unbounded, Bound::Unbounded));
+        assert_eq!(bounds("a".."b"), (included.clone(), excluded.clone()));
+        assert_eq!(bounds(&(&a..&b)), (included.clone(), excluded.clone()));
+        assert_eq!(bounds("a".to_owned()..), (included.clone(), Bound::Unbounded));
+        assert_eq!(bounds(..b"b"), (Bound::Unbounded, excluded.clone()));
+        assert_eq!(bounds(..=[b'b']), (Bound::Unbounded, Bound::Included(b.clone())));
+        assert_eq!(bounds("a"..="b"), (included.clone(), Bound::Included(b.clone())));
+        assert_eq!(bounds((Bound::Excluded("b"), Bound::Unbounded)), (excluded.clone(), Bound::Unbounded));
+        assert_eq!(bounds((Bound::Unbounded, Bound::Excluded(&b))), (Bound::Unbounded, excluded));
+    }
 
     #[test]
     fn prefix_range_ends_before_the_first_key_without_it() {

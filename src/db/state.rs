@@ -50,12 +50,41 @@ use std::sync::{Arc, OnceLock, Weak};
 /// A table as the versions of this database hold it.
 pub(crate) type LiveTable = Arc<Live<Arc<Table>>>;
 
-/// What never changes about a keyspace.
+/// What a keyspace is. Another name makes another one of these, with the same number and the same `fate`.
 #[derive(Debug)]
 pub(crate) struct KeyspaceInfo {
     pub id: KeyspaceId,
     pub name: String,
     pub options: KeyspaceOptions,
+    pub fate: Arc<Fate>,
+}
+
+/// What became of a keyspace.
+#[derive(Debug, Default)]
+pub(crate) struct Fate {
+    is_dropped: AtomicBool,
+}
+
+impl KeyspaceInfo {
+    /// Notes that the keyspace was dropped; call it when no state has it any more.
+    pub(crate) fn note_dropped(&self) {
+        self.fate.is_dropped.store(true, Ordering::Release);
+    }
+
+    /// Fails if the keyspace was dropped.
+    ///
+    /// # Errors
+    /// `Closed`.
+    #[inline]
+    pub(crate) fn check_not_dropped(&self) -> Result<()> {
+        if self.fate.is_dropped.load(Ordering::Acquire) { Err(self.dropped()) } else { Ok(()) }
+    }
+
+    /// Returns what whoever uses it gets once it was dropped.
+    #[cold]
+    pub(crate) fn dropped(&self) -> Error {
+        Error::new(ErrorKind::Closed, format!("keyspace {:?} was dropped", self.name))
+    }
 }
 
 /// A keyspace at one moment.
@@ -64,6 +93,58 @@ pub(crate) struct KeyspaceTree {
     pub info: Arc<KeyspaceInfo>,
     pub waste: Arc<ReadWaste>,
     pub tree: Tree,
+    /// What it was before it was emptied, while a snapshot may see that.
+    pub past: Option<Arc<Past>>,
+}
+
+/// A keyspace as it was before it was emptied.
+pub(crate) struct Past {
+    /// The number at which it was emptied: readers before it see this.
+    pub until: SeqNum,
+    pub tree: Tree,
+    /// What it was before it was emptied the time before.
+    pub older: Option<Arc<Past>>,
+}
+
+impl Past {
+    /// Returns the first number at which the keyspace was emptied, of those that are told of here.
+    fn oldest_until(&self) -> SeqNum {
+        let mut past = self;
+        while let Some(older) = &past.older {
+            past = older;
+        }
+        past.until
+    }
+
+    /// Returns what readers at a number and later see of this.
+    fn kept_from(self: &Arc<Past>, first_seq: SeqNum) -> Option<Arc<Past>> {
+        if self.until <= first_seq {
+            return None;
+        }
+        let older = self.older.as_ref().and_then(|older| older.kept_from(first_seq));
+        Some(Arc::new(Past { until: self.until, tree: self.tree.clone(), older }))
+    }
+}
+
+impl KeyspaceTree {
+    /// Returns the tree that a reader at a number sees.
+    #[inline]
+    pub(crate) fn tree_at(&self, seq: SeqNum) -> &Tree {
+        let mut tree = &self.tree;
+        let mut past = self.past.as_deref();
+        while let Some(earlier) = past
+            && seq < earlier.until
+        {
+            tree = &earlier.tree;
+            past = earlier.older.as_deref();
+        }
+        tree
+    }
+
+    /// Lets go of what only readers before a number see.
+    fn forget_past(&mut self, first_seq: SeqNum) {
+        self.past = self.past.take().and_then(|past| past.kept_from(first_seq));
+    }
 }
 
 /// Keyspaces that states share together.
@@ -75,8 +156,13 @@ const SHARE_COUNT: usize = 32;
 /// copied for a change hardly grows with how many keyspaces there are.
 #[derive(Clone, Default)]
 pub(crate) struct State {
-    /// By number; every share but the last is full.
+    /// By number; none is empty, and until a keyspace is dropped, every share but the last is full.
     shares: Vec<Arc<[KeyspaceTree]>>,
+    keyspaces_count: usize,
+    /// Keyspaces that were dropped since the database was opened.
+    drops_count: u64,
+    /// Keyspaces of which is kept what they were before they were emptied.
+    with_past: BTreeSet<KeyspaceId>,
     tables_len_bytes: u64,
     catalog_len_bytes: u64,
     /// Keyspaces that have tables.
@@ -84,16 +170,47 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Returns a keyspace that is there for sure, as the default one is.
+    ///
+    /// # Panics
+    /// If it is not.
     #[inline]
     pub(crate) fn keyspace(&self, id: KeyspaceId) -> &KeyspaceTree {
+        self.find(id).expect("only what cannot be dropped now is asked for like this")
+    }
+
+    /// Returns a keyspace; none if it was dropped.
+    #[inline]
+    pub(crate) fn find(&self, id: KeyspaceId) -> Option<&KeyspaceTree> {
+        // Its place, unless one with a lower number was dropped.
         let index = id.0 as usize;
-        &self.shares[index / SHARE_COUNT][index % SHARE_COUNT]
+        let guess = self.shares.get(index / SHARE_COUNT).and_then(|share| share.get(index % SHARE_COUNT));
+        match guess {
+            Some(keyspace) if keyspace.info.id == id => Some(keyspace),
+            _ => self.place(id).map(|(share, at)| &self.shares[share][at]),
+        }
+    }
+
+    /// Finds the place of a keyspace.
+    fn place(&self, id: KeyspaceId) -> Option<(usize, usize)> {
+        let is_before = |share: &Arc<[KeyspaceTree]>| share.last().is_some_and(|last| last.info.id < id);
+        let share = self.shares.partition_point(is_before);
+        let keyspaces = self.shares.get(share)?;
+        let at = keyspaces.binary_search_by_key(&id, |keyspace| keyspace.info.id).ok()?;
+        Some((share, at))
+    }
+
+    fn find_mut(&mut self, id: KeyspaceId) -> Option<&mut KeyspaceTree> {
+        let (share, at) = self.place(id)?;
+        Some(&mut Arc::make_mut(&mut self.shares[share])[at])
     }
 
     /// Lends a keyspace's tree to be changed, all but its tables.
+    ///
+    /// # Panics
+    /// If there is no such keyspace.
     pub(crate) fn tree_mut(&mut self, id: KeyspaceId) -> &mut Tree {
-        let index = id.0 as usize;
-        &mut Arc::make_mut(&mut self.shares[index / SHARE_COUNT])[index % SHARE_COUNT].tree
+        &mut self.find_mut(id).expect("only what cannot be dropped now is changed").tree
     }
 
     /// Gives a keyspace other tables.
@@ -112,31 +229,89 @@ impl State {
         self.filled_count += u64::from(tables.deepest().is_some());
     }
 
-    /// Adds the keyspace with the next number.
+    /// Adds a keyspace, whose number is above all others.
     pub(crate) fn add_keyspace(&mut self, keyspace: KeyspaceTree) {
-        assert!(keyspace.info.id.0 as usize == self.keyspaces_count(), "keyspaces are numbered one by one");
         let id = keyspace.info.id;
+        let last = self.keyspaces().next_back();
+        assert!(last.is_none_or(|last| last.info.id < id), "numbers of keyspaces count up");
         match self.shares.last_mut().filter(|share| share.len() < SHARE_COUNT) {
             Some(share) => *share = share.iter().cloned().chain([keyspace]).collect(),
             None => self.shares.push(Arc::new([keyspace])),
         }
+        self.keyspaces_count += 1;
         self.count_tables(id);
     }
 
+    /// Takes a keyspace out; none if it is not there.
+    pub(crate) fn remove_keyspace(&mut self, id: KeyspaceId) -> Option<KeyspaceTree> {
+        let removed = self.find(id)?.clone();
+        // They are no longer counted.
+        self.set_tables(id, Arc::default());
+        let (share, _) = self.place(id)?;
+        let left = self.shares[share].iter().filter(|keyspace| keyspace.info.id != id).cloned();
+        self.shares[share] = left.collect();
+        if self.shares[share].is_empty() {
+            self.shares.remove(share);
+        }
+        self.keyspaces_count -= 1;
+        self.drops_count += 1;
+        self.with_past.remove(&id);
+        Some(removed)
+    }
+
+    /// Says of a keyspace what it is from now on.
+    pub(crate) fn set_info(&mut self, info: Arc<KeyspaceInfo>) {
+        if let Some(keyspace) = self.find_mut(info.id) {
+            keyspace.info = info;
+        }
+    }
+
+    /// Empties a keyspace with the commit `seq`; readers before it see what was in it.
+    pub(crate) fn clear_keyspace(&mut self, id: KeyspaceId, seq: SeqNum, memtable_bytes: usize) {
+        let Some(keyspace) = self.find_mut(id) else { return };
+        let empty = Tree::new(keyspace.tree.order.clone(), memtable_bytes);
+        let tree = keyspace.tree.clone();
+        keyspace.past = Some(Arc::new(Past { until: seq, tree, older: keyspace.past.take() }));
+        keyspace.tree = Tree { tables: Arc::clone(&keyspace.tree.tables), ..empty };
+        self.with_past.insert(id);
+        // Counted, what goes and what comes.
+        self.set_tables(id, Arc::default());
+    }
+
+    /// Lets go of what only readers before a number see.
+    pub(crate) fn forget_past(&mut self, first_seq: SeqNum) {
+        for id in std::mem::take(&mut self.with_past) {
+            let keyspace = self.find_mut(id).expect("what has a past is there");
+            keyspace.forget_past(first_seq);
+            if keyspace.past.is_some() {
+                self.with_past.insert(id);
+            }
+        }
+    }
+
+    /// Tells whether something is kept that only readers before some number see.
+    pub(crate) fn has_past(&self) -> bool {
+        !self.with_past.is_empty()
+    }
+
+    /// Tells whether something is kept that only readers before a number see.
+    pub(crate) fn has_past_before(&self, first_seq: SeqNum) -> bool {
+        let mut pasts = self.with_past.iter().filter_map(|id| self.find(*id)?.past.as_deref());
+        pasts.any(|past| past.oldest_until() <= first_seq)
+    }
+
     /// Returns all keyspaces by number.
-    pub(crate) fn keyspaces(&self) -> impl Iterator<Item = &KeyspaceTree> {
+    pub(crate) fn keyspaces(&self) -> impl DoubleEndedIterator<Item = &KeyspaceTree> {
         self.shares.iter().flat_map(|share| share.iter())
     }
 
-    /// Returns the numbers of all keyspaces.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = KeyspaceId> + use<> {
-        let count = u32::try_from(self.keyspaces_count()).expect("bounded by limits.rs");
-        (0..count).map(KeyspaceId)
+    pub(crate) fn keyspaces_count(&self) -> usize {
+        self.keyspaces_count
     }
 
-    pub(crate) fn keyspaces_count(&self) -> usize {
-        let last = self.shares.last().map_or(0, |share| share.len());
-        self.shares.len().saturating_sub(1) * SHARE_COUNT + last
+    /// Returns how many keyspaces were dropped since the database was opened.
+    pub(crate) fn drops_count(&self) -> u64 {
+        self.drops_count
     }
 
     /// Returns how many bytes all tables have.
@@ -233,6 +408,8 @@ pub(crate) struct Leader {
     /// Holds the entries of the active memtables.
     pub arena: Arena,
     pub last_seq: SeqNum,
+    /// All up to this number is in sealed memtables or tables, or passed over.
+    pub sealed_seq: SeqNum,
     /// What has to be done before the first write, if opening could not.
     pub unestablished: Option<Box<crate::db::establish::Establishment>>,
 }
@@ -248,6 +425,9 @@ pub(crate) struct Writing {
     pub is_write_back_due: AtomicBool,
     /// Length of the open segment with what is still to be appended, as the leader last counted it.
     pub wal_bytes: AtomicU64,
+    /// Commits that the open segment holds back in memory, and their bytes, as the leader last counted them.
+    pub held_back_count: Counter,
+    pub held_back_bytes: Counter,
 }
 
 /// How long nothing was written, and who waits for nothing to be due.
@@ -312,7 +492,7 @@ pub(crate) struct Book {
 
 /// Why a table cannot be merged.
 pub(crate) struct Damage {
-    keyspace: KeyspaceId,
+    pub keyspace: KeyspaceId,
     error: Error,
     /// Monotonic time before which no merge tries it again.
     retry_at: u64,
@@ -451,6 +631,8 @@ impl Core {
             sealed_count: AtomicUsize::new(book.sealed.len()),
             is_write_back_due: AtomicBool::new(false),
             wal_bytes: AtomicU64::new(0),
+            held_back_count: Counter::new(0),
+            held_back_bytes: Counter::new(0),
         };
         let core = Arc::new_cyclic(|me| Core {
             me: me.clone(),
@@ -747,6 +929,5 @@ fn in_doubt(error: Error) -> Error {
     if !is_mendable(&error) {
         return error;
     }
-    let message = format!("what the manifest says is in doubt: {error}");
-    error.wrap(ErrorKind::Io, message)
+    error.within(ErrorKind::Io, "what the manifest says is in doubt")
 }

@@ -18,6 +18,11 @@ pub struct Stats {
     pub memtable_bytes: u64,
     /// Sealed generations that wait to be flushed.
     pub sealed_memtables: usize,
+    /// Commits of [`Durability::None`](crate::Durability::None) that wait in memory to be handed to the system: those that
+    /// are lost if the process ends now, or the last handle is dropped without closing. As of the last commit.
+    pub held_back_commits: u64,
+    /// Bytes that they take in the log.
+    pub held_back_bytes: u64,
     /// Each keyspace, in the order they were created.
     pub keyspaces: Vec<KeyspaceStats>,
     /// Length of the open WAL segment in bytes, with commits that wait to be appended to it.
@@ -65,6 +70,10 @@ pub struct KeyspaceStats {
     pub id: u32,
     /// Its comparator's name.
     pub comparator: String,
+    /// Entries that only memory and the log have, deletes and old versions included.
+    pub unflushed_entries: u64,
+    /// About how much memory they take, in bytes.
+    pub unflushed_bytes: u64,
     /// Its levels, the newest first.
     pub levels: Vec<LevelStats>,
 }
@@ -83,6 +92,7 @@ pub struct LevelStats {
 
 /// What `verify` read and found in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VerifyReport {
     /// Tables.
     pub files: u64,
@@ -92,6 +102,8 @@ pub struct VerifyReport {
     pub entries: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Entries that only memory and the log have.
+    pub unflushed_entries: u64,
 }
 
 /// What a kind of background job has met since it last succeeded.
@@ -130,6 +142,8 @@ impl Core {
             last_seq: self.view.visible_seq(),
             memtable_bytes: self.writing.active_bytes.load(Ordering::Relaxed),
             sealed_memtables: guarded.sealed_memtables,
+            held_back_commits: self.writing.held_back_count.get(),
+            held_back_bytes: self.writing.held_back_bytes.get(),
             keyspaces: guarded.state.keyspaces().map(keyspace_stats).collect(),
             wal_bytes: self.writing.wal_bytes.load(Ordering::Relaxed),
             disk_bytes: guarded.disk_bytes,
@@ -191,6 +205,7 @@ impl Core {
 }
 
 fn keyspace_stats(keyspace: &KeyspaceTree) -> KeyspaceStats {
+    let memtables = || std::iter::once(&keyspace.tree.active).chain(&keyspace.tree.sealed);
     let levels = keyspace.tree.tables.levels().iter().map(|tables| LevelStats {
         files: tables.len(),
         bytes: tables.iter().map(|live| live.meta.len_bytes).sum(),
@@ -200,6 +215,8 @@ fn keyspace_stats(keyspace: &KeyspaceTree) -> KeyspaceStats {
         name: keyspace.info.name.clone(),
         id: keyspace.info.id.0,
         comparator: keyspace.info.options.comparator.clone(),
+        unflushed_entries: memtables().map(|memtable| memtable.count()).sum(),
+        unflushed_bytes: memtables().map(|memtable| memtable.len_bytes()).sum(),
         levels: levels.collect(),
     }
 }

@@ -95,10 +95,10 @@ fn a_batch_covers_keyspaces_and_a_snapshot_sees_it_whole() {
     batch.put(db.default_keyspace(), "a", "1");
     batch.put(&other, "a", "2");
     batch.put(&other, "b", "3");
-    let seq = db.write(&batch, &WriteOptions::none()).expect("writes");
+    let seq = db.write(&batch, WriteOptions::none()).expect("writes");
     assert_eq!(seq.get(), 3);
     db.flush().expect("flushes");
-    assert_eq!(before.get(&other, "a").expect("reads"), None);
+    assert_eq!(before.keyspace(&other).get("a").expect("reads"), None);
     let keys: Vec<_> = other.iter().expect("open").map(|item| item.expect("readable").0).collect();
     assert_eq!(keys, [Slice::from(&b"b"[..]), Slice::from(&b"a"[..])]);
     assert!(other.prefix("a").is_err());
@@ -134,7 +134,7 @@ fn a_reader_changes_no_byte_and_sees_unflushed_data() {
     let db = open(&disk, &Background::Manual);
     db.put("a", "1").expect("puts");
     let options = WriteOptions::os();
-    db.default_keyspace().put_with("b", "2", &options).expect("puts");
+    db.default_keyspace().put_with("b", "2", options).expect("puts");
     drop(db);
     let before = disk.fork();
     let reader = Db::builder("/db").vfs(disk.clone()).open_read_only().expect("opens");

@@ -10,7 +10,7 @@ use crate::compaction::range::RangeWalk;
 use crate::db::board::JobKind;
 use crate::db::ends::{Phase, writing_is_off};
 use crate::db::jobs::Job;
-use crate::db::state::{Book, Core, Host, KeyspaceTree, LiveTable};
+use crate::db::state::{Book, Core, Host, KeyspaceInfo, KeyspaceTree, LiveTable};
 use crate::vfs::Vfs;
 use std::collections::BTreeSet;
 use std::ops::Bound;
@@ -163,10 +163,12 @@ impl Core {
     /// As `Db::compact_range`.
     pub(crate) fn compact_range(
         &self,
-        id: KeyspaceId,
+        info: &KeyspaceInfo,
         bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
     ) -> Result<()> {
-        let order = self.view.state().keyspace(id).tree.order.clone();
+        let id = info.id;
+        let look = || self.view.state().find(id).cloned().ok_or_else(|| info.dropped());
+        let order = look()?.tree.order;
         let is_empty = || Ok(order.is_range_empty(&bounds.0, &bounds.1));
         if contain("looking at a range", is_empty)? {
             return Ok(());
@@ -177,7 +179,7 @@ impl Core {
         let mut attempts_left = FULL_DISK_ATTEMPTS;
         loop {
             self.await_merge_claim(id)?;
-            let keyspace = self.view.state().keyspace(id).clone();
+            let keyspace = look().inspect_err(|_| self.give_merge_claim_back(id))?;
             // On a full disk, first whatever frees most in the room that there is.
             is_helping = !is_helping || self.reserve.is_spent();
             let planned =
@@ -285,7 +287,7 @@ impl Idleness {
         // One after the other: each of many jobs wakes this waiter, and one at rest is not asked about again.
         let is_due = |id| {
             let is_busy = book.board.is_busy_since(id, looks_before);
-            is_busy && !(goes_on && has_merged(state.keyspace(id), tables))
+            is_busy && !(goes_on && state.find(id).is_none_or(|keyspace| has_merged(keyspace, tables)))
         };
         while rest.keyspaces.first().is_some_and(|&id| !is_due(id)) {
             rest.keyspaces.pop_first();

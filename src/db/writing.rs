@@ -7,7 +7,7 @@ use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::db::board::{JobKind, is_lasting};
 use crate::db::ends::{Phase, is_mendable, writing_is_off};
-use crate::db::state::{Core, Generation, Host, Leader};
+use crate::db::state::{Core, Generation, Host, Leader, State};
 use crate::format::batch::Batch;
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
@@ -45,7 +45,7 @@ impl Core {
         self.ends.check_process()?;
         self.see_to_reserve();
         let is_of_deletes = batch.count() > 0 && !reach.has_puts;
-        let request = Request { batch, durability };
+        let request = Request::new(batch, durability);
         if !is_of_deletes {
             return self.commit_once(request, reach).1;
         }
@@ -96,8 +96,9 @@ impl Core {
     }
 
     /// Commits a batch if there is room; gives it back, for another attempt.
-    fn commit_once(&self, request: Request, reach: Reach<'_>) -> (Request, Result<SeqNum>) {
-        if let Err(error) = self.admit(&request, reach) {
+    fn commit_once(&self, mut request: Request, reach: Reach<'_>) -> (Request, Result<SeqNum>) {
+        let checked = self.check_keyspaces(&mut request, reach);
+        if let Err(error) = checked.and_then(|()| self.admit(&request, reach)) {
             return (request, Err(error));
         }
         match self.writing.queue.enter(request) {
@@ -106,6 +107,16 @@ impl Core {
                 self.lead(&mut group);
                 self.writing.queue.finish(group, own)
             }
+        }
+    }
+
+    /// Checks that the keyspaces are there that a batch writes to, and notes when that was.
+    fn check_keyspaces(&self, request: &mut Request, reach: Reach<'_>) -> Result<()> {
+        let state = self.view.state();
+        request.drops_seen_count = state.drops_count();
+        match reach.keyspaces.iter().find(|id| state.find(**id).is_none()) {
+            Some(id) => Err(was_dropped(*id)),
+            None => Ok(()),
         }
     }
 
@@ -193,7 +204,8 @@ impl Core {
                 drop(self.fail(&error));
             }
             for member in group {
-                member.answer = Some(Err(error.clone()));
+                let refusal = member.request.refusal.clone();
+                member.answer = Some(Err(refusal.unwrap_or_else(|| error.clone())));
             }
         }
     }
@@ -208,7 +220,14 @@ impl Core {
         let committed_at = self.expiry_time();
         // Leadership is what switches memtables, so these are the ones that belong to the open segment.
         let state = self.view.pin_state();
-        let memtable_of = |id| -> &Memtable { &state.keyspace(id).tree.active };
+        for member in &mut *group {
+            let request = &mut member.request;
+            if request.drops_seen_count != state.drops_count() {
+                // Rare: one of its keyspaces may have been dropped since it was admitted.
+                request.refusal = first_dropped(&request.batch, &state).map(was_dropped);
+            }
+        }
+        let memtable_of = |id, _| Some(&*state.keyspace(id).tree.active);
         let wal = leader.wal.as_mut().expect("a writable database has an open segment");
         let target = Target { wal, arena: &mut leader.arena };
         leader.last_seq = match commit_group(target, group, committed_at, leader.last_seq, memtable_of) {
@@ -235,9 +254,12 @@ impl Core {
         Ok(())
     }
 
-    /// Tells of the open segment's length, after anything that changes it or takes another segment.
+    /// Tells of the open segment's length and of what it holds back, after anything that changes it or takes another
+    /// segment.
     pub(crate) fn note_wal_len(&self, wal: &WalWriter) {
         self.writing.wal_bytes.store(wal.len(), Ordering::Relaxed);
+        self.writing.held_back_count.set(wal.held_count());
+        self.writing.held_back_bytes.set(wal.held_len_bytes());
     }
 
     /// Returns how much of the open segment may be unsynced before the background syncs it. A small database, which
@@ -253,17 +275,18 @@ impl Core {
         }
     }
 
-    /// Seals the active memtables with their WAL segment and opens the next one. Does nothing if they are empty.
+    /// Seals the active memtables with their WAL segment and opens the next one. Does nothing if nothing was committed since
+    /// the last time; memtables may be empty all the same, where keyspaces were dropped or cleared.
     pub(crate) fn rotate(&self, leader: &mut Leader) -> Result<()> {
         let wal = leader.wal.as_mut().expect("a writable database has an open segment");
-        if leader.arena.charged_bytes() == 0 {
+        if leader.last_seq == leader.sealed_seq {
             return Ok(());
         }
         // Everything in the old segment becomes durable here, so that its end can be stated in the next one's
         // header, and so that no table ever holds a commit whose batch another keyspace could lose.
         wal.sync().map_err(|error| self.fail(&error))?;
         let next = self.open_segment(wal.as_predecessor())?;
-        self.seal(leader, next);
+        self.seal(leader, next, None);
         Ok(())
     }
 
@@ -276,7 +299,7 @@ impl Core {
         Ok(segment)
     }
 
-    fn create_segment(&self, predecessor: Predecessor) -> Result<WalWriter> {
+    pub(crate) fn create_segment(&self, predecessor: Predecessor) -> Result<WalWriter> {
         let number = self.take_file_number();
         let step = self.preallocate_bytes();
         let (disk, path) = (self.directory.as_ref(), self.directory.path());
@@ -289,10 +312,14 @@ impl Core {
         Ok(created.with_held_len_max(self.options.wal_held_len_max()))
     }
 
-    /// Switches to `next`: the memtables filled so far become a sealed generation.
-    fn seal(&self, leader: &mut Leader, next: WalWriter) {
+    /// Switches to `next`: the memtables filled so far become a sealed generation, all but those of a keyspace that is
+    /// emptied by the first commit of `next`, with that number.
+    pub(crate) fn seal(&self, leader: &mut Leader, next: WalWriter, cleared: Option<(KeyspaceId, SeqNum)>) {
         let state = self.view.pin_state();
-        let filled = state.keyspaces().filter(|keyspace| !keyspace.tree.active.is_empty());
+        let is_kept = |id: KeyspaceId| cleared.is_none_or(|(cleared, _)| cleared != id);
+        let filled = state
+            .keyspaces()
+            .filter(|keyspace| !keyspace.tree.active.is_empty() && is_kept(keyspace.info.id));
         let memtables: Vec<_> =
             filled.map(|keyspace| (keyspace.info.id, Arc::clone(&keyspace.tree.active))).collect();
         let share = self.options.memtable_bytes / state.keyspaces_count();
@@ -312,13 +339,23 @@ impl Core {
                 let fresh = Arc::new(Memtable::new(&tree.order, share));
                 tree.sealed.insert(0, std::mem::replace(&mut tree.active, fresh));
             }
+            if let Some((id, seq)) = cleared {
+                state.clear_keyspace(id, seq, share);
+            }
         });
+        if let Some(emptied) = cleared.and_then(|(id, _)| state.find(id)) {
+            book.files.retire_tables(emptied.tree.tables.levels().iter().flatten().cloned());
+            emptied.waste.forget();
+            // Whatever a merge of it has met is looked at again.
+            book.board.nominate(emptied.info.id);
+        }
         drop(book);
         self.note_wal_len(&next);
         if let Some(mut old) = leader.wal.replace(next) {
             old.trim();
         }
         leader.arena = Arena::new(self.options.memtable_bytes);
+        leader.sealed_seq = leader.last_seq;
         self.writing.active_bytes.store(0, Ordering::Relaxed);
         self.wake_background();
         self.changed.notify_all();
@@ -397,8 +434,8 @@ impl Core {
         if let Some((kind, error)) = short.find(|(_, error)| error.kind() == ErrorKind::NoSpace)
             && !book.may_make_room(now)
         {
-            let message = format!("writes wait for a {}, which finds no room: {error}", kind.name());
-            return Some(error.clone().wrap(ErrorKind::NoSpace, message));
+            let context = format!("writes wait for a {}, which finds no room", kind.name());
+            return Some(error.clone().within(ErrorKind::NoSpace, &context));
         }
         let is_stuck = |id: &KeyspaceId| {
             let is_damaged = !book.parked_tables(*id, now).is_empty() && !book.board.is_busy(*id);
@@ -420,10 +457,7 @@ impl Core {
         let cause = trouble.or_else(damage).cloned();
         drop(book);
         match cause {
-            Some(cause) => {
-                let message = format!("writes wait for flush and compaction, which fail: {cause}");
-                cause.wrap(ErrorKind::Busy, message)
-            }
+            Some(cause) => cause.within(ErrorKind::Busy, "writes wait for flush and compaction, which fail"),
             None => Error::new(
                 ErrorKind::Busy,
                 "writes wait for flush and compaction, and the time for that is over",
@@ -434,7 +468,8 @@ impl Core {
     /// Decides how a write to some keyspaces goes on: flushes hold up everybody, merges only those who write there.
     fn pace(&self, keyspaces: &[KeyspaceId]) -> Pace {
         let state = self.view.state();
-        let level0 = keyspaces.iter().map(|id| state.keyspace(*id).tree.tables.level(0).len());
+        let found = keyspaces.iter().filter_map(|id| state.find(*id));
+        let level0 = found.map(|keyspace| keyspace.tree.tables.level(0).len());
         self.pace_at(level0.max().unwrap_or(0))
     }
 
@@ -500,8 +535,8 @@ impl Core {
             return Err(writing_is_off(&cause));
         }
         self.mend(leader).map_err(|error| {
-            let message = format!("writing cannot be resumed: {error}");
-            error.clone().wrap(error.kind(), message)
+            let kind = error.kind();
+            error.within(kind, "writing cannot be resumed")
         })?;
         if self.ends.resume(&cause) {
             return Ok(());
@@ -539,6 +574,26 @@ impl Core {
         leader.wal = Some(next);
         Ok(())
     }
+}
+
+/// Returns the first keyspace that a batch writes to and that is not there.
+#[cold]
+fn first_dropped(batch: &Batch, state: &State) -> Option<KeyspaceId> {
+    let mut operations = batch.operations();
+    while let Some(operation) = operations.next_operation().expect("a batch of our own is readable") {
+        if state.find(operation.keyspace).is_none() {
+            return Some(operation.keyspace);
+        }
+    }
+    None
+}
+
+#[cold]
+fn was_dropped(id: KeyspaceId) -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        format!("a keyspace that the write is for was dropped (it had number {id})"),
+    )
 }
 
 fn nanos(duration: Duration) -> u64 {

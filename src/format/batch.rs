@@ -78,6 +78,13 @@ impl Batch {
         self.frame.len() - OPERATIONS_START
     }
 
+    /// Returns the operations.
+    pub fn operations(&self) -> Operations<'_> {
+        let mut reader = Reader::new(&self.frame);
+        reader.take(OPERATIONS_START).expect("a batch has its headers from the start");
+        Operations { reader, left: self.count }
+    }
+
     /// Removes every operation, keeping the memory.
     pub fn clear(&mut self) {
         self.frame.truncate(OPERATIONS_START);
@@ -231,12 +238,18 @@ mod tests {
         batch.put(KeyspaceId(0), b"apple", b"red");
         batch.delete(KeyspaceId(300), b"pear");
         let frame = &*batch.stamp(UnixMillis(-5), SeqNum::new(9));
-        let (header, mut operations) = open_record(frame).expect("just encoded");
+        let (header, _) = open_record(frame).expect("just encoded");
         assert_eq!(
             header,
             RecordHeader { committed_at: UnixMillis(-5), first_seq: SeqNum::new(9), count: 2 }
         );
         assert_eq!(header.last_seq(), SeqNum::new(10));
+        let mut early = batch.operations();
+        let keyspaces =
+            std::iter::from_fn(|| early.next_operation().expect("valid")).map(|each| each.keyspace);
+        assert_eq!(keyspaces.collect::<Vec<_>>(), [KeyspaceId(0), KeyspaceId(300)]);
+        let frame = &*batch.stamp(UnixMillis(-5), SeqNum::new(9));
+        let (_, mut operations) = open_record(frame).expect("just encoded");
         let put = operations.next_operation().expect("valid").expect("first");
         assert_eq!((put.kind, &frame[put.key], &frame[put.value]), (Kind::Put, &b"apple"[..], &b"red"[..]));
         let delete = operations.next_operation().expect("valid").expect("second");

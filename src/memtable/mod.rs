@@ -14,6 +14,7 @@ mod entry;
 mod filter;
 
 use crate::base::comparator::KeyOrder;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hash::hash_key;
 use crate::base::key::{InternalKey, Tag};
 use crate::base::limits;
@@ -24,7 +25,9 @@ use crate::memtable::entry::{ByteOrder, CustomOrder, Entry, Probe, Wanted};
 use crate::memtable::filter::MemtableFilter;
 use crate::sync::atomic::Counter;
 use crossbeam_skiplist::SkipSet;
+use std::cmp::Ordering;
 use std::ops::Bound;
+use std::sync::Arc;
 
 /// Sorted entries in memory.
 pub struct Memtable {
@@ -121,6 +124,30 @@ impl Memtable {
                 (found.user_key() == key).then(|| (found.tag(), found.value_slice(0)))
             }
         }
+    }
+
+    /// Checks that the entries are in order, and returns how many there are.
+    ///
+    /// # Errors
+    /// `Internal`: memory is damaged, or the comparator contradicts itself.
+    pub fn verify(self: &Arc<Memtable>, order: &KeyOrder) -> Result<u64> {
+        let mut cursor = self.cursor();
+        let (mut last_key, mut last_tag) = (Vec::new(), Tag::NEWEST);
+        let mut count = 0;
+        cursor.seek_to_first()?;
+        while cursor.is_valid() {
+            let key = cursor.key();
+            let before = InternalKey::new(&last_key, last_tag);
+            if count > 0 && before.compare(&key, order) != Ordering::Less {
+                return Err(Error::new(ErrorKind::Internal, "the entries in memory are out of order"));
+            }
+            count += 1;
+            last_key.clear();
+            last_key.extend_from_slice(key.user_key);
+            last_tag = key.tag;
+            cursor.next()?;
+        }
+        Ok(count)
     }
 
     /// Returns about how much memory the entries take, in bytes.

@@ -8,6 +8,7 @@
 pub mod get;
 pub mod level;
 pub mod scan;
+pub mod size;
 pub mod steps;
 pub mod tree;
 pub mod waste;

@@ -14,6 +14,7 @@
 use crate::base::contain::contain;
 use crate::base::error::{Error, Result};
 use crate::base::key::{InternalKey, Kind, Tag};
+use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
 use crate::cursor::Cursor;
 use crate::cursor::merge::MergeCursor;
@@ -40,6 +41,8 @@ pub struct Scan {
     upper: Bound<Vec<u8>>,
     /// Where the front began: the lower bound, or where it was sought to. The back ends here.
     start: Bound<Vec<u8>>,
+    /// Where the back began: the upper bound, or where it was sought to. The front ends here.
+    stop: Bound<Vec<u8>>,
     front: Option<End>,
     back: Option<End>,
     failure: Option<Error>,
@@ -74,6 +77,7 @@ impl Scan {
             tree,
             horizon,
             start: lower.clone(),
+            stop: upper.clone(),
             lower,
             upper,
             front: None,
@@ -129,14 +133,34 @@ impl Scan {
     /// # Errors
     /// What reading meets.
     pub fn seek(&mut self, key: &[u8]) -> Result<()> {
+        self.seek_with(|scan| scan.place_front_at(key))
+    }
+
+    /// Moves the back to the last key at or before `key` within the bounds, and forgets what was given out at
+    /// the back before. A scan that has failed stays failed.
+    ///
+    /// # Errors
+    /// What reading meets.
+    pub fn seek_back(&mut self, key: &[u8]) -> Result<()> {
+        self.seek_with(|scan| scan.place_back_at(key))
+    }
+
+    /// Returns the bounds that it was made with.
+    pub fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
+        (self.lower.as_ref().map(Vec::as_slice), self.upper.as_ref().map(Vec::as_slice))
+    }
+
+    /// Returns the number up to which it sees entries.
+    pub fn seq(&self) -> SeqNum {
+        self.horizon.seq
+    }
+
+    fn seek_with(&mut self, place: impl FnOnce(&mut Scan) -> Result<()>) -> Result<()> {
         if let Some(error) = &self.failure {
             return Err(error.clone());
         }
-        let result = if self.tree.order.is_bytewise() {
-            self.place_front_at(key)
-        } else {
-            contain("a seek", || self.place_front_at(key))
-        };
+        let result =
+            if self.tree.order.is_bytewise() { place(self) } else { contain("a seek", || place(self)) };
         if let Err(error) = &result {
             self.fail(error.clone());
         }
@@ -145,13 +169,25 @@ impl Scan {
 
     fn place_front_at(&mut self, key: &[u8]) -> Result<()> {
         self.is_done = self.is_range_empty();
-        let mut end = self.take_front();
+        let mut end = self.front.take().unwrap_or_else(|| self.new_end());
         self.start =
             if self.lower_violation(key) { self.lower.clone() } else { Bound::Included(key.to_vec()) };
         end.has_last_key = false;
         end.is_given = false;
         let result = place_front(&mut end.cursor, &self.start);
         self.front = Some(end);
+        result
+    }
+
+    fn place_back_at(&mut self, key: &[u8]) -> Result<()> {
+        self.is_done = self.is_range_empty();
+        let mut end = self.back.take().unwrap_or_else(|| self.new_end());
+        self.stop =
+            if self.upper_violation(key) { self.upper.clone() } else { Bound::Included(key.to_vec()) };
+        end.has_last_key = false;
+        end.failure = None;
+        let result = place_back(&mut end.cursor, &self.stop);
+        self.back = Some(end);
         result
     }
 
@@ -250,10 +286,6 @@ impl Scan {
         level0.map(|(at, _)| (0, at..at + 1)).chain(sorted.filter(|(_, run)| !run.is_empty()))
     }
 
-    fn take_front(&mut self) -> End {
-        self.front.take().unwrap_or_else(|| self.new_end())
-    }
-
     /// Tells whether `key` lies before the lower bound.
     fn lower_violation(&self, key: &[u8]) -> bool {
         self.lies_before(key, &self.lower)
@@ -269,7 +301,11 @@ impl Scan {
 
     /// Tells whether `key` lies behind the upper bound.
     fn upper_violation(&self, key: &[u8]) -> bool {
-        match &self.upper {
+        self.lies_behind(key, &self.upper)
+    }
+
+    fn lies_behind(&self, key: &[u8], upper: &Bound<Vec<u8>>) -> bool {
+        match upper {
             Bound::Included(upper) => self.tree.order.compare(key, upper) == Ordering::Greater,
             Bound::Excluded(upper) => self.tree.order.compare(key, upper) != Ordering::Less,
             Bound::Unbounded => false,
@@ -299,7 +335,7 @@ impl Scan {
                 self.pass_older(end)?;
                 continue;
             }
-            if self.upper_violation(user_key) {
+            if self.lies_behind(user_key, &self.stop) {
                 return Ok(None);
             }
             if let Some(back) = self.back.as_ref().filter(|back| back.has_last_key)

@@ -255,6 +255,22 @@ impl Table {
         })
     }
 
+    /// Returns about how many bytes of data blocks lie before the end of the block that `target` would be in.
+    ///
+    /// # Errors
+    /// What a stand-in was made with.
+    pub fn approximate_end_of(&self, target: InternalKey<'_>) -> Result<u64> {
+        let readable = self.readable()?;
+        let smallest = &self.properties()?.smallest;
+        if target.compare(&smallest.as_internal(), &self.order).is_lt() {
+            return Ok(0);
+        }
+        Ok(match readable.index.find(target) {
+            Some(block_index) => readable.index.span(block_index).end,
+            None => readable.footer.data_end(),
+        })
+    }
+
     #[inline]
     fn readable(&self) -> Result<&Readable> {
         self.readable.as_ref().map_err(Error::clone)

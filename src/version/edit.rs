@@ -94,6 +94,24 @@ pub enum Change {
     },
     /// The latest wall-clock time that expiry was decided by.
     TimeHighWater(UnixMillis),
+    /// A keyspace is gone, with its tables and with what the log has for it. Its number is never given out again.
+    DropKeyspace(KeyspaceId),
+    /// A keyspace has another name from here on.
+    RenameKeyspace {
+        /// Its number.
+        id: KeyspaceId,
+        /// Its name from here on.
+        name: String,
+    },
+    /// A keyspace was emptied: its tables are gone, and what the log has for it up to this number.
+    ClearKeyspace {
+        /// Its number.
+        id: KeyspaceId,
+        /// The number of the commit that emptied it.
+        seq: SeqNum,
+    },
+    /// Numbers of keyspaces below this one are taken.
+    NextKeyspace(KeyspaceId),
 }
 
 const TAG_CREATE_KEYSPACE: u8 = 1;
@@ -104,6 +122,10 @@ const TAG_FLUSHED: u8 = 5;
 const TAG_WAL_OPENED: u8 = 6;
 const TAG_CLOSED: u8 = 7;
 const TAG_TIME_HIGH_WATER: u8 = 8;
+const TAG_DROP_KEYSPACE: u8 = 9;
+const TAG_RENAME_KEYSPACE: u8 = 10;
+const TAG_CLEAR_KEYSPACE: u8 = 11;
+const TAG_NEXT_KEYSPACE: u8 = 12;
 
 /// Encodes changes as one record's payload.
 pub fn encode(changes: &[Change]) -> Vec<u8> {
@@ -130,6 +152,7 @@ pub fn len_bytes_max(change: &Change) -> usize {
         Change::CreateKeyspace { name, comparator, options, .. } => {
             NUMBERS + name.len() + comparator.len() + options.len()
         }
+        Change::RenameKeyspace { name, .. } => NUMBERS + name.len(),
         Change::AddTable { meta, .. } => NUMBERS + 80 + meta.smallest.len() + meta.largest.len(),
         _ => NUMBERS,
     }
@@ -187,6 +210,24 @@ fn encode_body(change: &Change, out: &mut Vec<u8>) -> u8 {
             out.extend_from_slice(&time.0.to_le_bytes());
             TAG_TIME_HIGH_WATER
         }
+        Change::DropKeyspace(id) => {
+            put_varint(out, u64::from(id.0));
+            TAG_DROP_KEYSPACE
+        }
+        Change::RenameKeyspace { id, name } => {
+            put_varint(out, u64::from(id.0));
+            put_bytes(out, name.as_bytes());
+            TAG_RENAME_KEYSPACE
+        }
+        Change::ClearKeyspace { id, seq } => {
+            put_varint(out, u64::from(id.0));
+            put_varint(out, seq.get());
+            TAG_CLEAR_KEYSPACE
+        }
+        Change::NextKeyspace(id) => {
+            put_varint(out, u64::from(id.0));
+            TAG_NEXT_KEYSPACE
+        }
     }
 }
 
@@ -243,7 +284,7 @@ impl<'a> Changes<'a> {
         let tag = self.reader.u8().ok_or(damaged)?;
         let body = self.reader.bytes(limits::FRAME_PAYLOAD_LEN_BYTES_MAX).ok_or(damaged)?;
         let unknown = Unreadable::Unknown { at, tag };
-        if !(TAG_CREATE_KEYSPACE..=TAG_TIME_HIGH_WATER).contains(&tag) {
+        if !(TAG_CREATE_KEYSPACE..=TAG_NEXT_KEYSPACE).contains(&tag) {
             return Err(unknown);
         }
         let mut fields = Reader::new(body);
@@ -299,6 +340,16 @@ fn decode_body(tag: u8, reader: &mut Reader<'_>) -> Option<Change> {
         TAG_WAL_OPENED => Change::WalOpened(file_number(reader)?),
         TAG_CLOSED => Change::Closed { wal: file_number(reader)?, good_len: count(reader)? },
         TAG_TIME_HIGH_WATER => Change::TimeHighWater(time(reader)?),
+        TAG_DROP_KEYSPACE => Change::DropKeyspace(KeyspaceId(reader.varint32()?)),
+        TAG_RENAME_KEYSPACE => Change::RenameKeyspace {
+            id: KeyspaceId(reader.varint32()?),
+            name: reader.text(limits::NAME_LEN_BYTES_MAX)?.to_owned(),
+        },
+        TAG_CLEAR_KEYSPACE => Change::ClearKeyspace {
+            id: KeyspaceId(reader.varint32()?),
+            seq: SeqNum::from_disk(reader.varint()?)?,
+        },
+        TAG_NEXT_KEYSPACE => Change::NextKeyspace(KeyspaceId(reader.varint32()?)),
         _ => return None,
     })
 }

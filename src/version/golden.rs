@@ -6,7 +6,7 @@ use crate::base::time::UnixMillis;
 use crate::format::annotate::Annotator;
 use crate::format::names::FileName;
 use crate::version::catalog::Catalog;
-use crate::version::edit::{Change, TableMeta};
+use crate::version::edit::{Change, TableMeta, encode};
 use crate::version::manifest::ManifestWriter;
 use crate::vfs::Vfs;
 use crate::vfs::mem::MemVfs;
@@ -111,6 +111,10 @@ fn change(out: &mut Annotator<'_>) {
         6 => "WAL opened",
         7 => "closed",
         8 => "time high water",
+        9 => "drop keyspace",
+        10 => "rename keyspace",
+        11 => "clear keyspace",
+        12 => "next keyspace",
         _ => panic!("tag {tag} is in no document"),
     };
     out.take(1, &format!("tag: {name}"));
@@ -129,7 +133,7 @@ fn change(out: &mut Annotator<'_>) {
             out.varint("level");
             out.varint("table");
         }
-        4 => drop(out.varint("taken below")),
+        4 | 12 => drop(out.varint("taken below")),
         5 => {
             out.varint("oldest segment needed");
             out.varint("last sequence number in tables");
@@ -139,7 +143,16 @@ fn change(out: &mut Annotator<'_>) {
             out.varint("last segment");
             out.varint("its durable length");
         }
-        _ => out.time("time"),
+        8 => out.time("time"),
+        9 => drop(out.varint("keyspace")),
+        10 => {
+            out.varint("keyspace");
+            out.prefixed("name");
+        }
+        _ => {
+            out.varint("keyspace");
+            out.varint("sequence number");
+        }
     }
     assert_eq!(out.at, end, "the body is as long as the change says");
 }
@@ -181,6 +194,23 @@ fn annotate_current(bytes: &[u8]) -> String {
 #[test]
 fn the_bytes_of_a_manifest_never_change() {
     insta::assert_snapshot!(annotate(&sample().manifest));
+}
+
+#[test]
+fn the_bytes_of_changes_to_keyspaces_never_change() {
+    let id = KeyspaceId(200);
+    let changes = [
+        Change::RenameKeyspace { id, name: "other".to_owned() },
+        Change::ClearKeyspace { id, seq: SeqNum::new(500) },
+        Change::DropKeyspace(id),
+        Change::NextKeyspace(KeyspaceId(201)),
+    ];
+    let bytes = encode(&changes);
+    let mut out = Annotator::new(&bytes);
+    while out.at < bytes.len() {
+        change(&mut out);
+    }
+    insta::assert_snapshot!(out.text);
 }
 
 #[test]

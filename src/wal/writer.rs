@@ -34,6 +34,8 @@ pub struct WalWriter {
     segment: Arc<Segment>,
     /// Frames added, but not yet handed to the system, side by side; long ones are left out.
     held: Vec<u8>,
+    /// How many frames these are.
+    held_count: u64,
     /// The long frames among them, which only the group at hand has.
     long: Vec<LongFrame>,
     held_len_max: usize,
@@ -88,6 +90,7 @@ impl WalWriter {
             log,
             segment,
             held: Vec::new(),
+            held_count: 0,
             long: Vec::new(),
             held_len_max: limits::WAL_HELD_BACK_LEN_BYTES_MAX,
             ahead: Ahead { asked_len: len, step_len_max: allocate_len_max },
@@ -220,6 +223,16 @@ impl WalWriter {
         self.log.len() + self.pending_len()
     }
 
+    /// Returns how many records wait in memory to be handed to the system.
+    pub fn held_count(&self) -> u64 {
+        self.held_count
+    }
+
+    /// Returns how many bytes these are.
+    pub fn held_len_bytes(&self) -> u64 {
+        self.held.len() as u64
+    }
+
     /// Tells whether the segment has no record yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -256,12 +269,13 @@ impl WalWriter {
     /// Returns where the writer stands, for [`WalWriter::put_back`].
     pub(in crate::wal) fn mark(&self) -> Mark {
         assert!(self.long.is_empty(), "long frames leave with their group");
-        Mark { held_len: self.held.len(), last_seq: self.last_seq }
+        Mark { held_len: self.held.len(), held_count: self.held_count, last_seq: self.last_seq }
     }
 
     /// Forgets what was added since `mark` and was not handed over.
     pub(in crate::wal) fn put_back(&mut self, mark: Mark) {
         self.held.truncate(mark.held_len);
+        self.held_count = mark.held_count;
         self.long.clear();
         self.last_seq = mark.last_seq;
     }
@@ -276,6 +290,7 @@ impl WalWriter {
             self.long.push(LongFrame { held_len_before: self.held.len(), len: frame.len() });
         } else {
             self.held.extend_from_slice(frame);
+            self.held_count += 1;
         }
     }
 
@@ -300,6 +315,7 @@ impl WalWriter {
         appended.inspect_err(|error| self.failure = Some(error.clone()))?;
         self.long.clear();
         self.held.clear();
+        self.held_count = 0;
         self.held.shrink_to(self.held_len_max);
         self.good_seq = self.last_seq;
         self.segment.note_handed(self.good_len());
@@ -346,6 +362,7 @@ impl WalWriter {
 #[derive(Clone, Copy)]
 pub(in crate::wal) struct Mark {
     held_len: usize,
+    held_count: u64,
     last_seq: SeqNum,
 }
 

@@ -19,8 +19,11 @@ use std::path::Path;
 /// What a write survives once it has returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// Nothing yet: the record waits in memory for the next stronger write, `sync` or `flush`. The cheapest, and
-    /// still no hole: a later durable write takes it along.
+    /// Nothing yet: the record waits in memory for the next stronger write, [`sync`](crate::db::Db::sync),
+    /// [`flush`](crate::db::Db::flush) or [`close`](crate::db::Db::close). The cheapest, and still no hole: a later durable
+    /// write takes it along. It is lost if the process ends before that, and also if the last handle of the database is
+    /// dropped without `close`; [`Stats::held_back_commits`](crate::db::stats::Stats::held_back_commits) tells how much
+    /// waits.
     None,
     /// The end of this process: the operating system has the record.
     Os,
@@ -36,6 +39,22 @@ pub struct Request {
     pub batch: Batch,
     /// What it has to survive.
     pub durability: Durability,
+    /// How many keyspaces had been dropped when its keyspaces were last looked at.
+    pub drops_seen_count: u64,
+    /// Why it cannot be committed, which the leader finds out; the rest of its group can.
+    pub refusal: Option<Error>,
+}
+
+impl Request {
+    /// Makes a request of a batch.
+    pub fn new(batch: Batch, durability: Durability) -> Request {
+        Request { batch, durability, drops_seen_count: 0, refusal: None }
+    }
+
+    /// Returns how many operations are to be committed.
+    fn count(&self) -> u64 {
+        if self.refusal.is_some() { 0 } else { u64::from(self.batch.count()) }
+    }
 }
 
 /// Why a group was not committed. Numbers, memtables and what the log holds back are as they were.
@@ -67,12 +86,12 @@ pub fn commit_group<'m>(
     group: &mut [Member<Request, Result<SeqNum>>],
     committed_at: UnixMillis,
     last_seq: SeqNum,
-    memtable_of: impl Fn(KeyspaceId) -> &'m Memtable,
+    memtable_of: impl Fn(KeyspaceId, SeqNum) -> Option<&'m Memtable>,
 ) -> Result<SeqNum, Failure> {
     let Target { wal, arena } = target;
     let requests = || group.iter().map(|member| &member.request);
     let durability = requests().map(|request| request.durability).max().unwrap_or_default();
-    let count: u64 = requests().map(|request| u64::from(request.batch.count())).sum();
+    let count: u64 = requests().map(Request::count).sum();
     if count > SeqNum::LAST.get().saturating_sub(last_seq.get()) {
         let error = Error::new(ErrorKind::ReadOnly, "the database has used up its sequence numbers");
         return Err(Failure::Untouched(error));
@@ -80,15 +99,15 @@ pub fn commit_group<'m>(
     let mut records = wal.begin().map_err(Failure::Untouched)?;
     let mut last = last_seq;
     for member in group.iter_mut() {
-        let batch = &mut member.request.batch;
-        if batch.count() > 0 {
+        let count = member.request.count();
+        if count > 0 {
             let first = last.plus(1);
-            last = last.plus(u64::from(batch.count()));
-            records.add(batch.stamp(committed_at, first), first, last);
+            last = last.plus(count);
+            records.add(member.request.batch.stamp(committed_at, first), first, last);
         }
-        member.answer = Some(Ok(last));
+        member.answer = Some(member.request.refusal.clone().map_or(Ok(last), Err));
     }
-    let logged = || group.iter().filter(|member| member.request.batch.count() > 0);
+    let logged = || group.iter().filter(|member| member.request.count() > 0);
     let frames = logged().map(|member| member.request.batch.frame());
     match durability {
         Durability::Disk => records.sync(frames),
@@ -106,17 +125,24 @@ pub fn commit_group<'m>(
     Ok(last)
 }
 
-/// Copies a record's operations into the memtables of their keyspaces.
+/// Copies a record's operations into the memtables of their keyspaces; `memtable_of` gives none for an operation that is
+/// passed over.
 ///
 /// # Panics
 /// If the record is not one of ours: disks' bytes go through [`check_record`] first.
-pub fn apply<'m>(record: &[u8], arena: &mut Arena, memtable_of: &impl Fn(KeyspaceId) -> &'m Memtable) {
+pub fn apply<'m>(
+    record: &[u8],
+    arena: &mut Arena,
+    memtable_of: &impl Fn(KeyspaceId, SeqNum) -> Option<&'m Memtable>,
+) {
     let (header, mut operations) = open_record(record).expect("a record is checked before it is applied");
     let mut seq = header.first_seq;
     while let Some(operation) = operations.next_operation().expect("a record is checked before it is applied")
     {
         let key = InternalKey::new(&record[operation.key], Tag::new(seq, operation.kind));
-        memtable_of(operation.keyspace).insert(arena, key, &record[operation.value]);
+        if let Some(memtable) = memtable_of(operation.keyspace, seq) {
+            memtable.insert(arena, key, &record[operation.value]);
+        }
         seq = seq.plus(1);
     }
     assert!(seq == header.last_seq().plus(1), "a record has as many operations as it says");

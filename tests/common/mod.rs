@@ -9,22 +9,18 @@ pub type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Returns options under which a few hundred writes flush, compact and roll the manifest.
 pub fn tiny() -> Options {
-    let keyspace = KeyspaceOptions {
-        block_bytes: 128,
-        level0_compaction_trigger: 2,
-        level_base_bytes: 8 << 10,
-        level_multiplier: 2,
-        table_bytes: 2 << 10,
-        ..KeyspaceOptions::default()
-    };
-    Options {
-        memtable_bytes: 4 << 10,
-        wal_preallocate_bytes: 1 << 10,
-        manifest_roll_bytes: 1 << 10,
-        block_cache_bytes: 16 << 10,
-        default_keyspace: Some(keyspace),
-        ..Options::default()
-    }
+    let keyspace = KeyspaceOptions::default()
+        .block_bytes(128)
+        .level0_compaction_trigger(2)
+        .level_base_bytes(8 << 10)
+        .level_multiplier(2)
+        .table_bytes(2 << 10);
+    Options::default()
+        .memtable_bytes(4 << 10)
+        .wal_preallocate_bytes(1 << 10)
+        .manifest_roll_bytes(1 << 10)
+        .block_cache_bytes(16 << 10)
+        .default_keyspace(keyspace)
 }
 
 /// Returns the options of a keyspace like the default one under [`tiny`].

@@ -13,6 +13,10 @@ pub(in crate::world) fn call_all_read_only(db: &Db) -> Result<(), Violation> {
         ("put", keyspace.put("k", "v").map(drop)),
         ("delete", keyspace.delete("k").map(drop)),
         ("compact_range", db.compact_range(keyspace, ..)),
+        ("clear", keyspace.clear().map(drop)),
+        ("drop_keyspace", db.drop_keyspace("default")),
+        ("rename_keyspace", db.rename_keyspace("default", "other")),
+        ("open_keyspace", db.open_keyspace("more", KeyspaceOptions::default()).map(drop)),
         ("create_keyspace", db.create_keyspace("more", KeyspaceOptions::default()).map(drop)),
     ];
     for (call, result) in refused {

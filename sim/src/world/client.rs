@@ -14,8 +14,11 @@ use crate::world::neighbour::Neighbour;
 use crate::world::operations::Operation;
 use crate::world::orders::{Fuse, PANIC_MESSAGE};
 use crate::world::reads::{HeldIter, HeldSnapshot};
+use crate::world::recovery::numbered;
 use crate::world::tenure::Tenure;
 use parking_lot::MutexGuard;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Index;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use tinylsm::base::limits::{KEY_LEN_BYTES_MAX, VALUE_LEN_BYTES_MAX};
 use tinylsm::vfs::Vfs;
@@ -49,9 +52,53 @@ pub struct Client {
     pub(in crate::world) context: Context,
     pub(in crate::world) opened: Opened,
     /// The database's keyspaces, by number.
-    pub(in crate::world) keyspaces: Vec<Keyspace>,
+    pub(in crate::world) keyspaces: Handles,
     pub(in crate::world) snapshots: Vec<HeldSnapshot>,
     pub(in crate::world) iterators: Vec<HeldIter>,
+}
+
+/// Handles of keyspaces, by number.
+#[derive(Clone, Default)]
+pub struct Handles(BTreeMap<usize, Keyspace>);
+
+impl Handles {
+    /// Gets a handle of every keyspace that a database has.
+    ///
+    /// # Errors
+    /// What getting one meets.
+    pub fn of(db: &Db) -> Result<Handles, Error> {
+        let handle = |(id, name): (u32, String)| Ok((id as usize, db.keyspace(&name)?));
+        numbered(db).into_iter().map(handle).collect::<Result<_, _>>().map(Handles)
+    }
+
+    /// Takes a handle of the default keyspace.
+    pub fn of_default(db: &Db) -> Handles {
+        Handles(BTreeMap::from([(0, db.default_keyspace().clone())]))
+    }
+
+    /// Returns them all with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Keyspace)> {
+        self.0.iter().map(|(id, keyspace)| (u32::try_from(*id).expect("a few"), keyspace))
+    }
+
+    /// Takes one out.
+    pub(in crate::world) fn remove(&mut self, id: u32) -> Option<Keyspace> {
+        self.0.remove(&(id as usize))
+    }
+
+    /// Chooses one.
+    pub(in crate::world) fn pick(&self, below: impl FnOnce(u64) -> u64) -> usize {
+        let at = usize::try_from(below(self.0.len() as u64)).expect("a few");
+        *self.0.keys().nth(at).expect("one of them")
+    }
+}
+
+impl Index<usize> for Handles {
+    type Output = Keyspace;
+
+    fn index(&self, id: usize) -> &Keyspace {
+        &self.0[&id]
+    }
 }
 
 /// The client goes home: the power is off, or an invariant is broken.
@@ -76,7 +123,7 @@ impl Context {
 
 impl Client {
     /// Makes a client without snapshots or iterators.
-    pub fn new(context: Context, opened: Opened, keyspaces: Vec<Keyspace>) -> Client {
+    pub fn new(context: Context, opened: Opened, keyspaces: Handles) -> Client {
         Client { context, opened, keyspaces, snapshots: Vec::new(), iterators: Vec::new() }
     }
 
@@ -141,6 +188,9 @@ impl Client {
             Operation::Resume => self.resume(),
             Operation::CreateKeyspace => self.create_keyspace(),
             Operation::RefusedKeyspace => self.ask_for_refused_keyspace(),
+            Operation::DropKeyspace => self.drop_keyspace(),
+            Operation::RenameKeyspace => self.rename_keyspace(),
+            Operation::ClearKeyspace => self.clear_keyspace(),
             Operation::SecondOpening => self.open_again(),
             Operation::ForeignHandle => self.use_foreign_handle(),
         }
@@ -169,17 +219,25 @@ impl Client {
 
     /// Chooses a keyspace, among those that other clients have created as well.
     pub(in crate::world) fn pick_keyspace(&mut self) -> usize {
-        let missing: Vec<String> = {
+        let (missing, gone) = {
             let judge = self.judge();
-            let known = judge.keyspaces.iter().skip(self.keyspaces.len());
-            known.map(|keyspace| keyspace.name.clone()).collect()
+            if judge.incarnation != self.opened.incarnation {
+                (Vec::new(), BTreeSet::new())
+            } else {
+                let unknown =
+                    judge.possible().filter(|(id, _)| !self.keyspaces.0.contains_key(&(*id as usize)));
+                (unknown.map(|(id, known)| (id, known.name.clone())).collect(), judge.gone())
+            }
         };
-        for name in missing {
-            // A database that closes gives no handle; the ones at hand do as well.
-            let Ok(keyspace) = self.db().keyspace(&name) else { break };
-            self.keyspaces.push(keyspace);
+        self.keyspaces.0.retain(|id, _| !gone.contains(&u32::try_from(*id).expect("a few")));
+        for (id, name) in missing {
+            // A database that closes gives no handle, and one that is being renamed may have none of that name; the ones
+            // at hand do as well.
+            if let Ok(keyspace) = self.db().keyspace(&name) {
+                self.keyspaces.0.insert(id as usize, keyspace);
+            }
         }
-        usize::try_from(self.below(self.keyspaces.len() as u64)).expect("a few")
+        self.keyspaces.pick(|bound| self.below(bound))
     }
 
     /// Makes a call, and judges how long it takes. A comparator's panic that reaches the caller is an error like any.
@@ -249,6 +307,9 @@ impl Client {
         let kind = error.kind();
         if kind == ErrorKind::Closed {
             let judge = self.judge();
+            if is_of_drop(error) && judge.has_drops() {
+                return true;
+            }
             return judge.closing.has_begun || judge.incarnation != self.opened.incarnation;
         }
         let of_disk =
@@ -265,8 +326,8 @@ impl Client {
     fn write_nothing(&self) -> Result<(), Stop> {
         let durability = self.context.swarm.next_durability(&self.context.tape);
         let before = self.db().last_seq().get();
-        let options = WriteOptions { durability: Some(durability) };
-        let result = self.call("write", || self.db().write(&WriteBatch::new(), &options));
+        let options = WriteOptions::default().durability(durability);
+        let result = self.call("write", || self.db().write(WriteBatch::new(), options));
         if let Ok(seq) = result
             && !(before..=self.db().last_seq().get()).contains(&seq.get())
         {
@@ -285,9 +346,8 @@ impl Client {
         let at = self.pick_keyspace();
         let keyspace = &self.keyspaces[at];
         let key = self.next_key();
-        let (bad_key, bad_value) = match self.below(4) {
-            0 | 1 => (Vec::new(), Vec::new()),
-            2 => (vec![b'k'; KEY_LEN_BYTES_MAX + 1], Vec::new()),
+        let (bad_key, bad_value) = match self.below(2) {
+            0 => (vec![b'k'; KEY_LEN_BYTES_MAX + 1], Vec::new()),
             _ => (key.clone(), vec![0; VALUE_LEN_BYTES_MAX + 1]),
         };
         let result = if self.below(2) == 0 {
@@ -296,7 +356,7 @@ impl Client {
             let mut batch = WriteBatch::new();
             batch.put(keyspace, &key, "never written");
             batch.put(keyspace, &bad_key, &bad_value);
-            self.db().write(&batch, &WriteOptions::default())
+            self.db().write(&batch, WriteOptions::default())
         };
         self.expect_refusal("a write that breaks a limit", result.map(drop))
     }
@@ -359,8 +419,8 @@ impl Client {
             let is_old = judge.incarnation != self.opened.incarnation;
             (judge.model.begin(changes), is_old, told)
         };
-        let options = WriteOptions { durability: Some(durability) };
-        let result = self.call("write", || self.db().write(&batch, &options));
+        let options = WriteOptions::default().durability(durability);
+        let result = self.call("write", || self.db().write(&batch, options));
         schedule::note(|| format!("the write gives {result:?}"));
         self.note_write(id, &result, durability)?;
         if result.is_ok() {
@@ -375,7 +435,7 @@ impl Client {
     }
 
     /// Notes what became of a write.
-    fn note_write(
+    pub(in crate::world) fn note_write(
         &self,
         id: CommitId,
         result: &Result<SeqNum, Error>,
@@ -406,6 +466,11 @@ impl Client {
 
 /// The event of a comparator's panic that came through to whoever made the call.
 pub const PANIC_REACHED_CALLER: &str = "a comparator's panic reached the caller";
+
+/// Tells whether an error says that a keyspace was dropped.
+pub(in crate::world) fn is_of_drop(error: &Error) -> bool {
+    error.kind() == ErrorKind::Closed && error.to_string().contains("was dropped")
+}
 
 /// Tells whether an error says that nothing was written, and nothing ever will be.
 pub(in crate::world) fn is_final(error: &Error) -> bool {

@@ -15,7 +15,7 @@ use crate::world::model::Contents;
 use crate::world::on_disk::{self, OnDisk};
 use crate::world::orders::Order;
 use crate::world::recovery::Reading;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tinylsm::format::names::FileName;
 use tinylsm::{Background, Db, Error, ErrorKind, Slice};
@@ -97,9 +97,9 @@ impl<'a> Damaged<'a> {
         let undamaged = undamaged.map_err(|error| {
             violation("recovery", format!("an undamaged copy does not open read-only: {error:?}"))
         })?;
-        let count = context.judge.lock().keyspaces.len();
+        let owed = context.judge.lock().owed();
         let copy = disk.copy();
-        let (_, right) = Reading { disk: &copy, failures_before: 0 }.read_all(&undamaged, count)?;
+        let (_, right) = Reading { disk: &copy, failures_before: 0 }.read_all(&undamaged, &owed)?;
         drop(undamaged);
         let path = name.path(Path::new(DIRECTORY));
         let is_changed = copy
@@ -110,9 +110,8 @@ impl<'a> Damaged<'a> {
         }
         let is_proven = is_proven(&files, &copy.files_in(Path::new(DIRECTORY)), name);
         let keyspace = OnDisk::read(files).ok().flatten().and_then(|on_disk| {
-            let ids = 0..u32::try_from(count).expect("a few");
             let holds = |id: &u32| on_disk.tables(*id).any(|(_, meta)| FileName::Table(meta.number) == name);
-            ids.into_iter().find(holds)
+            on_disk.catalog.keyspaces.keys().map(|id| id.0).find(holds)
         });
         context.reach(damage.name());
         Ok(Some(Damaged {
@@ -182,8 +181,7 @@ impl<'a> Damaged<'a> {
             return self.judge_prefix(db);
         }
         for (id, pairs) in &self.right {
-            let Some(name) =
-                self.context.judge.lock().keyspaces.get(*id as usize).map(|known| known.name.clone())
+            let Some(name) = self.context.judge.lock().keyspaces.get(id).map(|known| known.name.clone())
             else {
                 continue;
             };
@@ -227,7 +225,7 @@ impl<'a> Damaged<'a> {
             }
         }
         let reading = Reading { disk: &self.copy, failures_before: 0 };
-        let (seq, contents) = reading.read_all(db, 0)?;
+        let (seq, contents) = reading.read_all(db, &BTreeSet::new())?;
         let judge = self.context.judge.lock();
         if seq < judge.model.base() {
             return Ok(());
@@ -254,8 +252,10 @@ impl<'a> Damaged<'a> {
     /// Returns the keyspaces with their orders.
     pub(in crate::world) fn keyspaces(&self) -> Vec<(u32, String, Order)> {
         let judge = self.context.judge.lock();
-        let known = (0..).zip(&judge.keyspaces);
-        known.map(|(id, keyspace)| (id, keyspace.name.clone(), Order::of(&keyspace.options))).collect()
+        judge
+            .possible()
+            .map(|(id, keyspace)| (id, keyspace.name.clone(), Order::of(&keyspace.options)))
+            .collect()
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::disk::FaultPlan;
 use crate::schedule;
 use crate::tape::Label;
-use crate::world::client::{Client, Opened};
+use crate::world::client::{Client, Handles, Opened};
 use crate::world::damage::{Source, judge_damaged};
 use crate::world::incarnation::{join_all, start};
 use crate::world::judge::{Context, Violation, violation};
@@ -130,7 +130,7 @@ impl Story {
             incarnation: self.context.judge.lock().incarnation,
             neighbour: None,
         };
-        let keyspaces = vec![db.default_keyspace().clone()];
+        let keyspaces = Handles::of_default(&db);
         let mut threads: Vec<JoinHandle> = Vec::new();
         for number in 0..below(3) {
             let client = Client::new(self.context.clone(), opened.clone(), keyspaces.clone());

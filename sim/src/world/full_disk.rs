@@ -6,6 +6,7 @@ use crate::world::incarnation::{directory_len, files_of};
 use crate::world::judge::{Violation, violation};
 use crate::world::model::CommitId;
 use crate::world::on_disk;
+use crate::world::recovery::numbered;
 use crate::world::story::Story;
 use tinylsm::base::limits::manifest_ahead_len;
 use tinylsm::{Db, Error, ErrorKind, Keyspace, SeqNum, WriteOptions};
@@ -73,7 +74,8 @@ impl Story {
         self.context.judge_recovery(&db, self.reading())?;
         let keyspaces = keyspaces_of(&db)?;
         let mut deleted_count = 0;
-        for (id, keyspace) in (0..).zip(&keyspaces) {
+        for (id, keyspace) in &keyspaces {
+            let id = *id;
             let keys: Result<Vec<_>, Error> = keyspace.iter().and_then(Iterator::collect);
             let keys = keys.map_err(|error| broken(format!("a scan gives {error:?}")))?;
             let key_len_max = self.context.swarm.options.memtable_bytes / KEY_PART;
@@ -148,7 +150,7 @@ impl Story {
         let keyspaces = keyspaces_of(&db)?;
         let below = |bound| self.context.tape.below(Label::Check, bound);
         if below(2) == 0 {
-            self.write_until_sealed(&db, &keyspaces[0])?;
+            self.write_until_sealed(&db, &keyspaces[0].1)?;
         }
         for round in 0..1 + below(3) {
             let hides_limit = self.context.tape.chance(Label::Check, 1, 4);
@@ -224,12 +226,12 @@ impl Story {
     }
 
     /// Puts until the disk is full, and deletes some keys there now and then; tells whether it came to that.
-    fn write_until_full(&self, keyspaces: &[Keyspace], round: u64) -> Result<bool, Violation> {
+    fn write_until_full(&self, keyspaces: &[(u32, Keyspace)], round: u64) -> Result<bool, Violation> {
         let below = |bound| self.context.tape.below(Label::Check, bound);
         let index = |bound: usize| usize::try_from(below(bound as u64)).expect("below a usize");
         for number in 0..FILLING_PUTS_MAX {
             let at = index(keyspaces.len());
-            let (id, keyspace) = ((0..).nth(at).expect("few keyspaces"), &keyspaces[at]);
+            let (id, keyspace) = (keyspaces[at].0, &keyspaces[at].1);
             let key = format!("fill{}", below(8));
             let value = format!("{round}.{number}.").repeat(1 + index(100));
             match self.context.put_in(id, keyspace, &key, &value)? {
@@ -250,7 +252,7 @@ impl Story {
     /// Deletes a key, which a full disk does not hinder.
     fn delete(&self, keyspace: &Keyspace, (id, key): (u32, &[u8])) -> Result<(), Violation> {
         let commit = self.context.judge.lock().model.begin(vec![((id, key.to_vec()), None)]);
-        let result = keyspace.delete_with(key, &WriteOptions::disk());
+        let result = keyspace.delete_with(key, WriteOptions::disk());
         self.note_delete(commit, &result)?;
         match result {
             Ok(_) => Ok(()),
@@ -275,7 +277,7 @@ impl Story {
         }
         let mut options = self.context.swarm.options.clone();
         let mut asked = crate::world::swarm::draw_keyspace(&self.context.tape);
-        let own = self.context.judge.lock().keyspaces.first().map(|known| known.options.clone());
+        let own = self.context.judge.lock().keyspaces.get(&0).map(|known| known.options.clone());
         let Some(own) = own else { return Ok(()) };
         let is_same_order = self.context.tape.chance(Label::Check, 1, 2);
         if is_same_order {
@@ -302,8 +304,9 @@ impl Story {
     }
 }
 
-fn keyspaces_of(db: &Db) -> Result<Vec<Keyspace>, Violation> {
-    let keyspaces: Result<_, Error> = db.keyspaces().iter().map(|name| db.keyspace(name)).collect();
+fn keyspaces_of(db: &Db) -> Result<Vec<(u32, Keyspace)>, Violation> {
+    let handle = |(id, name): (u32, String)| Ok((id, db.keyspace(&name)?));
+    let keyspaces: Result<_, Error> = numbered(db).into_iter().map(handle).collect();
     keyspaces.map_err(|error| broken(format!("a keyspace gives {error:?}")))
 }
 

@@ -3,9 +3,10 @@
 use crate::world::goals::Goal;
 
 #[rustfmt::skip]
-pub(in crate::world) const GOALS: [Goal; 142] = [
+pub(in crate::world) const GOALS: [Goal; 149] = [
     Goal { event: "a comparator panicked", per_million: [44600, 45100, 45750] },
     Goal { event: "allocate failed", per_million: [49650, 50800, 50300] },
+    Goal { event: "an iterator sought from the back", per_million: [400000, 400000, 400000] },
     Goal { event: "another database merged beside this one", per_million: [45300, 46800, 47500] },
     Goal { event: "append failed", per_million: [74950, 76100, 76200] },
     Goal { event: "closed", per_million: [290350, 292000, 292150] },
@@ -78,6 +79,9 @@ pub(in crate::world) const GOALS: [Goal; 142] = [
     Goal { event: "judged: sync", per_million: [91600, 91500, 92900] },
     Goal { event: "judged: verify finds damage", per_million: [10900, 9600, 9950] },
     Goal { event: "judged: wait_idle", per_million: [18800, 18150, 17950] },
+    Goal { event: "keyspace cleared", per_million: [290000, 290000, 290000] },
+    Goal { event: "keyspace dropped", per_million: [270000, 270000, 270000] },
+    Goal { event: "keyspace renamed", per_million: [250000, 250000, 250000] },
     Goal { event: "level 0 worn by reading", per_million: [732000, 731450, 732600] },
     Goal { event: "lock file removed", per_million: [24100, 24650, 22300] },
     Goal { event: "metadata failed", per_million: [76600, 76000, 75550] },
@@ -88,9 +92,11 @@ pub(in crate::world) const GOALS: [Goal; 142] = [
     Goal { event: "opened without room", per_million: [16650, 14550, 15400] },
     Goal { event: "operation: background_step", per_million: [94200, 94000, 94200] },
     Goal { event: "operation: batch", per_million: [476700, 475900, 476450] },
+    Goal { event: "operation: clear a keyspace", per_million: [340000, 340000, 340000] },
     Goal { event: "operation: compact_range", per_million: [432950, 434350, 435650] },
     Goal { event: "operation: create a keyspace", per_million: [378800, 378700, 376500] },
     Goal { event: "operation: delete", per_million: [480950, 480700, 480500] },
+    Goal { event: "operation: drop a keyspace", per_million: [400000, 400000, 400000] },
     Goal { event: "operation: drop a snapshot", per_million: [451800, 452250, 452800] },
     Goal { event: "operation: empty batch", per_million: [433800, 432800, 432900] },
     Goal { event: "operation: flush", per_million: [446750, 447550, 448000] },
@@ -104,6 +110,7 @@ pub(in crate::world) const GOALS: [Goal; 142] = [
     Goal { event: "operation: read a snapshot", per_million: [472100, 471000, 471700] },
     Goal { event: "operation: refused keyspace", per_million: [382550, 383800, 381350] },
     Goal { event: "operation: refused write", per_million: [380550, 382050, 383250] },
+    Goal { event: "operation: rename a keyspace", per_million: [390000, 390000, 390000] },
     Goal { event: "operation: resume", per_million: [159250, 159300, 159600] },
     Goal { event: "operation: scan", per_million: [466000, 465850, 465950] },
     Goal { event: "operation: second opening", per_million: [381600, 382400, 384050] },

@@ -6,6 +6,7 @@ use crate::world::calls;
 use crate::world::judge::{Context, Violation, violation};
 use crate::world::model::Contents;
 use crate::world::recovery::{Reading, check_floor};
+use std::collections::BTreeSet;
 use tinylsm::{Background, Db};
 
 /// Takes a crash image and judges what is recovered from it.
@@ -13,7 +14,7 @@ use tinylsm::{Background, Db};
 /// # Errors
 /// The broken invariant.
 pub fn recover_on_the_side(context: &Context, disk: &SimDisk) -> Result<(), Violation> {
-    let (image, floor, keyspaces_count, model) = {
+    let (image, floor, (owed, gone), model) = {
         let mut judge = context.judge.lock();
         judge.reach("recovery");
         judge.reach("crash image recovered on the side");
@@ -21,10 +22,10 @@ pub fn recover_on_the_side(context: &Context, disk: &SimDisk) -> Result<(), Viol
         let owes_all = context.profile == Profile::Kill && disk.failures_count() == 0;
         let floor = if owes_all { floors.1 } else { floors.0 };
         // The original goes on meanwhile: what it loses, takes back and numbers anew is no part of the image.
-        (disk.image(), floor, judge.keyspaces.len(), judge.model.clone())
+        (disk.image(), floor, (judge.owed(), judge.gone()), judge.model.clone())
     };
     context.album.add_crash(&image, || "a crash image, recovered on the side".to_owned());
-    let side = Side { context, image: &image, keyspaces_count };
+    let side = Side { context, image: &image, owed, gone };
     let read_only = if context.tape.chance(Label::Check, 1, 3) { Some(side.read_only()?) } else { None };
     let db = side.open("a crash image does not open")?;
     let (seq, contents) = side.read_all(&db)?;
@@ -49,7 +50,8 @@ pub fn recover_on_the_side(context: &Context, disk: &SimDisk) -> Result<(), Viol
 struct Side<'a> {
     context: &'a Context,
     image: &'a SimDisk,
-    keyspaces_count: usize,
+    owed: BTreeSet<u32>,
+    gone: BTreeSet<u32>,
 }
 
 impl Side<'_> {
@@ -60,7 +62,11 @@ impl Side<'_> {
 
     fn read_all(&self, db: &Db) -> Result<(u64, Contents), Violation> {
         let reading = Reading { disk: self.image, failures_before: self.image.failures_count() };
-        reading.read_all(db, self.keyspaces_count)
+        let read = reading.read_all(db, &self.owed)?;
+        match read.1.keys().find(|id| self.gone.contains(id)) {
+            Some(id) => Err(violation("keyspaces", format!("keyspace {id} was dropped and is there again"))),
+            None => Ok(read),
+        }
     }
 
     /// Reads an image that nobody recovered yet, which changes nothing on the disk.

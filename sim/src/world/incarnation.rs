@@ -2,7 +2,7 @@
 
 use crate::disk::{Aim, DiskOp, SeenFile, SimDisk};
 use crate::tape::Label;
-use crate::world::client::{Client, DIRECTORY, Opened, is_full_log};
+use crate::world::client::{Client, DIRECTORY, Handles, Opened, is_full_log};
 use crate::world::endings::Ending;
 use crate::world::images;
 use crate::world::judge::{Violation, violation};
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 use tinylsm::sync::{JoinHandle, spawn};
 use tinylsm::vfs::Vfs;
-use tinylsm::{Db, ErrorKind, Keyspace};
+use tinylsm::{Db, ErrorKind};
 
 /// How many openings in a row may be cut short.
 const CUT_OPENINGS_COUNT_MAX: u64 = 150;
@@ -210,15 +210,10 @@ impl Story {
     }
 
     /// Finds or creates the run's keyspaces. `None` if the disk is in the way.
-    fn keyspaces_of(&self, db: &Db) -> Result<Option<Vec<Keyspace>>, Violation> {
+    fn keyspaces_of(&self, db: &Db) -> Result<Option<Handles>, Violation> {
         for (number, options) in self.context.swarm.keyspaces.iter().enumerate().skip(1) {
             let name = format!("keyspace{number}");
-            let opened = match db.keyspace(&name) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    db.create_keyspace(&name, options.clone())
-                }
-                other => other,
-            };
+            let opened = db.open_keyspace(&name, options.clone());
             match opened {
                 Ok(_) => {}
                 Err(_) if self.disk.is_off() => return Ok(None),
@@ -227,16 +222,14 @@ impl Story {
             }
         }
         self.context.check_keyspaces(db)?;
-        let names = db.keyspaces().into_iter();
-        let keyspaces: Result<Vec<Keyspace>, _> = names.map(|name| db.keyspace(&name)).collect();
-        keyspaces.map(Some).map_err(|error| violation("error honesty", format!("keyspace: {error:?}")))
+        Handles::of(db).map(Some).map_err(|error| violation("error honesty", format!("keyspace: {error:?}")))
     }
 
-    fn let_clients_loose(&mut self, opened: &Opened, keyspaces: &[Keyspace]) -> Result<(), Violation> {
+    fn let_clients_loose(&mut self, opened: &Opened, keyspaces: &Handles) -> Result<(), Violation> {
         let mut threads: Vec<JoinHandle> = Vec::new();
         let swarm = &self.context.swarm;
         for number in 0..swarm.clients_count {
-            let client = Client::new(self.context.clone(), opened.clone(), keyspaces.to_vec());
+            let client = Client::new(self.context.clone(), opened.clone(), keyspaces.clone());
             let operations_count = swarm.operations_count;
             threads.push(start(&format!("client-{number}"), move || client.run(operations_count))?);
         }

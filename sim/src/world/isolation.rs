@@ -99,7 +99,7 @@ impl<'a> Isolation<'a> {
             let pairs: Result<Vec<(Slice, Slice)>, Error> = keyspace.iter().and_then(Iterator::collect);
             let pairs = pairs.map_err(|error| self.broken(&format!("{keyspace:?} gives {error:?}")))?;
             let content = pairs.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
-            self.content.insert(keyspace.name().to_owned(), content);
+            self.content.insert(keyspace.name(), content);
         }
         Ok(())
     }
@@ -124,7 +124,7 @@ impl<'a> Isolation<'a> {
                 let (key, value) = (format!("isolated-{}", round % 5), format!("{round} in {keyspace:?}"));
                 let put = self.call("put", || keyspace.put(&key, &value))?;
                 put.map_err(|error| self.broken(&format!("a put into {keyspace:?} gives {error:?}")))?;
-                let content = self.content.entry(keyspace.name().to_owned()).or_default();
+                let content = self.content.entry(keyspace.name()).or_default();
                 content.insert(key.into_bytes(), value.into_bytes());
             }
             let flushed = self.call("flush", || db.flush())?;
@@ -181,7 +181,7 @@ impl<'a> Isolation<'a> {
 
     fn judge_undamaged(&self, db: &Db) -> Result<(), Violation> {
         for keyspace in self.undamaged(db) {
-            let Some(content) = self.content.get(keyspace.name()) else { continue };
+            let Some(content) = self.content.get(&keyspace.name()) else { continue };
             let pairs: Result<BTreeMap<Slice, Slice>, Error> = keyspace.iter().and_then(Iterator::collect);
             let pairs = pairs.map_err(|error| self.broken(&format!("{keyspace:?} gives {error:?}")))?;
             // The default keyspace may have got one key more, to see a flush go well.

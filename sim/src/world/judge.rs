@@ -28,13 +28,45 @@ pub fn violation(oracle: &'static str, message: String) -> Violation {
     Violation { oracle, message }
 }
 
-/// A keyspace that is there for sure, at the index of its number.
+/// A keyspace that clients know of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KnownKeyspace {
     /// Its name.
     pub name: String,
     /// Its options.
     pub options: KeyspaceOptions,
+    /// Whether it is there.
+    pub fate: Fate,
+    /// Whether its creation is durable for sure.
+    pub is_sure: bool,
+}
+
+/// Whether a keyspace is there.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fate {
+    /// Yes.
+    There,
+    /// A client drops it, or somebody has tried to.
+    Dropping,
+    /// A client gives it this name, or somebody has tried to.
+    Renaming(String),
+    /// No, and it never will be again.
+    Dropped,
+}
+
+/// The keyspaces by number.
+pub type KnownKeyspaces = BTreeMap<u32, KnownKeyspace>;
+
+impl KnownKeyspace {
+    /// Makes one that was created.
+    pub fn new(name: String, options: KeyspaceOptions, is_sure: bool) -> KnownKeyspace {
+        KnownKeyspace { name, options, fate: Fate::There, is_sure }
+    }
+
+    /// Tells whether a database must have it.
+    pub fn is_owed(&self) -> bool {
+        self.is_sure && matches!(self.fate, Fate::There | Fate::Renaming(_))
+    }
 }
 
 /// How far the closing of an incarnation has come.
@@ -62,13 +94,9 @@ pub struct Judge {
     /// How often each event happened.
     pub events: BTreeMap<&'static str, u64>,
     /// The keyspaces.
-    pub keyspaces: Vec<KnownKeyspace>,
-    /// How many of them are there for sure, the first of them.
-    pub keyspaces_sure_count: usize,
+    pub keyspaces: KnownKeyspaces,
     /// Keyspaces that clients have asked for; names them apart.
     pub keyspaces_asked_count: u64,
-    /// The options that clients got theirs with.
-    pub keyspaces_asked: BTreeMap<String, KeyspaceOptions>,
     /// Counts the incarnations: handles of an earlier one are old.
     pub incarnation: u64,
     /// How far the closing of this incarnation has come.
@@ -96,6 +124,28 @@ impl Judge {
         if count > 0 {
             *self.events.entry(event).or_default() += count;
         }
+    }
+
+    /// Returns the keyspaces that may be there.
+    pub fn possible(&self) -> impl Iterator<Item = (u32, &KnownKeyspace)> {
+        let all = self.keyspaces.iter().map(|(id, known)| (*id, known));
+        all.filter(|(_, known)| known.fate != Fate::Dropped)
+    }
+
+    /// Returns the numbers of the keyspaces that a database must have.
+    pub fn owed(&self) -> BTreeSet<u32> {
+        self.possible().filter(|(_, known)| known.is_owed()).map(|(id, _)| id).collect()
+    }
+
+    /// Returns the numbers of the keyspaces that no database may have any more.
+    pub fn gone(&self) -> BTreeSet<u32> {
+        let all = self.keyspaces.iter().filter(|(_, known)| known.fate == Fate::Dropped);
+        all.map(|(id, _)| *id).collect()
+    }
+
+    /// Tells whether a client has dropped a keyspace, or has begun to.
+    pub fn has_drops(&self) -> bool {
+        self.keyspaces.values().any(|known| matches!(known.fate, Fate::Dropping | Fate::Dropped))
     }
 
     /// Notes a broken invariant, unless one was broken before.

@@ -12,6 +12,7 @@ mod incarnation;
 mod isolation;
 pub mod judge;
 pub mod keys;
+mod keyspaces;
 pub mod model;
 mod neighbour;
 mod on_disk;

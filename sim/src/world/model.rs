@@ -15,6 +15,9 @@ pub type Place = (u32, Vec<u8>);
 /// What one operation of a commit did; `None` deletes.
 pub type Change = (Place, Option<Vec<u8>>);
 
+/// The key of a change that empties its keyspace: no run writes it.
+pub const EVERY_KEY: &[u8] = b"<every key>";
+
 /// A key's value from a number on.
 #[derive(Clone, Debug)]
 struct Version {
@@ -47,6 +50,8 @@ pub struct Model {
     /// Commits that were open at a recovery while their writers had not returned yet, with where they were found.
     settled: BTreeMap<CommitId, Option<u64>>,
     keyspaces: Vec<Versions>,
+    /// The numbers at which keyspaces were emptied.
+    clears: BTreeMap<u32, BTreeSet<u64>>,
     next_id: u64,
     /// Every number up to here belongs to a known commit.
     covered: u64,
@@ -120,6 +125,10 @@ impl Model {
         }
         for (at, ((keyspace, key), value)) in changes.iter().enumerate() {
             let seq = first + at as u64;
+            if key == EVERY_KEY {
+                self.clears.entry(*keyspace).or_default().insert(seq);
+                continue;
+            }
             let versions = self.versions_of(*keyspace, key);
             let index = versions.partition_point(|version| version.seq < seq);
             versions.insert(index, Version { seq, value: value.as_deref().map(Arc::from) });
@@ -133,6 +142,10 @@ impl Model {
     fn take_back(&mut self, changes: &[Change], last_seq: u64, covered: u64) {
         let first = last_seq + 1 - changes.len() as u64;
         for ((keyspace, key), _) in changes {
+            if key == EVERY_KEY {
+                self.clears.entry(*keyspace).or_default().retain(|seq| !(first..=last_seq).contains(seq));
+                continue;
+            }
             self.versions_of(*keyspace, key).retain(|version| !(first..=last_seq).contains(&version.seq));
         }
         self.known.remove(&last_seq);
@@ -178,7 +191,19 @@ impl Model {
 
     /// Returns the value of a key as of a number.
     pub fn get_at(&self, keyspace: u32, key: &[u8], seq: u64) -> Option<&[u8]> {
-        value_at(self.keyspaces.get(keyspace as usize)?.get(key)?, seq)
+        self.value_at(keyspace, self.keyspaces.get(keyspace as usize)?.get(key)?, seq)
+    }
+
+    /// Returns the newest value up to a number, unless the keyspace was emptied since.
+    fn value_at<'m>(&self, keyspace: u32, versions: &'m [Version], seq: u64) -> Option<&'m [u8]> {
+        let newest = versions[..versions.partition_point(|version| version.seq <= seq)].last()?;
+        if self.is_cleared_between(keyspace, newest.seq, seq) { None } else { newest.value.as_deref() }
+    }
+
+    /// Tells whether a keyspace was emptied behind a number and up to another one.
+    fn is_cleared_between(&self, keyspace: u32, low: u64, high: u64) -> bool {
+        let clears = self.clears.get(&keyspace);
+        low < high && clears.is_some_and(|clears| clears.range(low + 1..=high).next().is_some())
     }
 
     /// Tells whether a commit above a number has deleted a key, or may have.
@@ -186,8 +211,12 @@ impl Model {
         let versions = self.keyspaces.get(keyspace as usize).and_then(|keyspace| keyspace.get(key));
         let is_deleted =
             versions.into_iter().flatten().any(|version| version.seq > seq && version.value.is_none());
-        let deletes = |((id, name), value): &Change| *id == keyspace && name == key && value.is_none();
-        is_deleted || self.open.values().any(|changes| changes.iter().any(deletes))
+        let deletes = |((id, name), value): &Change| {
+            *id == keyspace && (name == key || name == EVERY_KEY) && value.is_none()
+        };
+        is_deleted
+            || self.is_cleared_between(keyspace, seq, u64::MAX)
+            || self.open.values().any(|changes| changes.iter().any(deletes))
     }
 
     /// Walks over a keyspace's whole content as of a number, in bytewise order.
@@ -197,7 +226,9 @@ impl Model {
         seq: u64,
     ) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> + Clone {
         let keys = self.keyspaces.get(keyspace as usize).into_iter().flatten();
-        keys.filter_map(move |(key, versions)| Some((key.as_slice(), value_at(versions, seq)?)))
+        keys.filter_map(move |(key, versions)| {
+            Some((key.as_slice(), self.value_at(keyspace, versions, seq)?))
+        })
     }
 
     /// Returns the numbers at which a reader between `low` and `high` may stand: where commits end.
@@ -242,10 +273,15 @@ impl Model {
         self.known.clear();
         self.covered = seq;
         self.base = seq;
-        for keyspace in &mut self.keyspaces {
+        let clears = std::mem::take(&mut self.clears);
+        for (id, keyspace) in (0..).zip(&mut self.keyspaces) {
+            let cleared = clears.get(&id).and_then(|clears| clears.range(..=seq).next_back().copied());
             keyspace.retain(|_, versions| {
                 versions.truncate(versions.partition_point(|version| version.seq <= seq));
-                let last = versions.pop().filter(|version| version.value.is_some());
+                let is_there = |version: &Version| {
+                    version.value.is_some() && cleared.is_none_or(|cleared| cleared < version.seq)
+                };
+                let last = versions.pop().filter(is_there);
                 versions.clear();
                 versions.extend(last);
                 !versions.is_empty()
@@ -286,6 +322,9 @@ impl Model {
         self.known.retain(|last, _| *last <= seq);
         for versions in self.keyspaces.iter_mut().flat_map(|keyspace| keyspace.values_mut()) {
             versions.truncate(versions.partition_point(|version| version.seq <= seq));
+        }
+        for clears in self.clears.values_mut() {
+            clears.retain(|cleared| *cleared <= seq);
         }
         self.covered = self.covered.min(seq);
         self.cover();
@@ -365,10 +404,16 @@ impl Model {
     /// Tells whether a commit that ends with `last` fits what was recovered, wherever no later one writes.
     fn has_left(&self, changes: &[Change], last: u64, seq: u64, contents: &Contents) -> bool {
         changes.iter().all(|((keyspace, key), _)| {
+            if key == EVERY_KEY || !contents.contains_key(keyspace) {
+                // Of one that was dropped nothing is recovered, and of one that was emptied all that agrees in the end.
+                return true;
+            }
             let versions = &self.keyspaces[*keyspace as usize][key];
             let upto = &versions[..versions.partition_point(|version| version.seq <= seq)];
             let newest = upto.last().expect("the commit was placed");
-            newest.seq > last || newest.value.as_deref() == recovered(contents, *keyspace, key)
+            newest.seq > last
+                || self.is_cleared_between(*keyspace, last, seq)
+                || newest.value.as_deref() == recovered(contents, *keyspace, key)
         })
     }
 
@@ -419,11 +464,6 @@ fn recovered<'a>(contents: &'a Contents, keyspace: u32, key: &[u8]) -> Option<&'
 
 fn is_recovered_put(((keyspace, key), value): &Change, contents: &Contents) -> bool {
     value.is_some() && value.as_deref() == recovered(contents, *keyspace, key)
-}
-
-fn value_at(versions: &[Version], seq: u64) -> Option<&[u8]> {
-    let index = versions.partition_point(|version| version.seq <= seq);
-    versions[..index].last()?.value.as_deref()
 }
 
 #[cfg(test)]
@@ -511,6 +551,25 @@ mod tests {
         assert_eq!(model.covered(), 2);
         model.commit(commits[1], 4).expect("fits");
         assert_eq!(model.covered(), 6);
+    }
+
+    #[test]
+    fn an_emptied_keyspace_shows_nothing_of_before_and_a_reader_of_before_all() {
+        let mut model = Model::default();
+        let first = model.begin(vec![put("a", "1"), put("b", "2")]);
+        model.commit(first, 2).expect("fits");
+        let clear = model.begin(vec![((0, EVERY_KEY.to_vec()), None)]);
+        assert!(model.may_be_deleted_above(0, b"a", 2));
+        assert!(model.check(3, &contents(&[])).is_ok());
+        assert!(model.check(3, &contents(&[("a", "1")])).is_err());
+        assert!(model.check(2, &contents(&[("a", "1"), ("b", "2")])).is_ok());
+        model.commit(clear, 3).expect("fits");
+        let again = model.begin(vec![put("b", "3")]);
+        model.commit(again, 4).expect("fits");
+        assert_eq!(model.content_at(0, 2).count(), 2);
+        assert_eq!((model.get_at(0, b"a", 3), model.get_at(0, b"b", 4)), (None, Some(&b"3"[..])));
+        model.settle(4, &contents(&[("b", "3")])).expect("explained");
+        assert_eq!(model.get_at(0, b"a", 4), None);
     }
 
     #[test]

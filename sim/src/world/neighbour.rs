@@ -31,13 +31,9 @@ impl Neighbour {
     ) -> Result<Option<Neighbour>, Violation> {
         let may_fail = || disk.is_off() || disk.failures_count() > failures_before;
         // Whoever flushes it twice makes a merge due.
-        let keyspace = KeyspaceOptions { level0_compaction_trigger: 2, ..KeyspaceOptions::default() };
-        let options = Options {
-            memtable_bytes: 4 << 10,
-            wal_preallocate_bytes: 0,
-            default_keyspace: Some(keyspace),
-            ..Options::default()
-        };
+        let keyspace = KeyspaceOptions::default().level0_compaction_trigger(2);
+        let options =
+            Options::default().memtable_bytes(4 << 10).wal_preallocate_bytes(0).default_keyspace(keyspace);
         let background = context.runtime.clone().map_or(Background::Manual, Background::Shared);
         let builder = Db::builder(DIRECTORY)
             .vfs(Tenure::of_neighbour(disk, context))
@@ -132,7 +128,7 @@ impl Client {
                 let mut batch = WriteBatch::new();
                 batch.put(&self.keyspaces[0], &key, "never written");
                 batch.put(foreign, &key, "never written");
-                let written = self.call("write", || db.write(&batch, &WriteOptions::default()));
+                let written = self.call("write", || db.write(&batch, WriteOptions::default()));
                 refused("a batch with a foreign keyspace", written.map(drop))
             }
             1 => {
@@ -140,15 +136,15 @@ impl Client {
                 refused("compact_range of a foreign keyspace", compacted)
             }
             2 => {
-                let got = self.call("get", || held.snapshot().get(foreign, &key));
+                let got = self.call("get", || held.snapshot().keyspace(foreign).get(&key));
                 refused("a foreign snapshot's get", got.map(drop))
             }
             3 => {
-                let got = self.call("multi_get", || held.snapshot().multi_get(foreign, &[&key]));
+                let got = self.call("multi_get", || held.snapshot().keyspace(foreign).multi_get(&[&key]));
                 refused("a foreign snapshot's multi_get", got.map(drop))
             }
             _ => {
-                let read = self.call("range", || held.snapshot().iter(foreign));
+                let read = self.call("range", || held.snapshot().keyspace(foreign).iter());
                 refused("a foreign snapshot's scan", read.map(drop))
             }
         }

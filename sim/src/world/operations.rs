@@ -53,6 +53,12 @@ pub enum Operation {
     CreateKeyspace,
     /// A keyspace asked for with options that cannot be.
     RefusedKeyspace,
+    /// A keyspace dropped.
+    DropKeyspace,
+    /// A keyspace given another name.
+    RenameKeyspace,
+    /// A keyspace emptied.
+    ClearKeyspace,
     /// The database opened once more while it is open.
     SecondOpening,
     /// A handle of another database used; only where there is one.
@@ -60,7 +66,7 @@ pub enum Operation {
 }
 
 /// Every operation with its weight.
-pub const OPERATIONS: [(Operation, u32); 27] = [
+pub const OPERATIONS: [(Operation, u32); 30] = [
     (Operation::Put, 40),
     (Operation::Delete, 12),
     (Operation::Batch, 14),
@@ -86,6 +92,9 @@ pub const OPERATIONS: [(Operation, u32); 27] = [
     (Operation::Resume, 3),
     (Operation::CreateKeyspace, 1),
     (Operation::RefusedKeyspace, 1),
+    (Operation::DropKeyspace, 1),
+    (Operation::RenameKeyspace, 1),
+    (Operation::ClearKeyspace, 1),
     (Operation::SecondOpening, 1),
     (Operation::ForeignHandle, 2),
 ];
@@ -124,6 +133,9 @@ impl Operation {
             Operation::Resume => "operation: resume",
             Operation::CreateKeyspace => "operation: create a keyspace",
             Operation::RefusedKeyspace => "operation: refused keyspace",
+            Operation::DropKeyspace => "operation: drop a keyspace",
+            Operation::RenameKeyspace => "operation: rename a keyspace",
+            Operation::ClearKeyspace => "operation: clear a keyspace",
             Operation::SecondOpening => "operation: second opening",
             Operation::ForeignHandle => "operation: foreign handle",
         }

@@ -64,12 +64,12 @@ impl Story {
             schedule::enter_process(CHILD);
             let options = WriteOptions::disk();
             let calls = [
-                ("put", keyspace.put_with("child", "never", &options).map(drop)),
-                ("delete", keyspace.delete_with("rest", &options).map(drop)),
+                ("put", keyspace.put_with("child", "never", options).map(drop)),
+                ("delete", keyspace.delete_with("rest", options).map(drop)),
                 ("get", keyspace.get("child").map(drop)),
                 ("scan", keyspace.iter().map(drop)),
-                ("snapshot get", snapshot.get(&keyspace, "child").map(drop)),
-                ("snapshot of its own", child_db.snapshot().get(&keyspace, "child").map(drop)),
+                ("snapshot get", snapshot.keyspace(&keyspace).get("child").map(drop)),
+                ("snapshot of its own", child_db.snapshot().keyspace(&keyspace).get("child").map(drop)),
                 ("next", iter.next().map_or(Ok(()), |item| item.map(drop))),
                 ("seek", iter.seek("child")),
                 ("verify", child_db.verify().map(drop)),
@@ -139,7 +139,7 @@ impl Story {
 
     /// Opens the database that another process has in place of this one.
     fn open_in_place(&self, disk: &SimDisk) -> Result<Db, Error> {
-        let options = Options { memtable_bytes: 4 << 10, wal_preallocate_bytes: 0, ..Options::default() };
+        let options = Options::default().memtable_bytes(4 << 10).wal_preallocate_bytes(0);
         let tenure = Tenure::on_copy(disk, &self.context);
         Db::builder(DIRECTORY).vfs(tenure).options(options).background(Background::Manual).open()
     }
@@ -155,7 +155,7 @@ impl Story {
         let foreign = self.disk.foreign();
         let second = self.context.copy_builder(&foreign, Background::Manual).open();
         let second = second.map_err(|error| fault("a second opening", error))?;
-        let put = db.default_keyspace().put_with("lost", "never", &WriteOptions::disk());
+        let put = db.default_keyspace().put_with("lost", "never", WriteOptions::disk());
         if put.is_ok() {
             return Err(violation("removed lock", "a put of the first handle is no error".to_owned()));
         }

@@ -186,7 +186,7 @@ impl Story {
         let options = &self.context.swarm.options;
         // It has room for two of the smallest tables in each keyspace, for the three files that an opening begins, and for
         // a manifest, which names each table's keys once; an eighth too much may stay in it.
-        let files_count = 2 * self.context.judge.lock().keyspaces.len() as u64 + 3;
+        let files_count = 2 * self.context.judge.lock().possible().count() as u64 + 3;
         let tables = files_count * TABLE_OVERHEAD_LEN_BYTES;
         let manifest = overhead / 5 + options.manifest_roll_bytes;
         let part = reserve_len_min(options.memtable_bytes) + live / RESERVE_PART;
@@ -212,8 +212,8 @@ impl Story {
         let Some(on_disk) = OnDisk::look(&self.disk).ok().flatten() else { return Ok(()) };
         let reserve = files_of(&self.disk).into_iter().find(|file| file.name == "RESERVE");
         let Some(reserve) = reserve else { return Ok(()) };
-        let count = u32::try_from(self.context.judge.lock().keyspaces.len()).expect("a few");
-        let filled = (0..count).filter(|&id| on_disk.tables(id).next().is_some()).count() as u64;
+        let ids: Vec<u32> = self.context.judge.lock().possible().map(|(id, _)| id).collect();
+        let filled = ids.into_iter().filter(|&id| on_disk.tables(id).next().is_some()).count() as u64;
         let options = &self.context.swarm.options;
         let for_deletes = reserve_len_min(options.memtable_bytes);
         let manifest = 2 * manifest_ahead_len(options.manifest_roll_bytes);
@@ -232,7 +232,7 @@ impl Story {
         let judge = self.context.judge.lock();
         let last = judge.model.last_known();
         let mut live = 0;
-        for (id, _) in (0..).zip(&judge.keyspaces) {
+        for (id, _) in judge.possible() {
             for (key, value) in judge.model.content_at(id, last) {
                 // At worst an entry has a block of its own, whose place in the index has a key as well.
                 live += (2 * key.len() + value.len()) as u64 + 72;

@@ -9,7 +9,7 @@ use crate::world::orders::Order;
 use crate::world::sight::{Bounds, Observation, Sight};
 use std::cmp::Ordering;
 use std::ops::Bound;
-use tinylsm::{Db, Iter, Keyspace, Snapshot};
+use tinylsm::{Db, Error, Iter, Keyspace, Snapshot};
 
 const EVERYTHING: Bounds = (Bound::Unbounded, Bound::Unbounded);
 
@@ -56,12 +56,24 @@ pub(in crate::world) struct HeldIter {
     low: u64,
     high: u64,
     keyspace: usize,
-    /// The range's own lower bound; a seek may go back to it.
-    lower: Bound<Vec<u8>>,
+    /// The range's own bounds; seeks may go back to them.
+    whole: Bounds,
     /// The range less what a seek left out.
     bounds: Bounds,
     front: Pairs,
     back: Pairs,
+}
+
+impl HeldIter {
+    /// Tells whether it reads a keyspace.
+    pub(in crate::world) fn is_of(&self, keyspace: u32) -> bool {
+        id_of(self.keyspace) == keyspace
+    }
+
+    /// Goes back to the front.
+    pub(in crate::world) fn rewind(&mut self) -> Result<(), Error> {
+        self.iter.seek("")
+    }
 }
 
 /// Which ends of a scan are used.
@@ -97,7 +109,7 @@ impl Client {
         let (at, key) = (self.pick_keyspace(), self.next_key());
         let (low, keyspace) = (self.stand(past), &self.keyspaces[at]);
         let result = self.call("get", || match past {
-            Some(snapshot) => snapshot.get(keyspace, &key),
+            Some(snapshot) => snapshot.keyspace(keyspace).get(&key),
             None => keyspace.get(&key),
         });
         if let Some(value) = self.allow(result)? {
@@ -112,7 +124,7 @@ impl Client {
         self.count_operations(keys.len() as u64 - 1);
         let (low, keyspace) = (self.stand(past), &self.keyspaces[at]);
         let result = self.call("multi_get", || match past {
-            Some(snapshot) => snapshot.multi_get(keyspace, &keys),
+            Some(snapshot) => snapshot.keyspace(keyspace).multi_get(&keys),
             None => keyspace.multi_get(&keys),
         });
         if let Some(values) = self.allow(result)? {
@@ -137,7 +149,7 @@ impl Client {
         prefix.truncate(usize::try_from(self.below(prefix.len() as u64 + 1)).expect("short"));
         let (low, keyspace) = (self.stand(past), &self.keyspaces[at]);
         let result = self.call("prefix", || match past {
-            Some(snapshot) => snapshot.prefix(keyspace, &prefix),
+            Some(snapshot) => snapshot.keyspace(keyspace).prefix(&prefix),
             None => keyspace.prefix(&prefix),
         });
         if order_of(keyspace) != Order::Bytewise {
@@ -191,8 +203,12 @@ impl Client {
     /// Reads a whole keyspace through a snapshot and compares it with what the snapshot showed before.
     fn compare_snapshot(&mut self, at: usize, snapshot: &Snapshot) -> Result<(), Stop> {
         let keyspace = self.pick_keyspace();
-        let read =
-            || snapshot.iter(&self.keyspaces[keyspace]).and_then(Iterator::collect::<Result<Pairs, _>>);
+        let read = || {
+            snapshot
+                .keyspace(&self.keyspaces[keyspace])
+                .iter()
+                .and_then(Iterator::collect::<Result<Pairs, _>>)
+        };
         let result = self.call("scan", read);
         let Some(pairs) = self.allow(result)? else { return Ok(()) };
         let (id, seen) = (id_of(keyspace), &mut self.snapshots[at].seen);
@@ -230,7 +246,7 @@ impl Client {
     ) -> Result<Option<HeldIter>, Stop> {
         let low = self.stand(past);
         let result = self.call("range", || match past {
-            Some(snapshot) => snapshot.range(&self.keyspaces[keyspace], bounds.clone()),
+            Some(snapshot) => snapshot.keyspace(&self.keyspaces[keyspace]).range(bounds.clone()),
             None => self.keyspaces[keyspace].range(bounds.clone()),
         });
         Ok(self.allow(result)?.map(|iter| self.hold(past, low, keyspace, (iter, bounds))))
@@ -244,22 +260,36 @@ impl Client {
         (iter, bounds): (Iter, Bounds),
     ) -> HeldIter {
         let high = self.stand(past);
-        let lower = bounds.0.clone();
-        HeldIter { iter, low, high, keyspace, lower, bounds, front: Pairs::new(), back: Pairs::new() }
+        let whole = bounds.clone();
+        HeldIter { iter, low, high, keyspace, whole, bounds, front: Pairs::new(), back: Pairs::new() }
     }
 
-    /// Moves the front of an iterator to a key of our own choice: from there on it is a scan with other bounds.
+    /// Moves one end of an iterator to a key of our own choice: from there on it is a scan with other bounds.
     /// `false` if reading failed.
     fn seek(&self, held: &mut HeldIter) -> Result<bool, Stop> {
         let key = self.next_key();
-        let sought = self.call("seek", || held.iter.seek(&key));
+        let is_back = self.below(2) == 0;
+        let sought = match is_back {
+            true => self.call("seek_back", || held.iter.seek_back(&key)),
+            false => self.call("seek", || held.iter.seek(&key)),
+        };
         if self.allow(sought)?.is_none() {
             return Ok(false);
         }
-        let is_outside = is_before(&self.keyspaces[held.keyspace], &key, &held.lower);
-        held.bounds.0 = if is_outside { held.lower.clone() } else { Bound::Included(key) };
-        if let Some((last, _)) = held.back.last() {
-            held.bounds.1 = Bound::Excluded(last.to_vec());
+        let keyspace = &self.keyspaces[held.keyspace];
+        if is_back {
+            self.judge().reach("an iterator sought from the back");
+            let is_outside = is_behind(keyspace, &key, &held.whole.1);
+            held.bounds.1 = if is_outside { held.whole.1.clone() } else { Bound::Included(key) };
+            if let Some((last, _)) = held.front.last() {
+                held.bounds.0 = Bound::Excluded(last.to_vec());
+            }
+        } else {
+            let is_outside = is_before(keyspace, &key, &held.whole.0);
+            held.bounds.0 = if is_outside { held.whole.0.clone() } else { Bound::Included(key) };
+            if let Some((last, _)) = held.back.last() {
+                held.bounds.1 = Bound::Excluded(last.to_vec());
+            }
         }
         held.front.clear();
         held.back.clear();
@@ -320,6 +350,16 @@ fn is_before(keyspace: &Keyspace, key: &[u8], lower: &Bound<Vec<u8>>) -> bool {
         Bound::Unbounded => false,
         Bound::Included(bound) => compare(bound) == Ordering::Less,
         Bound::Excluded(bound) => compare(bound) != Ordering::Greater,
+    }
+}
+
+/// Tells whether a key lies behind an upper bound in its keyspace's order.
+fn is_behind(keyspace: &Keyspace, key: &[u8], upper: &Bound<Vec<u8>>) -> bool {
+    let compare = |bound: &[u8]| order_of(keyspace).compare(key, bound);
+    match upper {
+        Bound::Unbounded => false,
+        Bound::Included(bound) => compare(bound) == Ordering::Greater,
+        Bound::Excluded(bound) => compare(bound) != Ordering::Less,
     }
 }
 

@@ -2,10 +2,11 @@
 
 use crate::disk::SimDisk;
 use crate::world::client::is_final;
-use crate::world::judge::{Context, KnownKeyspace, Violation, violation};
+use crate::world::judge::{Context, Fate, KnownKeyspace, KnownKeyspaces, Violation, violation};
 use crate::world::model::{Contents, Pairs};
 use crate::world::oracle;
 use crate::world::orders::Order;
+use std::collections::BTreeSet;
 use tinylsm::{Db, Error, ErrorKind, Keyspace, WriteOptions};
 
 /// Reads of a keyspace that injected errors may spoil in a row: the disk says that they pass.
@@ -25,15 +26,14 @@ impl Reading<'_> {
         self.disk.failures_count() > self.failures_before
     }
 
-    /// Reads everything, both ways and key by key. `keyspaces_count` are there for sure.
+    /// Reads everything, both ways and key by key. The keyspaces `owed` are there for sure.
     ///
     /// # Errors
     /// What contradicts itself or cannot be read.
-    pub fn read_all(&self, db: &Db, keyspaces_count: usize) -> Result<(u64, Contents), Violation> {
+    pub fn read_all(&self, db: &Db, owed: &BTreeSet<u32>) -> Result<(u64, Contents), Violation> {
         let seq = db.last_seq().get();
-        let known = u32::try_from(keyspaces_count).expect("a few");
-        let mut contents: Contents = (0..known).map(|id| (id, Pairs::new())).collect();
-        for (id, name) in (0..).zip(db.keyspaces()) {
+        let mut contents: Contents = owed.iter().map(|id| (*id, Pairs::new())).collect();
+        for (id, name) in numbered(db) {
             let keyspace = db.keyspace(&name).map_err(|error| unreadable(&error))?;
             contents.insert(id, self.read_keyspace(&keyspace)?);
         }
@@ -78,6 +78,11 @@ impl Reading<'_> {
     }
 }
 
+/// Returns the keyspaces of a database with their numbers.
+pub fn numbered(db: &Db) -> Vec<(u32, String)> {
+    db.stats().keyspaces.into_iter().map(|keyspace| (keyspace.id, keyspace.name)).collect()
+}
+
 /// Tells whether a read may do better at the next attempt.
 fn is_passing(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Io | ErrorKind::Exhausted)
@@ -115,8 +120,8 @@ impl Context {
     /// # Errors
     /// The broken invariant.
     pub fn judge_recovery(&self, db: &Db, reading: Reading<'_>) -> Result<(), Violation> {
-        let known_count = self.judge.lock().keyspaces.len();
-        let (seq, contents) = reading.read_all(db, known_count)?;
+        let owed = self.judge.lock().owed();
+        let (seq, contents) = reading.read_all(db, &owed)?;
         self.judge_observations()?;
         self.check_keyspaces(db)?;
         let is_writing_off = db.background_errors().first().is_some_and(|error| error.job == "writing");
@@ -142,27 +147,56 @@ impl Context {
         Ok(())
     }
 
-    /// Checks that every keyspace that was created is there, and notes those of which nobody knew.
+    /// Checks that every keyspace that was created is there and none that was dropped, and notes those of which nobody
+    /// knew, and what became of those in doubt.
     ///
     /// # Errors
     /// What is there instead.
     pub fn check_keyspaces(&self, db: &Db) -> Result<(), Violation> {
-        let mut found = Vec::new();
-        for name in db.keyspaces() {
-            let keyspace = db.keyspace(&name).map_err(|error| unreadable(&error))?;
-            found.push(KnownKeyspace { name, options: keyspace.options().clone() });
-        }
+        let mut found = KnownKeyspaces::new();
         let has_established = db.background_error().is_none();
+        for (id, name) in numbered(db) {
+            let keyspace = db.keyspace(&name).map_err(|error| unreadable(&error))?;
+            found.insert(id, KnownKeyspace::new(name, keyspace.options().clone(), has_established));
+        }
         let mut judge = self.judge.lock();
-        if !found.starts_with(&judge.keyspaces[..judge.keyspaces_sure_count]) {
-            let message = format!("created were {:?}, recovered are {found:?}", judge.keyspaces);
+        for (id, known) in &judge.keyspaces {
+            let is_right = match (&known.fate, found.get(id)) {
+                (Fate::Dropped, found) => found.is_none(),
+                (_, None) => !known.is_owed(),
+                (Fate::Renaming(other), Some(found)) => {
+                    (found.name == known.name || found.name == *other) && found.options == known.options
+                }
+                (_, Some(found)) => {
+                    !known.is_sure || (found.name == known.name && found.options == known.options)
+                }
+            };
+            if !is_right {
+                let message = format!("keyspace {id} is known as {known:?}, recovered are {found:?}");
+                return Err(violation("keyspaces", message));
+            }
+        }
+        let highest_gone = judge.gone().last().copied();
+        let is_new = |id: &u32| !judge.keyspaces.contains_key(id);
+        if let Some(id) = found.keys().find(|id| is_new(id) && highest_gone.is_some_and(|gone| **id < gone)) {
+            let message = format!("keyspace {id} is new, but {highest_gone:?} was given out before");
             return Err(violation("keyspaces", message));
         }
-        // One whose edit may not be durable, found by an opening that made nothing durable, may be gone with the power.
-        judge.keyspaces = found;
-        if has_established {
-            judge.keyspaces_sure_count = judge.keyspaces.len();
+        // One whose edit may not be durable, found by an opening that made nothing durable, may be gone with the power, and
+        // so may what became of one in doubt.
+        let mut keyspaces = KnownKeyspaces::new();
+        for (id, known) in &judge.keyspaces {
+            match (found.remove(id), &known.fate) {
+                (None, Fate::Dropping) if has_established => {
+                    keyspaces.insert(*id, KnownKeyspace { fate: Fate::Dropped, ..known.clone() });
+                }
+                (None, Fate::There | Fate::Renaming(_)) => {}
+                (Some(found), _) if has_established => drop(keyspaces.insert(*id, found)),
+                (_, _) => drop(keyspaces.insert(*id, known.clone())),
+            }
         }
+        keyspaces.extend(found);
+        judge.keyspaces = keyspaces;
         Ok(())
     }
 
@@ -185,7 +219,7 @@ impl Context {
                 continue;
             }
             judged_count += 1;
-            let order = Order::of(&judge.keyspaces[observation.keyspace as usize].options);
+            let order = Order::of(&judge.keyspaces[&observation.keyspace].options);
             oracle::judge(&judge.model, observation, order)?;
         }
         judge.reach_often("read judged", judged_count);
@@ -214,7 +248,7 @@ impl Context {
     ) -> Result<Result<(), Error>, Violation> {
         let change = ((id, key.as_bytes().to_vec()), Some(value.as_bytes().to_vec()));
         let id = self.judge.lock().model.begin(vec![change]);
-        let result = keyspace.put_with(key, value, &WriteOptions::disk());
+        let result = keyspace.put_with(key, value, WriteOptions::disk());
         let mut judge = self.judge.lock();
         let model = &mut judge.model;
         match &result {

@@ -139,8 +139,8 @@ impl Story {
         } else {
             self.disk.sleep(Duration::from_secs(60));
         }
-        let worn = &db.stats().keyspaces[figures.id as usize];
-        if worn.levels[0].files > 0 {
+        let worn = db.stats().keyspaces.into_iter().find(|keyspace| keyspace.id == figures.id);
+        if worn.as_ref().is_none_or(|worn| worn.levels[0].files > 0) {
             return Err(violation("level 0 worn by reading", format!("not merged: {worn:?}")));
         }
         Ok(())

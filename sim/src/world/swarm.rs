@@ -177,20 +177,19 @@ impl Swarm {
 
 fn draw_options(tape: &Tape, default_keyspace: &KeyspaceOptions) -> Options {
     let below = |bound| usize::try_from(tape.below(Label::Options, bound)).expect("small");
-    Options {
-        open_files_max: 8,
-        reserve_bytes_max: 64 << 20,
-        memtable_bytes: *tape.pick(Label::Options, &[4 << 10, 2 << 10, 8 << 10, 16 << 10]),
-        sealed_memtables_max: 1 + below(3),
-        wal_preallocate_bytes: *tape.pick(Label::Options, &[4 << 10, 0, 1 << 10, 16 << 10]),
-        block_cache_bytes: *tape.pick(Label::Options, &[16 << 10, 0, 4 << 10]),
-        durability: Durability::Disk,
-        manifest_roll_bytes: *tape.pick(Label::Options, &[1 << 10, 512, 4 << 10]),
-        stall_timeout: Duration::from_secs(600),
-        level0_slowdown: 4 + below(8),
-        level0_stop: 12 + below(8),
-        default_keyspace: Some(default_keyspace.clone()),
-    }
+    Options::default()
+        .open_files_max(8)
+        .reserve_bytes_max(64 << 20)
+        .memtable_bytes(*tape.pick(Label::Options, &[4 << 10, 2 << 10, 8 << 10, 16 << 10]))
+        .sealed_memtables_max(1 + below(3))
+        .wal_preallocate_bytes(*tape.pick(Label::Options, &[4 << 10, 0, 1 << 10, 16 << 10]))
+        .block_cache_bytes(*tape.pick(Label::Options, &[16 << 10, 0, 4 << 10]))
+        .durability(Durability::Disk)
+        .manifest_roll_bytes(*tape.pick(Label::Options, &[1 << 10, 512, 4 << 10]))
+        .stall_timeout(Duration::from_secs(600))
+        .level0_slowdown(4 + below(8))
+        .level0_stop(12 + below(8))
+        .default_keyspace(default_keyspace.clone())
 }
 
 /// Draws a keyspace's options.
@@ -200,14 +199,13 @@ pub fn draw_keyspace(tape: &Tape) -> KeyspaceOptions {
         7 => Order::LengthFirst,
         _ => Order::Bytewise,
     };
-    KeyspaceOptions {
-        comparator: order.name().to_owned(),
-        compression: *tape.pick(Label::Options, &[Compression::Lz4, Compression::None]),
-        block_bytes: *tape.pick(Label::Options, &[256, 64, 512, 1024]),
-        filter_bits_per_key: *tape.pick(Label::Options, &[10, 0, 4]),
-        level0_compaction_trigger: 2 + usize::try_from(tape.below(Label::Options, 3)).expect("small"),
-        level_base_bytes: *tape.pick(Label::Options, &[8 << 10, 4 << 10, 32 << 10, 1 << 10]),
-        level_multiplier: 2 + tape.below(Label::Options, 3),
-        table_bytes: *tape.pick(Label::Options, &[4 << 10, 2 << 10, 16 << 10, 1 << 10]),
-    }
+    KeyspaceOptions::default()
+        .comparator(order.name())
+        .compression(*tape.pick(Label::Options, &[Compression::Lz4, Compression::None]))
+        .block_bytes(*tape.pick(Label::Options, &[256, 64, 512, 1024]))
+        .filter_bits_per_key(*tape.pick(Label::Options, &[10, 0, 4]))
+        .level0_compaction_trigger(2 + usize::try_from(tape.below(Label::Options, 3)).expect("small"))
+        .level_base_bytes(*tape.pick(Label::Options, &[8 << 10, 4 << 10, 32 << 10, 1 << 10]))
+        .level_multiplier(2 + tape.below(Label::Options, 3))
+        .table_bytes(*tape.pick(Label::Options, &[4 << 10, 2 << 10, 16 << 10, 1 << 10]))
 }

@@ -3,13 +3,12 @@
 use crate::tape::Label;
 use crate::world::client::{Client, Stop, is_full_log};
 use crate::world::images;
-use crate::world::judge::{KnownKeyspace, Violation};
+use crate::world::judge::Violation;
 use crate::world::orders::Order;
 use crate::world::promises::{Compacted, Flushed};
 use crate::world::reads::HeldSnapshot;
 use crate::world::rest::counted_len;
 use crate::world::sight::Bounds;
-use crate::world::swarm::draw_keyspace;
 use std::ops::Bound;
 use tinylsm::{Background, ErrorKind, KeyspaceOptions, Stats};
 
@@ -166,68 +165,19 @@ impl Client {
         Ok(())
     }
 
-    pub(in crate::world) fn create_keyspace(&mut self) -> Result<(), Stop> {
-        let number = {
-            let mut judge = self.judge();
-            if judge.keyspaces.len() >= self.context.swarm.keyspaces_max {
-                return Ok(());
-            }
-            judge.keyspaces_asked_count += 1;
-            judge.keyspaces_asked_count
-        };
-        let name = format!("made-{number}");
-        let mut options = draw_keyspace(&self.context.tape);
-        let is_odd = self.below(6) == 0;
-        if is_odd {
-            // More than there may ever be: if this is taken, it has to work.
-            options.level0_compaction_trigger = self.context.swarm.options.level0_stop + 1;
-        }
-        let asked = KnownKeyspace { name: name.clone(), options: options.clone() };
-        let result = self.call("create_keyspace", || self.db().create_keyspace(&name, options));
-        match &result {
-            Err(error) if is_odd && error.kind() == ErrorKind::InvalidArgument => return Ok(()),
-            Ok(created) if *created.options() != asked.options => {
-                return Err(self.violate("options", format!("asked for {asked:?}, got {created:?}")));
-            }
-            _ => {}
-        }
-        if self.allow(result)?.is_some() {
-            self.note_keyspaces(asked);
-        }
-        Ok(())
-    }
-
-    /// Notes the keyspaces that are there now, one of which was just created.
-    fn note_keyspaces(&self, created: KnownKeyspace) {
-        let mut judge = self.judge();
-        if judge.incarnation != self.opened.incarnation {
-            return;
-        }
-        let names = self.db().keyspaces();
-        judge.keyspaces_asked.insert(created.name, created.options);
-        for name in names.into_iter().skip(judge.keyspaces.len()) {
-            // What another client is just creating is noted by that client, and all behind it.
-            let Some(options) = judge.keyspaces_asked.get(&name).cloned() else { return };
-            judge.keyspaces.push(KnownKeyspace { name, options });
-            judge.keyspaces_sure_count = judge.keyspaces.len();
-        }
-    }
-
     /// Asks for keyspaces that cannot be: each has one right error, and leaves nothing.
     pub(in crate::world) fn ask_for_refused_keyspace(&mut self) -> Result<(), Stop> {
         let fine = KeyspaceOptions::default;
         let (name, options, expected) = match self.below(8) {
-            0 => ("x", KeyspaceOptions { block_bytes: 1, ..fine() }, ErrorKind::InvalidArgument),
-            1 => ("x", KeyspaceOptions { filter_bits_per_key: 25, ..fine() }, ErrorKind::InvalidArgument),
-            2 => {
-                ("x", KeyspaceOptions { level0_compaction_trigger: 0, ..fine() }, ErrorKind::InvalidArgument)
-            }
-            3 => ("x", KeyspaceOptions { level_multiplier: 1, ..fine() }, ErrorKind::InvalidArgument),
+            0 => ("x", fine().block_bytes(1), ErrorKind::InvalidArgument),
+            1 => ("x", fine().filter_bits_per_key(25), ErrorKind::InvalidArgument),
+            2 => ("x", fine().level0_compaction_trigger(0), ErrorKind::InvalidArgument),
+            3 => ("x", fine().level_multiplier(1), ErrorKind::InvalidArgument),
             4 => ("", fine(), ErrorKind::InvalidArgument),
-            5 => ("x", KeyspaceOptions { comparator: String::new(), ..fine() }, ErrorKind::InvalidArgument),
+            5 => ("x", fine().comparator(String::new()), ErrorKind::InvalidArgument),
             6 => {
                 let comparator = "nobody knows".to_owned();
-                ("x", KeyspaceOptions { comparator, ..fine() }, ErrorKind::Incompatible)
+                ("x", fine().comparator(comparator), ErrorKind::Incompatible)
             }
             _ => ("default", fine(), ErrorKind::AlreadyExists),
         };

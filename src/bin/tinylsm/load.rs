@@ -294,7 +294,7 @@ impl BatchSink<'_> {
 
     fn commit(&mut self) -> Outcome {
         if !self.batch.is_empty() {
-            self.db.write(&self.batch, &WriteOptions::os())?;
+            self.db.write(&self.batch, WriteOptions::os())?;
             self.committed_count += self.batch.len() as u64;
             self.batch.clear();
         }

@@ -27,6 +27,10 @@ fn every_change_comes_back_as_it_was() {
         Change::WalOpened(FileNumber(8)),
         Change::Closed { wal: FileNumber(8), good_len: 5000 },
         Change::TimeHighWater(UnixMillis(1)),
+        Change::DropKeyspace(id),
+        Change::RenameKeyspace { id: KeyspaceId(u32::MAX), name: "y".repeat(limits::NAME_LEN_BYTES_MAX) },
+        Change::ClearKeyspace { id: KeyspaceId(u32::MAX), seq: SeqNum::LAST },
+        Change::NextKeyspace(KeyspaceId(u32::MAX)),
     ];
     for change in &changes {
         assert!(encode(std::slice::from_ref(change)).len() <= len_bytes_max(change));
@@ -69,7 +73,7 @@ fn the_longest_table_and_keyspace_fit_their_bound() {
 #[test]
 fn what_a_newer_version_wrote_is_told_from_damage() {
     let known = encode(&[Change::NextFile(FileNumber(7))]);
-    for tag in (TAG_TIME_HIGH_WATER + 1..=255).chain([0]) {
+    for tag in (TAG_NEXT_KEYSPACE + 1..=255).chain([0]) {
         let payload = [&known[..], &[tag, 2, 0xAA, 0xBB]].concat();
         assert_eq!(decode(&payload), Err(Unreadable::Unknown { at: known.len(), tag }));
     }
@@ -90,6 +94,7 @@ fn numbers_beyond_their_bounds_are_refused() {
         Change::NextFile(FileNumber(limits::FILE_NUMBER_MAX + 1)),
         Change::WalOpened(FileNumber(u64::MAX)),
         Change::Flushed { wal_first: FileNumber(1), seq: SeqNum::MAX },
+        Change::ClearKeyspace { id: KeyspaceId(1), seq: SeqNum::MAX },
         Change::Closed { wal: FileNumber(1), good_len: limits::COUNT_FROM_DISK_MAX + 1 },
         Change::RemoveTable { keyspace: KeyspaceId(0), level: limits::LEVELS_COUNT, number: FileNumber(1) },
     ];

@@ -46,12 +46,10 @@ impl Stage {
         if dir.exists() {
             return Err(Failure::Usage(format!("{} exists already; give a new directory", dir.display())));
         }
-        let options = Options {
-            memtable_bytes: 64 << 20,
-            block_cache_bytes: self.cache_bytes,
-            durability,
-            ..Options::default()
-        };
+        let options = Options::default()
+            .memtable_bytes(64 << 20)
+            .block_cache_bytes(self.cache_bytes)
+            .durability(durability);
         Ok((Db::builder(&dir).options(options).open()?, dir))
     }
 

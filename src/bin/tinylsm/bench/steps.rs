@@ -149,7 +149,7 @@ fn fill_batch(stage: &Stage) -> Outcome<Row> {
             stage.values.fill(index, &mut value);
             batch.put(db.default_keyspace(), key(index), &value);
         }
-        db.write(&batch, &WriteOptions::default())?;
+        db.write(&batch, WriteOptions::default())?;
         Ok(())
     })?;
     // The latency is that of a batch; the throughput is that of puts, as for every other fill.

@@ -88,7 +88,7 @@ fn must_be_empty(dir: &Path) -> Outcome {
 
 /// Opens the database with memtables so small that even two megabytes make several tables and a compaction.
 pub(crate) fn open(dir: &Path) -> Outcome<Db> {
-    let options = Options { memtable_bytes: 1 << 20, ..Options::default() };
+    let options = Options::default().memtable_bytes(1 << 20);
     Ok(Db::builder(dir).options(options).open()?)
 }
 
@@ -106,7 +106,7 @@ fn load(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
             batch.put(db.default_keyspace(), &record.key, record.value);
             bytes += (record.key.len() + record.value.len()) as u64;
         }
-        db.write(&batch, &WriteOptions::os())?;
+        db.write(&batch, WriteOptions::os())?;
     }
     db.sync()?;
     let taken = started.elapsed();

@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &WriterArguments) -> Outcome {
             batch.put(&ledger, entry_key(number, index), entry_value(number, index));
         }
         batch.put(&progress, LAST_KEY, number.to_string());
-        db.write(&batch, &WriteOptions::disk())?;
+        db.write(&batch, WriteOptions::disk())?;
         // One write and one flush a report: what is in the pipe survives our death.
         writeln!(reports, "{number}")
             .and_then(|()| reports.flush())
