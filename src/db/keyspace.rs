@@ -10,6 +10,7 @@ use crate::db::iter::Iter;
 use crate::db::options::{KeyspaceOptions, WriteOptions};
 use crate::db::range::{KeyRange, prefix_bounds};
 use crate::db::state::{Core, KeyspaceInfo, State};
+use crate::db::told;
 use crate::db::writing::Reach;
 use crate::format::batch::Batch;
 use crate::mvcc::visible::Horizon;
@@ -118,7 +119,9 @@ impl Keyspace {
         let core = self.core();
         core.ends.check_open()?;
         let (state, seq) = core.view.pin();
-        get::get(&state.keyspace(self.info.id).tree, key.as_ref(), core.horizon(seq))
+        let answer = get::get(&state.keyspace(self.info.id).tree, key.as_ref(), core.horizon(seq));
+        told::tell_get(&self.info.name, key.as_ref(), &answer);
+        answer
     }
 
     /// Returns the values of several keys, all as of one moment.
@@ -136,7 +139,9 @@ impl Keyspace {
     pub(crate) fn get_at(&self, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
         self.core().ends.check_open()?;
         let state = self.core().view.state();
-        get::get(&state.keyspace(self.info.id).tree, key, horizon)
+        let answer = get::get(&state.keyspace(self.info.id).tree, key, horizon);
+        told::tell_get(&self.info.name, key, &answer);
+        answer
     }
 
     pub(crate) fn multi_get_at<K: AsRef<[u8]>>(
@@ -146,7 +151,12 @@ impl Keyspace {
         horizon: Horizon,
     ) -> Result<Vec<Option<Slice>>> {
         let tree = &state.keyspace(self.info.id).tree;
-        keys.iter().map(|key| get::get(tree, key.as_ref(), horizon)).collect()
+        let get = |key: &[u8]| {
+            let answer = get::get(tree, key, horizon);
+            told::tell_get(&self.info.name, key, &answer);
+            answer
+        };
+        keys.iter().map(|key| get(key.as_ref())).collect()
     }
 
     /// Iterates over all keys, as of now.
@@ -186,6 +196,7 @@ impl Keyspace {
         let keyspace = state.keyspace(self.info.id);
         self.core().count_seek(keyspace);
         let (lower, upper) = range.into_bounds();
+        told::tell_range(&self.info.name, &lower, &upper);
         let tree = keyspace.tree.clone();
         let scan = contained(&keyspace.tree.order, "making an iterator", || {
             Ok(Scan::new(tree, horizon, lower, upper).telling(Arc::clone(&keyspace.waste)))

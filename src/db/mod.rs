@@ -27,6 +27,7 @@ mod jobs;
 mod opening;
 mod reserve;
 mod state;
+mod told;
 mod waiting;
 mod writing;
 
@@ -52,7 +53,7 @@ use crate::format::batch::Batch;
 use crate::mvcc::visible::Horizon;
 use crate::read::contained;
 use crate::read::tree::Tree;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, tell};
 use crate::table::verify::verify;
 use crate::version::edit::Change;
 use crate::vfs::mem::MemVfs;
@@ -186,6 +187,7 @@ impl Db {
             return Err(Error::invalid("a keyspace's name has 1 to 255 bytes"));
         }
         let order = core.comparators.find(&options.comparator, name)?;
+        tell(|| format!("create keyspace {name}"));
         let info = core.create_keyspace(name, options, order)?;
         Ok(Keyspace::new(Arc::clone(&self.handle), info))
     }
@@ -293,6 +295,7 @@ impl Db {
     /// # Errors
     /// What the flush met: the data stay in memory and log, and it is tried again in the background. `ReadOnly`; `Closed`.
     pub fn flush(&self) -> Result<()> {
+        tell(|| "flush".to_owned());
         self.core().flush().map(drop)
     }
 
@@ -446,6 +449,7 @@ impl Db {
     /// `Io`, `NoSpace` of the log or manifest: the next open recovers as after a crash. `ReadOnly` if writing was
     /// off before. The database is closed in any case. `Closed`, once it is closed, if another handle closed it.
     pub fn close(self) -> Result<()> {
+        tell(|| format!("close {}", self.path().display()));
         self.handle.close()
     }
 }

@@ -66,6 +66,31 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Returns options for tests and for small databases: little memory, nothing set aside on the disk, and limits so low
+    /// that a few hundred writes already flush, merge and begin another manifest.
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// use tinylsm::{Db, Options};
+    /// let options = Options::small();
+    /// let db = Db::builder("/small").vfs(std::sync::Arc::new(tinylsm::vfs::mem::MemVfs::new())).options(options).open()?;
+    /// db.put("k", "v")?;
+    /// # db.close()
+    /// # }
+    /// ```
+    pub fn small() -> Options {
+        Options {
+            memtable_bytes: 16 << 10,
+            wal_preallocate_bytes: 0,
+            block_cache_bytes: 1 << 20,
+            open_files_max: 64,
+            manifest_roll_bytes: 4 << 10,
+            default_keyspace: Some(KeyspaceOptions::small()),
+            reserve_bytes_max: 0,
+            ..Options::default()
+        }
+    }
+
     /// Checks every option.
     ///
     /// # Errors
@@ -154,6 +179,17 @@ impl Default for KeyspaceOptions {
 }
 
 impl KeyspaceOptions {
+    /// Returns options that go with [`Options::small`]: small tables, and levels that fill up soon.
+    pub fn small() -> KeyspaceOptions {
+        KeyspaceOptions {
+            block_bytes: 512,
+            level_base_bytes: 64 << 10,
+            level_multiplier: 4,
+            table_bytes: 16 << 10,
+            ..KeyspaceOptions::default()
+        }
+    }
+
     /// Checks every option.
     ///
     /// # Errors
@@ -346,5 +382,6 @@ mod tests {
     #[test]
     fn defaults_are_valid() {
         Options::default().validate().expect("defaults");
+        Options::small().validate().expect("small ones");
     }
 }

@@ -93,6 +93,13 @@ impl Batch {
         &mut self.frame
     }
 
+    /// Returns the operations, in order; their ranges are places in [`Batch::frame`].
+    pub fn operations(&self) -> Operations<'_> {
+        let mut reader = Reader::new(&self.frame);
+        reader.take(OPERATIONS_START).expect("a batch begins with room for its header");
+        Operations { reader, left: self.count }
+    }
+
     /// Returns the frame as it was last stamped.
     pub fn frame(&self) -> &[u8] {
         &self.frame
