@@ -63,10 +63,8 @@ pub trait VfsWrapper: Send + Sync + Sized + 'static {
     fn sync_file(&self, path: &Path) -> Result<()> {
         self.inner().sync_file(path)
     }
-    /// Files that a wrapper has wrapped must not reach the disk inside, which may know them by their own type; so each is
-    /// synced by itself unless this is overridden.
     fn sync_files(&self, files: &mut [Box<dyn WriteFile>]) -> Result<()> {
-        files.iter_mut().try_for_each(|file| file.sync())
+        self.inner().sync_files(files)
     }
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.inner().rename(from, to)

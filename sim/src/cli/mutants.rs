@@ -115,7 +115,8 @@ fn hunt(root: &Path, scratch: &Path, patch: &Path, max_seeds: u64) -> io::Result
     }
     let target = scratch.join("target");
     let built = Command::new("cargo")
-        .args(["build", "--release", "--quiet", "--package", "tinylsm-sim", "--bin", "tinylsm-sim"])
+        .args(["build", "--release", "--quiet", "--package", "tinylsm-sim"])
+        .args(["--features", "cli", "--bin", "tinylsm-sim"])
         .env("CARGO_TARGET_DIR", &target)
         .current_dir(&copy)
         .status()?;

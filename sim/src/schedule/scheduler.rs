@@ -6,12 +6,17 @@
 //!
 //! After a failure the threads that are left are unwound, youngest first, with the trace frozen. A thread
 //! that would have to wait while it unwinds is leaked instead, and counted.
+//!
+//! A process may come to its end within a run ([`Scheduler::begin_dying`]). Its threads run on into errors, and since
+//! nobody else runs meanwhile, one of them may even wait while it panics: that panicking is known per OS thread
+//! only then matters to no other. Its panics are its end and no failure.
 
 #![allow(clippy::disallowed_types, reason = "beneath the scheduler, whose own threads do not interleave")]
 
 use crate::coroutine::{self, Ended, Fiber, Paused, Resume};
 use crate::schedule::failure::Failure;
 use crate::schedule::panics;
+use crate::schedule::scoped;
 use crate::schedule::state::{BlockedOn, Next, State};
 use crate::schedule::strategy::ThreadId;
 use std::cell::{Cell, RefCell};
@@ -20,7 +25,7 @@ use std::panic::Location;
 use std::sync::atomic::AtomicU64;
 use std::thread::panicking;
 use std::time::Duration;
-use tinylsm::sync::host::{End, Host, WaitKey, Waiters, Wake};
+use tinylsm::sync::host::{End, Host, HostScope, WaitKey, Waiters, Wake};
 
 /// Threads a world may start in all: far more than an engine needs, few enough for the stacks to fit.
 const THREADS_MAX: usize = 4_096;
@@ -40,6 +45,8 @@ pub(crate) struct Scheduler {
     leaked: Cell<u32>,
     /// How many looks are under way, one within another: no other thread runs until they end.
     looks: Cell<u32>,
+    /// A thread of a dying process was left behind in the midst of a panic, so that nothing else may run on this OS thread.
+    is_cut_short: Cell<bool>,
 }
 
 /// How a world went.
@@ -47,6 +54,8 @@ pub(crate) struct Verdict {
     pub(crate) failure: Option<Failure>,
     /// How many threads could not be unwound after the failure.
     pub(crate) leaked: u32,
+    /// Whether the run ended early without having failed.
+    pub(crate) is_cut_short: bool,
 }
 
 impl Scheduler {
@@ -56,6 +65,7 @@ impl Scheduler {
             fresh: RefCell::default(),
             leaked: Cell::new(0),
             looks: Cell::new(0),
+            is_cut_short: Cell::new(false),
         }
     }
 
@@ -78,11 +88,12 @@ impl Scheduler {
     pub(crate) fn run(&self) -> Verdict {
         let mut fibers: Vec<Option<Fiber>> = Vec::new();
         let failure = self.run_until_over(&mut fibers);
-        if failure.is_some() {
+        let is_cut_short = self.is_cut_short.get();
+        if failure.is_some() || is_cut_short {
             self.tear_down(&mut fibers);
         }
         assert!(fibers.iter().all(Option::is_none), "no thread outlives its world");
-        Verdict { failure, leaked: self.leaked.get() }
+        Verdict { failure, leaked: self.leaked.get(), is_cut_short }
     }
 
     fn run_until_over(&self, fibers: &mut Vec<Option<Fiber>>) -> Option<Failure> {
@@ -95,7 +106,16 @@ impl Scheduler {
             };
             let thread = match next {
                 Next::Run(thread) => thread,
-                Next::Quiet => return None,
+                Next::Quiet => return self.foreign_use(&state),
+                Next::Foreign => return self.foreign_use(&state),
+                Next::Kill(thread) => {
+                    drop(state);
+                    self.kill(thread, &mut fibers[thread as usize]);
+                    if self.is_cut_short.get() {
+                        return None;
+                    }
+                    continue;
+                }
                 Next::Deadlock => return Some(Failure::Deadlock { graph: state.wait_graph() }),
                 Next::StepBound => {
                     let (steps_max, graph) = (state.steps, state.wait_graph());
@@ -110,6 +130,60 @@ impl Scheduler {
                 return Some(failure);
             }
         }
+    }
+
+    fn foreign_use(&self, state: &State) -> Option<Failure> {
+        state.live.complaints().first().map(|message| Failure::Foreign { message })
+    }
+
+    /// Ends a thread of a dying process that does not end by itself.
+    fn kill(&self, thread: ThreadId, slot: &mut Option<Fiber>) {
+        let fiber = slot.take().expect("who has not ended has a fiber");
+        let mut state = self.state.borrow_mut();
+        let killed = &mut state.threads[thread as usize];
+        killed.is_killed = true;
+        let is_in_panic = killed.is_suspended_in_panic;
+        state.current = Some(thread);
+        drop(state);
+        if is_in_panic {
+            self.is_cut_short.set(true);
+            self.leaked.set(self.leaked.get() + 1);
+            drop(fiber);
+        } else if !unwind_fiber(fiber) {
+            self.leaked.set(self.leaked.get() + 1);
+            self.is_cut_short.set(panicking());
+        }
+        let mut state = self.state.borrow_mut();
+        state.current = None;
+        state.end_killed(thread);
+    }
+
+    /// Begins the end of a process: its threads run on into errors, and nobody else runs until they have ended.
+    pub(crate) fn begin_dying(&self, process: u32) {
+        self.state.borrow_mut().begin_dying(process);
+    }
+
+    /// Tells whether a thread only unwinds any more.
+    fn is_over(&self, thread: ThreadId) -> bool {
+        let state = self.state.borrow();
+        state.tearing_down || state.threads[thread as usize].is_killed
+    }
+
+    /// Tells whether the running thread only unwinds any more.
+    pub(crate) fn is_unwinding(&self) -> bool {
+        self.running().is_some_and(|thread| self.is_over(thread))
+    }
+
+    /// Tells whether the running thread panics and must therefore not be suspended. One of a dying process may.
+    fn panics(&self, thread: ThreadId) -> bool {
+        panicking() && (self.is_over(thread) || !self.state.borrow().is_dying(thread))
+    }
+
+    /// Suspends the running thread, which may be panicking if its process is dying.
+    fn suspend(&self, thread: ThreadId) {
+        self.state.borrow_mut().threads[thread as usize].is_suspended_in_panic = panicking();
+        coroutine::suspend();
+        self.state.borrow_mut().threads[thread as usize].is_suspended_in_panic = false;
     }
 
     /// Takes over the fibers of new threads.
@@ -136,6 +210,10 @@ impl Scheduler {
                 *slot = None;
                 state.end_thread(thread, End::Panicked);
                 let words = panics::take(Some(payload.as_ref()));
+                if state.is_dying(thread) {
+                    state.current = None;
+                    return None;
+                }
                 return Some(panic_failure(&state, thread, words, None));
             }
             Paused::Stranded => {}
@@ -174,16 +252,14 @@ impl Scheduler {
     /// Waits until the state makes the running thread runnable again.
     fn wait(&self, on: BlockedOn, timeout_ns: Option<u64>, at: &'static Location<'static>) -> Wake {
         let thread = self.running().expect("the scheduler itself never waits");
-        let mut state = self.state.borrow_mut();
-        let tearing_down = state.tearing_down;
-        if !tearing_down {
-            state.block(thread, on, timeout_ns, at);
+        let is_over = self.is_over(thread);
+        if !is_over {
+            self.state.borrow_mut().block(thread, on, timeout_ns, at);
         }
-        drop(state);
-        match (panicking(), tearing_down) {
+        match (self.panics(thread), is_over) {
             (true, _) => coroutine::strand(),
             (false, true) => coroutine::unwind(),
-            (false, false) => coroutine::suspend(),
+            (false, false) => self.suspend(thread),
         }
         self.state.borrow().threads[thread as usize].woken
     }
@@ -195,7 +271,7 @@ impl Scheduler {
             return;
         }
         state.trace.event(EVENT_USER | u64::from(kind), values);
-        if state.trace.keeps() {
+        if state.trace.keeps_told() {
             let (now_ns, thread) = (state.now_ns, state.current);
             state.trace.keep(now_ns, thread, text());
         }
@@ -218,7 +294,7 @@ impl Scheduler {
     pub(crate) fn note(&self, text: impl FnOnce() -> String) {
         let wanted = {
             let state = self.state.borrow();
-            !state.tearing_down && state.trace.keeps()
+            !state.tearing_down && state.trace.keeps_told()
         };
         if wanted {
             // Made before the state is borrowed: it may ask for the time.
@@ -265,14 +341,13 @@ impl Host for Scheduler {
 
     fn yield_point(&self, site: &'static str) {
         let Some(thread) = self.running() else { return };
-        if panicking() || self.looks.get() > 0 {
+        if self.panics(thread) || self.looks.get() > 0 {
             return;
         }
-        let mut state = self.state.borrow_mut();
-        if state.tearing_down {
-            drop(state);
+        if self.is_over(thread) {
             coroutine::unwind();
         }
+        let mut state = self.state.borrow_mut();
         state.threads[thread as usize].site = site;
         let next = state.decide();
         if next == Next::Run(thread) {
@@ -280,7 +355,7 @@ impl Host for Scheduler {
         }
         state.next = Some(next);
         drop(state);
-        coroutine::suspend();
+        self.suspend(thread);
     }
 
     fn id(&self, slot: &AtomicU64) -> u64 {
@@ -321,14 +396,15 @@ impl Host for Scheduler {
     fn sleep(&self, duration: Duration) {
         let at = Location::caller();
         let thread = self.running().expect("the scheduler itself never sleeps");
-        if panicking() {
+        if self.panics(thread) {
             // A sleep is never needed for what follows to be right, so a destructor's need not strand it.
             return;
         }
         let duration_ns = nanoseconds(duration);
         let mut state = self.state.borrow_mut();
         let until_ns = state.now_ns.saturating_add(duration_ns);
-        let alone = !state.tearing_down && state.sleeps_alone(thread, until_ns);
+        let is_over = state.tearing_down || state.threads[thread as usize].is_killed;
+        let alone = !is_over && state.sleeps_alone(thread, until_ns);
         if alone {
             state.now_ns = until_ns;
         }
@@ -342,5 +418,22 @@ impl Host for Scheduler {
 
     fn now(&self) -> u64 {
         self.state.borrow().now_ns
+    }
+
+    fn scope<'env>(&self, body: &mut dyn for<'scope> FnMut(HostScope<'scope, 'env>)) {
+        scoped::scope(self, body);
+    }
+
+    fn run(&self) -> u32 {
+        self.state.borrow().live.number()
+    }
+
+    fn listens(&self) -> bool {
+        let state = self.state.borrow();
+        !state.tearing_down && state.trace.keeps_told()
+    }
+
+    fn tell(&self, line: &mut dyn FnMut() -> String) {
+        self.note(line);
     }
 }
