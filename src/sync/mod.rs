@@ -52,6 +52,7 @@ mod simulated;
 pub mod thread;
 pub mod time;
 
+pub(crate) use crate::sync::process::Home;
 pub use crate::sync::process::process_id;
 
 #[cfg(not(feature = "sim"))]

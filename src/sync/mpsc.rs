@@ -210,7 +210,8 @@ mod queue {
             let mut state = self.channel.state.lock();
             state.has_receiver = false;
             // A sender that waits for its message to be taken gets it back; others' are dropped with no lock held.
-            let left = if state.senders_count == 0 { std::mem::take(&mut state.messages) } else { VecDeque::new() };
+            let left =
+                if state.senders_count == 0 { std::mem::take(&mut state.messages) } else { VecDeque::new() };
             drop(state);
             drop(left);
             self.channel.taken.notify_all();
@@ -327,7 +328,8 @@ mod tests {
     fn messages_come_in_order_and_the_last_sender_ends_them() {
         let (sender, receiver) = channel();
         let other = sender.clone();
-        let thread = thread::spawn(move || (0..100).for_each(|number| other.send(number).expect("listened to")));
+        let thread =
+            thread::spawn(move || (0..100).for_each(|number| other.send(number).expect("listened to")));
         thread.join().expect("it does not panic");
         drop(sender);
         assert_eq!(receiver.recv_timeout(Duration::from_secs(9)), Ok(0));

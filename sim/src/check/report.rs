@@ -1,7 +1,7 @@
 //! How a check went, in figures and in words.
 
 use crate::check::SEED_VARIABLE;
-use crate::check::run::State;
+use crate::check::run::{CONTENT, State};
 use crate::check::runner::Ran;
 use crate::schedule::Outcome;
 use std::collections::BTreeMap;
@@ -9,6 +9,9 @@ use std::fmt;
 
 /// Lines shown before the end: enough to see the operation that went wrong and what led to it.
 const LAST_LINES: usize = 25;
+
+/// Operations of disks in a row that are shown; of more, these are the last.
+const DISK_LINES_MAX: usize = 2;
 
 /// Longer lines are cut, in the short trace of a report.
 const LINE_CHARS_MAX: usize = 160;
@@ -103,7 +106,7 @@ impl fmt::Display for Report {
 
 impl Finding {
     pub(crate) fn new(seed: u64, cause: String, ran: &Ran) -> Finding {
-        let lines = readable(&ran.outcome);
+        let lines = shortened(&readable(&ran.outcome));
         let last_operations = lines[lines.len().saturating_sub(LAST_LINES)..].to_vec();
         Finding { seed, cause, last_operations, lost: ran.state.last_loss.clone() }
     }
@@ -119,15 +122,18 @@ impl fmt::Display for Finding {
         if !self.last_operations.is_empty() {
             writeln!(f, "\nthe last operations (virtual time, thread):")?;
         }
-        for line in &self.last_operations {
-            for part in line.lines() {
-                match part.char_indices().nth(LINE_CHARS_MAX) {
-                    Some((end, _)) => writeln!(f, "{}…", &part[..end])?,
-                    None => writeln!(f, "{part}")?,
-                }
+        // What a loss of power took comes below.
+        for line in self.last_operations.iter().filter_map(|line| line.lines().next()) {
+            match line.char_indices().nth(LINE_CHARS_MAX) {
+                Some((end, _)) => writeln!(f, "{}…", &line[..end])?,
+                None => writeln!(f, "{line}")?,
             }
         }
-        match self.lost.as_deref().map(|lost| lost.lines().filter(|line| !line.is_empty()).collect::<Vec<_>>()) {
+        match self
+            .lost
+            .as_deref()
+            .map(|lost| lost.lines().filter(|line| !line.is_empty()).collect::<Vec<_>>())
+        {
             None => {}
             Some(lost) if lost.is_empty() => writeln!(f, "\nthe last loss of power took nothing")?,
             Some(lost) => {
@@ -142,6 +148,22 @@ impl fmt::Display for Finding {
     }
 }
 
+/// Leaves out operations of disks where there are many in a row, as in a recovery.
+fn shortened(lines: &[String]) -> Vec<String> {
+    let is_of_disk = |line: &String| line.contains(" disk: ");
+    let mut short = Vec::new();
+    for group in lines.chunk_by(|left, right| is_of_disk(left) && is_of_disk(right)) {
+        let left_out = group.len().saturating_sub(DISK_LINES_MAX);
+        if left_out > 1 {
+            short.push(format!("{:>13}{left_out} operations of the disk", ""));
+            short.extend_from_slice(&group[left_out..]);
+        } else {
+            short.extend_from_slice(group);
+        }
+    }
+    short
+}
+
 /// Returns the kept trace, a line for each event.
 pub(crate) fn readable(outcome: &Outcome<()>) -> Vec<String> {
     let name = |thread: Option<u32>| {
@@ -151,5 +173,5 @@ pub(crate) fn readable(outcome: &Outcome<()>) -> Vec<String> {
         let (ms, us) = (entry.now_ns / 1_000_000, entry.now_ns / 1_000 % 1_000);
         format!("{ms:>6}.{us:03} ms  {:<15} {}", name(entry.thread), entry.text)
     };
-    outcome.trace.entries().iter().map(line).collect()
+    outcome.trace.entries().iter().filter(|entry| !entry.text.starts_with(CONTENT)).map(line).collect()
 }

@@ -20,6 +20,9 @@ const EVENT_DISK: u32 = 0xD15C;
 const EVENT_NOTE: u32 = 0x107E;
 const EVENT_CONTENT: u32 = 0xF11E;
 
+/// How the lines begin that stand for what is on a disk, which only the comparison of two runs needs.
+pub(crate) const CONTENT: &str = "the bytes of ";
+
 /// The process that `check`'s closure itself runs in.
 const OBSERVER: u32 = 1;
 
@@ -71,6 +74,8 @@ pub(crate) struct State {
     disks: BTreeMap<String, SimDisk>,
     /// The process of the incarnation under way.
     process: Option<u32>,
+    /// How long its disks take.
+    latency: LatencyPlan,
     /// Whether that has met its end.
     is_cut: bool,
     pub(crate) incarnations_count: u64,
@@ -129,7 +134,10 @@ impl Run {
         let found = state.disks.get(name).cloned();
         found.unwrap_or_else(|| {
             let disk = SimDisk::new(self.inner.settings.profile, self.inner.tape.clone());
-            self.prepare(&disk, state.process);
+            disk.observe(Arc::new(tell_event));
+            if let Some(process) = state.process {
+                self.burden(&disk, process, &state.latency);
+            }
             state.disks.insert(name.to_owned(), disk.clone());
             disk
         })
@@ -154,9 +162,12 @@ impl Run {
     /// If it is called within an incarnation, or while something that was opened outside one is still open.
     pub fn incarnation<O: Outcome>(&self, body: impl FnOnce() -> O) -> Option<O::Value> {
         assert_eq!(process_id(), OBSERVER, "an incarnation does not begin within another one");
+        // It may lose power at its first change already.
+        drop(self.disk());
         let (process, number) = self.begin_incarnation();
         let ending = self.draw_ending();
         self.arm(process, ending);
+        self.event(&format!("incarnation {number} begins"));
         let run = self.clone();
         let result = schedule::run_process(process, &format!("incarnation {number}"), move || {
             let result = catch_unwind(AssertUnwindSafe(|| body().into_result()));
@@ -211,23 +222,24 @@ impl Run {
 
     /// Sets latencies and faults for an incarnation, and when it ends.
     fn arm(&self, process: u32, ending: Ending) {
-        let state = self.inner.state.lock();
-        let latency = match self.tape().below(Label::Latency, 4) {
+        let mut state = self.inner.state.lock();
+        state.latency = match self.tape().below(Label::Latency, 4) {
             0 => LatencyPlan::none(),
             3 => LatencyPlan::slow(),
             _ => LatencyPlan::fast(),
         };
         for disk in state.disks.values() {
-            disk.set_latency(latency.clone());
-            disk.set_faults(self.inner.settings.faults.clone());
-            self.watch_end(disk, process);
+            self.burden(disk, process, &state.latency);
             if let Some(changes_count) = ending.after_changes {
                 disk.power_off_after(changes_count);
             }
         }
     }
 
-    fn watch_end(&self, disk: &SimDisk, process: u32) {
+    /// Makes a disk slow and faulty as it is in an incarnation, and its loss of power the end of that.
+    fn burden(&self, disk: &SimDisk, process: u32, latency: &LatencyPlan) {
+        disk.set_latency(latency.clone());
+        disk.set_faults(self.inner.settings.faults.clone());
         let run = Arc::downgrade(&self.inner);
         disk.when_off(Arc::new(move || {
             if let Some(inner) = run.upgrade() {
@@ -274,9 +286,10 @@ impl Run {
             state.changes_count += disk.changes_count();
             let next = if ending.kind == EndingKind::PowerCut { disk.image() } else { disk.killed() };
             if let Some(story) = next.crash_story().filter(|story| !story.losses().is_empty()) {
-                losses += &story.losses().iter().fold(String::new(), |text, loss| text + &format!("\n  {loss}"));
+                losses +=
+                    &story.losses().iter().fold(String::new(), |text, loss| text + &format!("\n  {loss}"));
             }
-            self.prepare(&next, None);
+            next.observe(Arc::new(tell_event));
             hash_content(&next);
             state.disks.insert(name, next);
         }
@@ -289,14 +302,6 @@ impl Run {
             _ => format!("incarnation {number} {how}{losses}"),
         };
         self.event(&text);
-    }
-
-    /// Makes a disk tell the trace what is done to it.
-    fn prepare(&self, disk: &SimDisk, process: Option<u32>) {
-        disk.observe(Arc::new(tell_event));
-        if let Some(process) = process {
-            self.watch_end(disk, process);
-        }
     }
 
     /// Puts a line into the readable trace. What it says must be the same in every run of the seed.
@@ -403,10 +408,10 @@ fn tell_event(event: &DiskEvent<'_>) {
 }
 
 /// Puts what is on a disk into the trace, so that two runs which differ only in the bytes they write are told apart.
-pub(crate) fn hash_content(disk: &SimDisk) {
+fn hash_content(disk: &SimDisk) {
     for file in disk.files() {
         let values = [hash_of(file.name.as_bytes()), file.len, hash_of(&file.bytes)];
-        let text = || format!("the bytes of {} ({} of them)", file.name, file.len);
+        let text = || format!("{CONTENT}{} ({} of them)", file.name, file.len);
         schedule::event_in_words(EVENT_CONTENT, &values, text);
     }
 }

@@ -50,7 +50,11 @@ impl Ran {
     fn failure(&self) -> Option<String> {
         match (&self.outcome.failure, &self.state.broken) {
             (Some(Failure::Foreign { message }), _) => Some(message.clone()),
-            (Some(failure @ Failure::Panic { .. }), _) => Some(failure.to_string()),
+            // What else its destructors would have waited for says nothing to the one who reads.
+            (Some(Failure::Panic { thread, message, location, .. }), _) => {
+                let at = location.as_ref().map_or(String::new(), |location| format!(" at {location}"));
+                Some(format!("thread '{thread}' panicked{at}: {message}"))
+            }
             (_, Some(broken)) => Some(broken.clone()),
             (Some(failure), None) => Some(failure.to_string()),
             (None, None) => None,
@@ -228,8 +232,10 @@ impl Runner {
         }
         let mut difference = String::from("  (runs with a trace did not differ)\n");
         for _ in 0..ATTEMPTS_TO_DIFFER {
-            let (left, right) =
-                (self.run_watched(seed, Keep::Everything).ok()?, self.run_watched(seed, Keep::Everything).ok()?);
+            let (left, right) = (
+                self.run_watched(seed, Keep::Everything).ok()?,
+                self.run_watched(seed, Keep::Everything).ok()?,
+            );
             if left.outcome.trace.hash() != right.outcome.trace.hash() {
                 let found = trace::compare(left.outcome.trace.entries(), right.outcome.trace.entries());
                 difference = found.to_string();
@@ -252,8 +258,12 @@ const RULES: &str = "Look for std::time::Instant::now and SystemTime::now (use t
 /// Runs a seed on the calling OS thread.
 fn run_here(seed: u64, body: &Body, settings: Settings, keep: Keep, watch: Arc<Watch>) -> Ran {
     let tape = Tape::from_seed(seed);
-    let options =
-        Options { keep, steps_max: settings.steps_max, watch: Some(Arc::clone(&watch)), ..Options::default() };
+    let options = Options {
+        keep,
+        steps_max: settings.steps_max,
+        watch: Some(Arc::clone(&watch)),
+        ..Options::default()
+    };
     let run = Run::new(seed, tape.clone(), settings);
     let (body, inside) = (Arc::clone(body), run.clone());
     let outcome = World::run_here(tape, options, move || {

@@ -46,7 +46,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tinylsm::base::error::Result;
 
-
 /// A simulated disk. Clones share it.
 #[derive(Clone)]
 pub struct SimDisk {

@@ -344,7 +344,8 @@ impl Vfs for SimDisk {
             return host::now();
         }
         // Real time passes too, so that whoever waits for a time comes to its end.
-        self.shared.idle_ns.fetch_add(1_000, Ordering::Relaxed) + self.shared.real_clock.get_or_init(OsClock::new).now()
+        self.shared.idle_ns.fetch_add(1_000, Ordering::Relaxed)
+            + self.shared.real_clock.get_or_init(OsClock::new).now()
     }
 
     fn wall(&self) -> UnixMillis {

@@ -33,6 +33,9 @@ const THREADS_MAX: usize = 4_096;
 /// How often a thread that catches its own teardown is told again before it is leaked.
 const TEARDOWN_RESUMES_MAX: u32 = 1_000;
 
+/// How often a thread of a dying process is unwound, which may catch that and go on, before it is leaked.
+const KILLS_MAX: u32 = 100;
+
 /// Events of users are kept apart from the scheduler's own.
 const EVENT_USER: u64 = 1 << 32;
 
@@ -110,9 +113,9 @@ impl Scheduler {
                 Next::Foreign => return self.foreign_use(&state),
                 Next::Kill(thread) => {
                     drop(state);
-                    self.kill(thread, &mut fibers[thread as usize]);
-                    if self.is_cut_short.get() {
-                        return None;
+                    let failure = self.kill(thread, &mut fibers[thread as usize]);
+                    if failure.is_some() || self.is_cut_short.get() {
+                        return failure;
                     }
                     continue;
                 }
@@ -136,26 +139,23 @@ impl Scheduler {
         state.live.complaints().first().map(|message| Failure::Foreign { message })
     }
 
-    /// Ends a thread of a dying process that does not end by itself.
-    fn kill(&self, thread: ThreadId, slot: &mut Option<Fiber>) {
-        let fiber = slot.take().expect("who has not ended has a fiber");
+    /// Unwinds a thread of a dying process that does not end by itself. It may wait while it does, as any of them.
+    fn kill(&self, thread: ThreadId, slot: &mut Option<Fiber>) -> Option<Failure> {
         let mut state = self.state.borrow_mut();
-        let killed = &mut state.threads[thread as usize];
-        killed.is_killed = true;
-        let is_in_panic = killed.is_suspended_in_panic;
+        let is_left_behind = state.begin_kill(thread) > KILLS_MAX;
+        let is_in_panic = state.threads[thread as usize].is_suspended_in_panic;
+        if is_left_behind || is_in_panic {
+            state.end_thread(thread, End::Panicked);
+            state.current = None;
+            *slot = None;
+            self.leaked.set(self.leaked.get() + 1);
+            self.is_cut_short.set(is_in_panic);
+            return None;
+        }
         state.current = Some(thread);
         drop(state);
-        if is_in_panic {
-            self.is_cut_short.set(true);
-            self.leaked.set(self.leaked.get() + 1);
-            drop(fiber);
-        } else if !unwind_fiber(fiber) {
-            self.leaked.set(self.leaked.get() + 1);
-            self.is_cut_short.set(panicking());
-        }
-        let mut state = self.state.borrow_mut();
-        state.current = None;
-        state.end_killed(thread);
+        let paused = slot.as_mut().expect("who has not ended has a fiber").resume(Resume::Unwind);
+        self.after(thread, paused, slot)
     }
 
     /// Begins the end of a process: its threads run on into errors, and nobody else runs until they have ended.
@@ -163,20 +163,15 @@ impl Scheduler {
         self.state.borrow_mut().begin_dying(process);
     }
 
-    /// Tells whether a thread only unwinds any more.
-    fn is_over(&self, thread: ThreadId) -> bool {
-        let state = self.state.borrow();
-        state.tearing_down || state.threads[thread as usize].is_killed
-    }
-
-    /// Tells whether the running thread only unwinds any more.
-    pub(crate) fn is_unwinding(&self) -> bool {
-        self.running().is_some_and(|thread| self.is_over(thread))
+    /// Tells whether the run is over, and its threads only unwind.
+    pub(crate) fn is_tearing_down(&self) -> bool {
+        self.state.borrow().tearing_down
     }
 
     /// Tells whether the running thread panics and must therefore not be suspended. One of a dying process may.
     fn panics(&self, thread: ThreadId) -> bool {
-        panicking() && (self.is_over(thread) || !self.state.borrow().is_dying(thread))
+        let state = self.state.borrow();
+        panicking() && (state.tearing_down || !state.is_dying(thread))
     }
 
     /// Suspends the running thread, which may be panicking if its process is dying.
@@ -205,7 +200,13 @@ impl Scheduler {
                 state.current = None;
                 return None;
             }
-            Paused::Ended(Ended::Unwound) => unreachable!("nobody is torn down before the run is over"),
+            Paused::Ended(Ended::Unwound) => {
+                assert!(state.is_dying(thread), "nobody else is torn down before the run is over");
+                *slot = None;
+                state.end_thread(thread, End::Panicked);
+                state.current = None;
+                return None;
+            }
             Paused::Ended(Ended::Panicked(payload)) => {
                 *slot = None;
                 state.end_thread(thread, End::Panicked);
@@ -252,7 +253,7 @@ impl Scheduler {
     /// Waits until the state makes the running thread runnable again.
     fn wait(&self, on: BlockedOn, timeout_ns: Option<u64>, at: &'static Location<'static>) -> Wake {
         let thread = self.running().expect("the scheduler itself never waits");
-        let is_over = self.is_over(thread);
+        let is_over = self.is_tearing_down();
         if !is_over {
             self.state.borrow_mut().block(thread, on, timeout_ns, at);
         }
@@ -344,7 +345,7 @@ impl Host for Scheduler {
         if self.panics(thread) || self.looks.get() > 0 {
             return;
         }
-        if self.is_over(thread) {
+        if self.is_tearing_down() {
             coroutine::unwind();
         }
         let mut state = self.state.borrow_mut();
@@ -403,8 +404,7 @@ impl Host for Scheduler {
         let duration_ns = nanoseconds(duration);
         let mut state = self.state.borrow_mut();
         let until_ns = state.now_ns.saturating_add(duration_ns);
-        let is_over = state.tearing_down || state.threads[thread as usize].is_killed;
-        let alone = !is_over && state.sleeps_alone(thread, until_ns);
+        let alone = !state.tearing_down && state.sleeps_alone(thread, until_ns);
         if alone {
             state.now_ns = until_ns;
         }

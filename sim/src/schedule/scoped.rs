@@ -24,7 +24,7 @@ unsafe fn start_borrowing<'a>(
     name: &str,
     body: Box<dyn FnOnce() + 'a>,
 ) -> io::Result<ThreadId> {
-    if scheduler.is_unwinding() {
+    if scheduler.is_tearing_down() {
         return Err(io::Error::other("the run is over"));
     }
     // SAFETY: only the lifetime differs, and the caller keeps what it stands for.
@@ -43,10 +43,7 @@ fn wait_for(scheduler: &Scheduler, thread: ThreadId, at: &'static Location<'stat
 }
 
 /// Runs `body`, which may start threads that borrow, and waits for all of them, whether it returns or panics.
-pub(crate) fn scope<'env>(
-    scheduler: &Scheduler,
-    body: &mut dyn for<'scope> FnMut(HostScope<'scope, 'env>),
-) {
+pub(crate) fn scope<'env>(scheduler: &Scheduler, body: &mut dyn for<'scope> FnMut(HostScope<'scope, 'env>)) {
     let at = Location::caller();
     let threads = RefCell::new(Vec::new());
     let start = |name: &str, body: Box<dyn FnOnce() + Send + '_>| {

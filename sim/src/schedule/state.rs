@@ -93,8 +93,8 @@ pub(crate) struct Thread {
     pub(crate) site: &'static str,
     pub(crate) woken: Wake,
     status: Status,
-    /// Its process is over and it only unwinds.
-    pub(crate) is_killed: bool,
+    /// How often it was unwound because its process had met its end and it went on.
+    kills_count: u32,
     /// Some thread was panicking when this one was suspended, perhaps this one: it must not be unwound from there.
     pub(crate) is_suspended_in_panic: bool,
     /// Counts this world's waits; tells a live timer from a dead one.
@@ -179,7 +179,7 @@ impl State {
             site: "start",
             woken: Wake::Notified,
             status: Status::Runnable,
-            is_killed: false,
+            kills_count: 0,
             is_suspended_in_panic: false,
             wait: 0,
             joiners: Vec::new(),
@@ -203,7 +203,8 @@ impl State {
         loop {
             self.end_dying_if_over();
             if let Some((process, since)) = self.dying {
-                let youngest = self.youngest_of(process).expect("a process dies until its last thread has ended");
+                let youngest =
+                    self.youngest_of(process).expect("a process dies until its last thread has ended");
                 let is_stuck = !self.can_go_on(process) && !self.fire_next_timer_of(process);
                 if is_stuck || self.steps - since > DYING_STEPS_MAX {
                     return Next::Kill(youngest);
@@ -263,7 +264,8 @@ impl State {
 
     /// Returns the thread of a process that was started last among those that have not ended.
     fn youngest_of(&self, process: u32) -> Option<ThreadId> {
-        let is_left = |thread: &Thread| thread.process == process && !matches!(thread.status, Status::Ended(_));
+        let is_left =
+            |thread: &Thread| thread.process == process && !matches!(thread.status, Status::Ended(_));
         self.threads.iter().rposition(is_left).map(|thread| thread as ThreadId)
     }
 
@@ -286,22 +288,18 @@ impl State {
         true
     }
 
-    /// Notes that `thread` of a dying process was unwound, or left behind.
-    pub(crate) fn end_killed(&mut self, thread: ThreadId) {
-        if let Ok(place) = self.runnable.binary_search(&thread) {
-            self.runnable.remove(place);
-        }
-        for waitable in &mut self.waitables {
-            waitable.waiters.retain(|waiter| *waiter != thread);
-        }
-        for other in &mut self.threads {
-            other.joiners.retain(|joiner| *joiner != thread);
-        }
+    /// Makes a thread of a dying process runnable that is to be unwound; returns how often it has been.
+    pub(crate) fn begin_kill(&mut self, thread: ThreadId) -> u32 {
+        // Others get their time before the next one is unwound.
+        self.dying = self.dying.map(|(process, _)| (process, self.steps));
         let state = &mut self.threads[thread as usize];
-        state.status = Status::Ended(End::Panicked);
-        state.wait = 0;
-        self.trace.event(EVENT_END, &[u64::from(thread)]);
-        self.wake(WaitKey::Thread(u64::from(thread)), Waiters::All);
+        state.kills_count += 1;
+        let kills_count = state.kills_count;
+        if let Status::Blocked { on, .. } = state.status {
+            self.leave_queue(thread, on);
+            self.make_runnable(thread, Wake::Notified);
+        }
+        kills_count
     }
 
     fn event_run(&mut self, thread: ThreadId, count: u64) {
@@ -368,17 +366,22 @@ impl State {
         let Status::Blocked { on, .. } = thread.status else {
             unreachable!("a thread's wait number changes when it wakes");
         };
+        self.leave_queue(timer.thread, on);
+        self.make_runnable(timer.thread, if timer.spurious { Wake::Notified } else { Wake::TimedOut });
+    }
+
+    /// Takes a thread out of the queue of those who wait for the same.
+    fn leave_queue(&mut self, thread: ThreadId, on: BlockedOn) {
         match on {
             BlockedOn::Key(WaitKey::Lock(id) | WaitKey::Condvar(id)) => {
                 let index = self.index(id);
-                self.waitables[index].waiters.retain(|&waiter| waiter != timer.thread);
+                self.waitables[index].waiters.retain(|&waiter| waiter != thread);
             }
             BlockedOn::Key(WaitKey::Thread(other)) => {
-                self.threads[other as usize].joiners.retain(|&joiner| joiner != timer.thread);
+                self.threads[other as usize].joiners.retain(|&joiner| joiner != thread);
             }
             BlockedOn::Sleep => {}
         }
-        self.make_runnable(timer.thread, if timer.spurious { Wake::Notified } else { Wake::TimedOut });
     }
 
     fn make_runnable(&mut self, thread: ThreadId, wake: Wake) {
