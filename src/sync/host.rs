@@ -131,7 +131,8 @@ pub trait Host {
 pub const WALL_ORIGIN_MS: i64 = 1_780_000_000_000;
 
 /// Starts one thread of a scope: its name, and what it does.
-pub type ScopedStart<'scope> = dyn Fn(&str, Box<dyn FnOnce() + Send + 'scope>) -> io::Result<u64> + 'scope;
+pub type ScopedStart<'scope> =
+    dyn Fn(&str, Box<dyn FnOnce() + Send + 'scope>) -> io::Result<u64> + Send + Sync + 'scope;
 
 /// Starts threads that end before the scope does.
 #[derive(Clone, Copy)]

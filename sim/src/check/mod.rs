@@ -179,7 +179,7 @@ impl Check {
             runs_compared: self.runs_compared,
         };
         match seed_from_environment() {
-            Ok(None) => runner.run_all(self.seeds, self.threads_count),
+            Ok(None) => runner.run_all(&self.seeds, self.threads_count),
             Ok(Some(seed)) => runner.replay(seed),
             Err(message) => Report::of_wrong_use(message),
         }

@@ -31,8 +31,11 @@ pub struct Report {
     pub power_cuts_count: u64,
     /// How many of them were killed.
     pub kills_count: u64,
-    /// Changes of disks within incarnations.
+    /// Changes of disks, up to the end of the last incarnation of each run.
     pub changes_count: u64,
+    /// Runs that ended early without a verdict, because a thread of a dead process could not be brought to its end: a
+    /// destructor that runs in a panic waits for what never comes.
+    pub unjudged_count: u64,
     /// What is wrong, at the lowest seed; `None` if nothing is.
     pub finding: Option<Finding>,
     /// What should have happened in some run ([`crate::check::Run::sometimes`]), and did in none.
@@ -61,6 +64,7 @@ impl Report {
 
     pub(crate) fn add(&mut self, state: &State) {
         self.runs_count += 1;
+        self.unjudged_count += u64::from(state.is_unjudged);
         self.incarnations_count += state.incarnations_count;
         self.power_cuts_count += state.power_cuts_count;
         self.kills_count += state.kills_count;
@@ -83,7 +87,11 @@ impl Report {
 
     /// Tells whether nothing is wrong.
     pub fn is_clean(&self) -> bool {
-        self.finding.is_none() && self.never_happened.is_empty()
+        self.finding.is_none() && self.never_happened.is_empty() && !self.is_mostly_unjudged()
+    }
+
+    fn is_mostly_unjudged(&self) -> bool {
+        self.unjudged_count * 2 > self.runs_count
     }
 }
 
@@ -91,6 +99,12 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.finding {
             Some(finding) => write!(f, "{finding}"),
+            None if self.is_mostly_unjudged() => write!(
+                f,
+                "{} of {} runs ended without a verdict: destructors that run while a thread panics wait there for what never \
+                 comes once the power is off",
+                self.unjudged_count, self.runs_count
+            ),
             None if !self.never_happened.is_empty() => {
                 let what = self.never_happened.join("\n  ");
                 write!(f, "in none of {} runs it happened that\n  {what}", self.runs_count)

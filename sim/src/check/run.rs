@@ -78,6 +78,7 @@ pub(crate) struct State {
     latency: LatencyPlan,
     /// Whether that has met its end.
     is_cut: bool,
+    pub(crate) is_unjudged: bool,
     pub(crate) incarnations_count: u64,
     pub(crate) power_cuts_count: u64,
     pub(crate) kills_count: u64,
@@ -159,7 +160,7 @@ impl Run {
     /// threads are gone.
     ///
     /// # Panics
-    /// If it is called within an incarnation, or while something that was opened outside one is still open.
+    /// If it is called while another incarnation goes on, or while something that was opened outside one is still open.
     pub fn incarnation<O: Outcome>(&self, body: impl FnOnce() -> O) -> Option<O::Value> {
         assert_eq!(process_id(), OBSERVER, "an incarnation does not begin within another one");
         // It may lose power at its first change already.
@@ -192,6 +193,7 @@ impl Run {
 
     fn begin_incarnation(&self) -> (u32, u64) {
         let mut state = self.inner.state.lock();
+        assert!(state.process.is_none(), "one incarnation at a time: two processes would share the disk");
         for (name, disk) in &state.disks {
             let open_count = disk.descriptors_open();
             assert_eq!(

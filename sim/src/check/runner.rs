@@ -70,7 +70,7 @@ struct Stuck {
 
 impl Runner {
     /// Runs every seed, until one fails.
-    pub(crate) fn run_all(self, seeds: Vec<u64>, threads_count: Option<usize>) -> Report {
+    pub(crate) fn run_all(self, seeds: &[u64], threads_count: Option<usize>) -> Report {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads_count = threads_count.unwrap_or(cores).min(seeds.len()).max(1);
         let (next, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -150,7 +150,7 @@ impl Runner {
         let (sender, receiver) = channel();
         let (body, settings, seen) = (Arc::clone(&self.body), self.settings.clone(), Arc::clone(&watch));
         let run = move || {
-            let ran = run_here(seed, &body, settings, keep, seen);
+            let ran = run_here(seed, &body, settings, keep, &seen);
             drop(sender.send(ran));
         };
         let thread = std::thread::Builder::new().name(format!("simulated run {seed}"));
@@ -256,14 +256,10 @@ const RULES: &str = "Look for std::time::Instant::now and SystemTime::now (use t
                      keep something from one run to the next, and std::thread::spawn (use tinylsm::sync::thread).";
 
 /// Runs a seed on the calling OS thread.
-fn run_here(seed: u64, body: &Body, settings: Settings, keep: Keep, watch: Arc<Watch>) -> Ran {
+fn run_here(seed: u64, body: &Body, settings: Settings, keep: Keep, watch: &Arc<Watch>) -> Ran {
     let tape = Tape::from_seed(seed);
-    let options = Options {
-        keep,
-        steps_max: settings.steps_max,
-        watch: Some(Arc::clone(&watch)),
-        ..Options::default()
-    };
+    let options =
+        Options { keep, steps_max: settings.steps_max, watch: Some(Arc::clone(watch)), ..Options::default() };
     let run = Run::new(seed, tape.clone(), settings);
     let (body, inside) = (Arc::clone(body), run.clone());
     let outcome = World::run_here(tape, options, move || {
@@ -272,5 +268,7 @@ fn run_here(seed: u64, body: &Body, settings: Settings, keep: Keep, watch: Arc<W
         }
         inside.hash_disks();
     });
-    Ran { outcome, state: run.take_state(), slept: watch.slept() }
+    let mut state = run.take_state();
+    state.is_unjudged = outcome.is_cut_short;
+    Ran { outcome, state, slept: watch.slept() }
 }

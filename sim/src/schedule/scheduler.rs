@@ -109,8 +109,7 @@ impl Scheduler {
             };
             let thread = match next {
                 Next::Run(thread) => thread,
-                Next::Quiet => return self.foreign_use(&state),
-                Next::Foreign => return self.foreign_use(&state),
+                Next::Quiet | Next::Foreign => return foreign_use(&state),
                 Next::Kill(thread) => {
                     drop(state);
                     let failure = self.kill(thread, &mut fibers[thread as usize]);
@@ -133,10 +132,6 @@ impl Scheduler {
                 return Some(failure);
             }
         }
-    }
-
-    fn foreign_use(&self, state: &State) -> Option<Failure> {
-        state.live.complaints().first().map(|message| Failure::Foreign { message })
     }
 
     /// Unwinds a thread of a dying process that does not end by itself. It may wait while it does, as any of them.
@@ -318,6 +313,11 @@ fn unwind_fiber(mut fiber: Fiber) -> bool {
         }
     }
     false
+}
+
+/// Returns the failure of a run that others have touched.
+fn foreign_use(state: &State) -> Option<Failure> {
+    state.live.complaints().first().map(|message| Failure::Foreign { message })
 }
 
 fn panic_failure(state: &State, thread: ThreadId, words: panics::Words, stranded: Option<String>) -> Failure {

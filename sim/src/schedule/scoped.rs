@@ -5,9 +5,10 @@
 
 #![allow(unsafe_code, reason = "the lifetime of a borrowing body is erased; see `start_borrowing`")]
 
+use crate::schedule::current;
 use crate::schedule::scheduler::Scheduler;
 use crate::schedule::strategy::ThreadId;
-use std::cell::RefCell;
+use parking_lot::Mutex;
 use std::io;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use tinylsm::sync::host::{End, Host, HostScope, WaitKey};
@@ -44,19 +45,23 @@ fn wait_for(scheduler: &Scheduler, thread: ThreadId, at: &'static Location<'stat
 
 /// Runs `body`, which may start threads that borrow, and waits for all of them, whether it returns or panics.
 pub(crate) fn scope<'env>(scheduler: &Scheduler, body: &mut dyn for<'scope> FnMut(HostScope<'scope, 'env>)) {
-    let at = Location::caller();
-    let threads = RefCell::new(Vec::new());
+    let (at, run) = (Location::caller(), Host::run(scheduler));
+    let threads = Mutex::new(Vec::new());
     let start = |name: &str, body: Box<dyn FnOnce() + Send + '_>| {
+        // Whoever has the scope may be anywhere; only threads of this run are waited for below.
+        let here = current().filter(|here| Host::run(here.as_ref()) == run);
+        let scheduler =
+            here.ok_or_else(|| io::Error::other("a scope of a run starts threads of that run"))?;
         // SAFETY: what the body borrows outlives this function's call of the scope's body, and the function ends only
         // behind the loop below, which waits for every thread that was started.
-        let thread = unsafe { start_borrowing(scheduler, name, body) }?;
-        threads.borrow_mut().push(thread);
+        let thread = unsafe { start_borrowing(&scheduler, name, body) }?;
+        threads.lock().push(thread);
         Ok(u64::from(thread))
     };
     let result = catch_unwind(AssertUnwindSafe(|| body(HostScope::new(&start))));
     // Threads of the scope may start further ones until the last has ended.
     let mut waited = 0;
-    while let Some(thread) = { threads.borrow().get(waited).copied() } {
+    while let Some(thread) = { threads.lock().get(waited).copied() } {
         wait_for(scheduler, thread, at);
         waited += 1;
     }
