@@ -243,7 +243,7 @@ where
     thread::scope(|scope| body(Scope(Scoped::Plain(scope))))
 }
 
-/// Starts threads that end before the scope does; see [`scope`].
+/// Starts threads that end before the scope does; see [`scope`]. A thread that starts others takes a copy of it along.
 #[derive(Clone, Copy)]
 pub struct Scope<'scope, 'env: 'scope>(Scoped<'scope, 'env>);
 
@@ -295,7 +295,7 @@ mod tests {
     fn threads_of_a_scope_borrow() {
         let mut numbers = vec![1, 2, 3];
         let sum = scope(|scope| {
-            let nested = scope.spawn(|| scope.spawn(|| 1).join().expect("it does not panic"));
+            let nested = scope.spawn(move || scope.spawn(|| 1).join().expect("it does not panic"));
             numbers.iter().sum::<i32>() + nested.join().expect("it does not panic")
         });
         numbers.push(4);

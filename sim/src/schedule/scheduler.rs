@@ -165,8 +165,10 @@ impl Scheduler {
 
     /// Tells whether the running thread panics and must therefore not be suspended. One of a dying process may.
     fn panics(&self, thread: ThreadId) -> bool {
-        let state = self.state.borrow();
-        panicking() && (state.tearing_down || !state.is_dying(thread))
+        panicking() && {
+            let state = self.state.borrow();
+            state.tearing_down || !state.is_dying(thread)
+        }
     }
 
     /// Suspends the running thread, which may be panicking if its process is dying.
