@@ -81,7 +81,7 @@ pub fn tell(line: impl FnOnce() -> String) {
 
 #[cfg(test)]
 mod tests {
-    use crate::sync::{Condvar, Mutex, spawn, yield_point};
+    use crate::sync::{Condvar, Mutex, RwLock, spawn, thread, yield_point};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -141,6 +141,26 @@ mod tests {
         *value = 1;
         drop(value);
         assert_eq!(counter.value.into_inner(), 1);
+    }
+
+    #[test]
+    fn many_read_or_one_writes() {
+        let lock = RwLock::new(1);
+        let (one, two) = (lock.read(), lock.try_read());
+        assert!(two.is_some_and(|two| *two == *one));
+        assert!(lock.try_write().is_none());
+        drop(one);
+        let mut writer = lock.write();
+        *writer += 1;
+        assert!(lock.try_read().is_none());
+        drop(writer);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..100).for_each(|_| *lock.write() += 1));
+            }
+        });
+        assert_eq!(lock.try_write().map(|value| *value), Some(402));
+        assert_eq!(lock.into_inner(), 402);
     }
 
     #[test]

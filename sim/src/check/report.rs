@@ -40,7 +40,6 @@ pub struct Report {
     pub finding: Option<Finding>,
     /// What should have happened in some run ([`crate::check::Run::sometimes`]), and did in none.
     pub never_happened: Vec<String>,
-    pub(crate) is_replay: bool,
     sometimes: BTreeMap<String, bool>,
 }
 

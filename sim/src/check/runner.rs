@@ -140,7 +140,6 @@ impl Runner {
         }
         // What should happen in some run need not happen in this one.
         report.never_happened.clear();
-        report.is_replay = true;
         report
     }
 
