@@ -212,9 +212,16 @@ impl LiveRun {
     }
 }
 
+impl LiveRun {
+    /// Ends it: what was used in it may be used by others from now on.
+    pub fn end(&self) {
+        LIVE_RUNS.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+}
+
 impl Drop for LiveRun {
     fn drop(&mut self) {
-        LIVE_RUNS.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+        self.end();
     }
 }
 

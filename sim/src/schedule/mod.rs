@@ -173,6 +173,8 @@ impl World {
         drop(listener);
         SCHEDULER.set(None);
         drop(hosted);
+        // Threads that were left behind may keep the scheduler.
+        scheduler.with_state(|state| state.live.end());
 
         let value = value.borrow_mut().take();
         scheduler.with_state(|state| Outcome {

@@ -8,8 +8,8 @@
 //! that would have to wait while it unwinds is leaked instead, and counted.
 //!
 //! A process may come to its end within a run ([`Scheduler::begin_dying`]). Its threads run on into errors, and since
-//! nobody else runs meanwhile, one of them may even wait while it panics: that panicking is known per OS thread
-//! only then matters to no other. Its panics are its end and no failure.
+//! nobody else runs meanwhile, one of them may even wait while it panics: what that makes the others believe, who belong
+//! to the same process, does not matter any more. Panics are its end and no failure.
 
 #![allow(clippy::disallowed_types, reason = "beneath the scheduler, whose own threads do not interleave")]
 
@@ -232,8 +232,13 @@ impl Scheduler {
             self.adopt(fibers);
             let Some(thread) = fibers.iter().rposition(Option::is_some) else { return };
             let fiber = fibers[thread].take().expect("rposition found it");
-            self.state.borrow_mut().current = Some(thread as ThreadId);
-            if !unwind_fiber(fiber) {
+            let is_in_panic = {
+                let mut state = self.state.borrow_mut();
+                state.current = Some(thread as ThreadId);
+                state.threads[thread].is_suspended_in_panic
+            };
+            // To unwind one that unwinds already would abort the process.
+            if is_in_panic || !unwind_fiber(fiber) {
                 self.leaked.set(self.leaked.get() + 1);
             }
             self.state.borrow_mut().end_thread_in_teardown(thread as ThreadId);
