@@ -137,7 +137,7 @@ impl Run {
             let disk = SimDisk::new(self.inner.settings.profile, self.inner.tape.clone());
             disk.observe(Arc::new(tell_event));
             if let Some(process) = state.process {
-                self.burden(&disk, process, &state.latency);
+                self.set_conditions(&disk, process, &state.latency);
             }
             state.disks.insert(name.to_owned(), disk.clone());
             disk
@@ -149,8 +149,9 @@ impl Run {
         Db::builder(path).vfs(Arc::new(self.disk())).options(Options::small())
     }
 
-    /// Runs `body` as a process that opens what it needs, and loses power or is killed at some moment that the seed decides, in the midst of an
-    /// operation or behind its end; or just ends. Returns what `body` returned, or `None` if it did not get that far.
+    /// Runs `body` as a process, which ends at some moment that the seed decides: the power goes, or it is killed, in the
+    /// midst of an operation or once `body` has returned; or it just ends. Returns what `body` returned, or `None` if it did
+    /// not get that far.
     ///
     /// From that moment on every call that reaches a disk fails. `body` and the threads that it has started run into
     /// these errors and end, by returning them or by a panic; what waits for ever or goes on for ever is ended. The disk is
@@ -231,7 +232,7 @@ impl Run {
             _ => LatencyPlan::fast(),
         };
         for disk in state.disks.values() {
-            self.burden(disk, process, &state.latency);
+            self.set_conditions(disk, process, &state.latency);
             if let Some(changes_count) = ending.after_changes {
                 disk.power_off_after(changes_count);
             }
@@ -239,7 +240,7 @@ impl Run {
     }
 
     /// Makes a disk slow and faulty as it is in an incarnation, and its loss of power the end of that.
-    fn burden(&self, disk: &SimDisk, process: u32, latency: &LatencyPlan) {
+    fn set_conditions(&self, disk: &SimDisk, process: u32, latency: &LatencyPlan) {
         disk.set_latency(latency.clone());
         disk.set_faults(self.inner.settings.faults.clone());
         let run = Arc::downgrade(&self.inner);
