@@ -96,7 +96,7 @@ fn replayed_by_another_test() {
         check(0..1, |run| {
             run.note(format!("a number of mine: {}", run.below(1_000_000)));
             run.incarnation(|| run.db("/db").open()?.put("apple", "red"));
-            run.always("the world is good", run.seed() != 41);
+            run.always("the seed is another one", run.seed() != 41);
         });
     }
 }
@@ -118,7 +118,7 @@ fn the_variable_replays_one_seed_with_everything_told() {
         "disk: create",
     ];
     assert_says(&text, &words);
-    assert_says(&text, &["the world is good", "TINYLSM_SEED=41"]);
+    assert_says(&text, &["the seed is another one", "TINYLSM_SEED=41"]);
     let (passes, other) = replay("42");
     assert!(passes && other.contains("seed 42: nothing failed"), "{other}");
     let (passes, text) = replay("forty");

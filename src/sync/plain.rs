@@ -88,7 +88,7 @@ impl<T> RwLock<T> {
         RwLock { inner: std::sync::RwLock::new(value) }
     }
 
-    /// Waits until nobody writes, and reads. A thread that reads already may wait for ever behind a writer that waits.
+    /// Waits until nobody writes, and reads. A thread that reads already may wait forever behind a writer that waits.
     #[inline]
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
         RwLockReadGuard { inner: self.inner.read().unwrap_or_else(PoisonError::into_inner) }

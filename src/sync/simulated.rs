@@ -141,7 +141,7 @@ impl<T> RwLock<T> {
         RwLock { id: AtomicU64::new(0), inner: plain::RwLock::new(value) }
     }
 
-    /// Waits until nobody writes, and reads. A thread that reads already may wait for ever behind a writer that waits.
+    /// Waits until nobody writes, and reads. A thread that reads already may wait forever behind a writer that waits.
     #[track_caller]
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
         let inner = self.take("read lock", plain::RwLock::read, plain::RwLock::try_read);

@@ -154,7 +154,7 @@ impl Run {
     /// not get that far.
     ///
     /// From that moment on every call that reaches a disk fails. `body` and the threads that it has started run into
-    /// these errors and end, by returning them or by a panic; what waits for ever or goes on for ever is ended. The disk is
+    /// these errors and end, by returning them or by a panic; what waits or goes on forever is ended. The disk is
     /// then what the next incarnation finds. An error or panic before that moment is a failure of the run.
     ///
     /// Nothing of a process survives it but its disks and what it wrote into variables of the closure around it: handles and

@@ -50,7 +50,7 @@ pub(crate) enum Next {
     Deadlock,
     /// Too many steps were made.
     StepBound,
-    /// This thread of a dying process would wait for ever, or run for ever.
+    /// This thread of a dying process would wait forever, or run forever.
     Kill(ThreadId),
     /// Somebody else has used what is this run's.
     Foreign,
