@@ -213,7 +213,7 @@ fn an_ordinary_session() {
 
 /// Opens the database without threads, which might do their work now or later, and without a reserve.
 fn open(it: &Transcript) -> Db {
-    let options = Options { reserve_bytes_max: 0, ..Options::default() };
+    let options = Options::default().reserve_bytes_max(0);
     let builder = Db::builder(it.path("db")).options(options).background(Background::Manual);
     builder.open().expect("the disk is healthy")
 }

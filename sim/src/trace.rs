@@ -25,6 +25,8 @@ pub enum Keep {
     /// None; only the hash.
     #[default]
     Nothing,
+    /// What programs and disks do, without what the scheduler does.
+    Told,
     /// Those whose number lies in the range.
     Window(Range<u64>),
     /// All.
@@ -93,10 +95,16 @@ impl Trace {
     #[inline]
     pub fn keeps(&self) -> bool {
         match &self.keep {
-            Keep::Nothing => false,
+            Keep::Nothing | Keep::Told => false,
             Keep::Everything => true,
             Keep::Window(window) => window.contains(&self.events.saturating_sub(1)),
         }
+    }
+
+    /// Tells whether the event added last is to be kept in readable form if a program or a disk made it.
+    #[inline]
+    pub fn keeps_told(&self) -> bool {
+        self.keep == Keep::Told || self.keeps()
     }
 
     /// Keeps `text` for the event added last. Does not change the hash.
@@ -192,7 +200,7 @@ pub fn first_difference(
 }
 
 /// Finds the first difference among kept events.
-fn compare(left: &[Entry], right: &[Entry]) -> Difference {
+pub(crate) fn compare(left: &[Entry], right: &[Entry]) -> Difference {
     let same = left.iter().zip(right).take_while(|(left, right)| left.hash == right.hash).count();
     let before = left[same.saturating_sub(CONTEXT_EVENTS)..same].to_vec();
     Difference { before, left: left.get(same).cloned(), right: right.get(same).cloned() }

@@ -7,6 +7,7 @@ use crate::db::opening::{self, OpenRequest};
 use crate::db::options::{Background, Comparators, Options};
 use crate::db::runtime::Runtime;
 use crate::db::state::Host;
+use crate::sync::tell;
 use crate::table::shared::Cache;
 use crate::vfs::Vfs;
 use crate::vfs::os::OsVfs;
@@ -120,6 +121,7 @@ impl DbBuilder {
     /// table [`DbBuilder::degraded`] gets past; `NoSpace`; `Io`; `Closed` for a runtime or cache of the process that this
     /// one was forked from. Nothing that was in the directory is changed or removed then.
     pub fn open(self) -> Result<Db> {
+        tell(|| format!("open {}", self.path.display()));
         let (host, runtime) = match &self.background {
             Background::Manual => (Host::Caller, None),
             Background::Threads(count) => hosted(Runtime::new(*count)?),

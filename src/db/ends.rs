@@ -17,7 +17,7 @@
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::format::names::FileName;
 use crate::sync::atomic::{AtomicBool, AtomicU8};
-use crate::sync::{Condvar, Mutex, process_id, yield_point};
+use crate::sync::{Condvar, Home, Mutex, yield_point};
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -85,7 +85,7 @@ pub(crate) struct Ends {
     phase: AtomicU8,
     /// Set with the first step of closing: running jobs stop at their next look.
     cancelled: AtomicBool,
-    process: u32,
+    home: Home,
     failure: Mutex<Option<Error>>,
     /// The phase changed.
     changed: Condvar,
@@ -97,7 +97,7 @@ impl Ends {
         Ends {
             phase: AtomicU8::new(Phase::Opening as u8),
             cancelled: AtomicBool::new(false),
-            process: process_id(),
+            home: Home::here(),
             failure: Mutex::new(None),
             changed: Condvar::new(),
         }
@@ -214,7 +214,7 @@ impl Ends {
     /// Tells whether this process was forked off the one that opened the database.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
-        process_id() != self.process
+        self.home.is_elsewhere()
     }
 
     /// Fails if the database was closed, or is being closed, and in a forked process. Cheap: for reads, and for each step

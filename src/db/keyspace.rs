@@ -10,6 +10,7 @@ use crate::db::iter::Iter;
 use crate::db::options::{KeyspaceOptions, WriteOptions};
 use crate::db::range::{KeyRange, owned_bounds, prefix_bounds};
 use crate::db::state::{Core, KeyspaceInfo, KeyspaceTree, State};
+use crate::db::told;
 use crate::db::writing::Reach;
 use crate::db::{Db, Handle};
 use crate::format::batch::Batch;
@@ -167,7 +168,9 @@ impl Keyspace {
         let core = self.core();
         core.ends.check_open()?;
         let (state, seq) = core.view.pin();
-        get::get(self.find(&state)?.tree_at(seq), key.as_ref(), core.horizon(seq))
+        let answer = get::get(self.find(&state)?.tree_at(seq), key.as_ref(), core.horizon(seq));
+        told::tell_get(&self.info.name, key.as_ref(), &answer);
+        answer
     }
 
     /// Tells whether `key` has a value. Costs what [`Keyspace::get`] does.
@@ -251,7 +254,9 @@ impl Keyspace {
     pub(crate) fn get_at(&self, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
         self.core().ends.check_open()?;
         let state = self.core().view.state();
-        get::get(self.find(&state)?.tree_at(horizon.seq), key, horizon)
+        let answer = get::get(self.find(&state)?.tree_at(horizon.seq), key, horizon);
+        told::tell_get(&self.info.name, key, &answer);
+        answer
     }
 
     pub(crate) fn multi_get_at<K: AsRef<[u8]>>(
@@ -261,7 +266,12 @@ impl Keyspace {
         horizon: Horizon,
     ) -> Result<Vec<Option<Slice>>> {
         let tree = self.find(state)?.tree_at(horizon.seq);
-        keys.iter().map(|key| get::get(tree, key.as_ref(), horizon)).collect()
+        let get = |key: &[u8]| {
+            let answer = get::get(tree, key, horizon);
+            told::tell_get(&self.info.name, key, &answer);
+            answer
+        };
+        keys.iter().map(|key| get(key.as_ref())).collect()
     }
 
     /// Writes everything that was committed before this call to tables, and waits for that: of this keyspace and, since
@@ -310,6 +320,7 @@ impl Keyspace {
         let keyspace = self.find(state)?;
         self.core().count_seek(keyspace);
         let (lower, upper) = owned_bounds(&range);
+        told::tell_range(&self.info.name, &lower, &upper);
         let tree = keyspace.tree_at(horizon.seq).clone();
         let scan = contained(&keyspace.tree.order, "making an iterator", || {
             Ok(Scan::new(tree, horizon, lower, upper).telling(Arc::clone(&keyspace.waste)))

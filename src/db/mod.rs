@@ -28,6 +28,7 @@ mod keyspaces;
 mod opening;
 mod reserve;
 mod state;
+mod told;
 mod waiting;
 mod writing;
 
@@ -53,7 +54,7 @@ use crate::db::writing::Reach;
 use crate::format::batch::Batch;
 use crate::mvcc::visible::Horizon;
 use crate::read::contained;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, tell};
 use crate::table::verify::verify;
 use crate::vfs::mem::MemVfs;
 use crate::write::commit::Durability;
@@ -232,6 +233,7 @@ impl Db {
         check_name(name)?;
         let find = || core.comparators.find(&options.comparator, name);
         let order = contain("looking for a comparator", find)?;
+        tell(|| format!("create keyspace {name}"));
         let info = core.create_keyspace(name, options, order)?;
         Ok(Keyspace::new(Arc::clone(&self.handle), info))
     }
@@ -428,6 +430,7 @@ impl Db {
     /// # Errors
     /// What the flush met: the data stay in memory and log, and it is tried again in the background. `ReadOnly`; `Closed`.
     pub fn flush(&self) -> Result<()> {
+        tell(|| "flush".to_owned());
         self.core().flush().map(drop)
     }
 
@@ -608,6 +611,7 @@ impl Db {
     /// `Io`, `NoSpace` of the log or manifest: the next open recovers as after a crash. `ReadOnly` if writing was
     /// off before. The database is closed in any case. `Closed`, once it is closed, if another handle closed it.
     pub fn close(self) -> Result<()> {
+        tell(|| format!("close {}", self.path().display()));
         self.handle.close()
     }
 }

@@ -76,6 +76,31 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Returns options for tests and for small databases: little memory, nothing set aside on the disk, and limits so low
+    /// that a few hundred writes already flush, merge and begin another manifest.
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// use tinylsm::{Db, Options};
+    /// let options = Options::small();
+    /// let db = Db::builder("/small").vfs(std::sync::Arc::new(tinylsm::vfs::mem::MemVfs::new())).options(options).open()?;
+    /// db.put("k", "v")?;
+    /// # db.close()
+    /// # }
+    /// ```
+    pub fn small() -> Options {
+        Options {
+            memtable_bytes: 16 << 10,
+            wal_preallocate_bytes: 0,
+            block_cache_bytes: 1 << 20,
+            open_files_max: 64,
+            manifest_roll_bytes: 4 << 10,
+            default_keyspace: Some(KeyspaceOptions::small()),
+            reserve_bytes_max: 0,
+            ..Options::default()
+        }
+    }
+
     /// Sets [`Options::memtable_bytes`](field@Options::memtable_bytes).
     #[must_use]
     pub fn memtable_bytes(mut self, value: usize) -> Options {
@@ -249,6 +274,17 @@ impl Default for KeyspaceOptions {
 }
 
 impl KeyspaceOptions {
+    /// Returns options that go with [`Options::small`]: small tables, and levels that fill up soon.
+    pub fn small() -> KeyspaceOptions {
+        KeyspaceOptions {
+            block_bytes: 512,
+            level_base_bytes: 64 << 10,
+            level_multiplier: 4,
+            table_bytes: 16 << 10,
+            ..KeyspaceOptions::default()
+        }
+    }
+
     /// Sets [`KeyspaceOptions::comparator`](field@KeyspaceOptions::comparator).
     #[must_use]
     pub fn comparator(mut self, value: impl Into<String>) -> KeyspaceOptions {
@@ -528,5 +564,6 @@ mod tests {
     #[test]
     fn defaults_are_valid() {
         Options::default().validate().expect("defaults");
+        Options::small().validate().expect("small ones");
     }
 }

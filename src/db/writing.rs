@@ -12,6 +12,7 @@ use crate::format::batch::Batch;
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
+use crate::sync::tell;
 use crate::version::edit::Change;
 use crate::vfs::Vfs;
 use crate::wal::Predecessor;
@@ -42,6 +43,16 @@ const FULL_DISK_PAUSE: Duration = Duration::from_millis(10);
 impl Core {
     /// Commits a batch; returns the number of its last operation.
     pub(crate) fn commit(&self, batch: Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
+        self.tell_batch(&batch, durability);
+        let answer = self.commit_untold(batch, reach, durability);
+        tell(|| match &answer {
+            Ok(seq) => format!("committed as {seq}"),
+            Err(error) => format!("NOT COMMITTED: {error}"),
+        });
+        answer
+    }
+
+    fn commit_untold(&self, batch: Batch, reach: Reach<'_>, durability: Durability) -> Result<SeqNum> {
         self.ends.check_process()?;
         self.see_to_reserve();
         let is_of_deletes = batch.count() > 0 && !reach.has_puts;

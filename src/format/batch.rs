@@ -78,13 +78,6 @@ impl Batch {
         self.frame.len() - OPERATIONS_START
     }
 
-    /// Returns the operations.
-    pub fn operations(&self) -> Operations<'_> {
-        let mut reader = Reader::new(&self.frame);
-        reader.take(OPERATIONS_START).expect("a batch has its headers from the start");
-        Operations { reader, left: self.count }
-    }
-
     /// Removes every operation, keeping the memory.
     pub fn clear(&mut self) {
         self.frame.truncate(OPERATIONS_START);
@@ -98,6 +91,13 @@ impl Batch {
         header[8..16].copy_from_slice(&first_seq.get().to_le_bytes());
         header[16..20].copy_from_slice(&self.count.to_le_bytes());
         &mut self.frame
+    }
+
+    /// Returns the operations, in order; their ranges are places in [`Batch::frame`].
+    pub fn operations(&self) -> Operations<'_> {
+        let mut reader = Reader::new(&self.frame);
+        reader.take(OPERATIONS_START).expect("a batch begins with room for its header");
+        Operations { reader, left: self.count }
     }
 
     /// Returns the frame as it was last stamped.

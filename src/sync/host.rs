@@ -11,10 +11,13 @@
 #![allow(clippy::disallowed_types, reason = "beneath the scheduler")]
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
+use std::marker::PhantomData;
 use std::panic::Location;
 use std::rc::Rc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// What a simulated thread waits for. Ids come from [`Host::id`].
@@ -86,6 +89,10 @@ pub trait Host {
     /// The host's, if it has no thread to give.
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<u64>;
 
+    /// Runs `body`, which may start threads that borrow what outlives this call, and waits for the end of all of them,
+    /// also if it panics. Suspends.
+    fn scope<'env>(&self, body: &mut dyn for<'scope> FnMut(HostScope<'scope, 'env>));
+
     /// Tells how a thread ended; `None` while it has not. Never suspends.
     fn end_of(&self, thread: u64) -> Option<End>;
 
@@ -98,6 +105,154 @@ pub trait Host {
     /// Returns the number of the process that the running thread belongs to. Never suspends.
     fn process_id(&self) -> u32 {
         1
+    }
+
+    /// Returns the wall clock in unix milliseconds; it begins on some day in 2026 and goes with [`Host::now`]. Never
+    /// suspends.
+    fn wall_ms(&self) -> i64 {
+        WALL_ORIGIN_MS + i64::try_from(self.now() / 1_000_000).unwrap_or(i64::MAX / 4)
+    }
+
+    /// Returns the number of the run. Never suspends.
+    fn run(&self) -> u32;
+
+    /// Tells whether anybody reads what [`Host::tell`] is given. Never suspends.
+    fn listens(&self) -> bool {
+        false
+    }
+
+    /// Takes a line for the readable trace, which it asks for once; nothing else changes. Never suspends.
+    fn tell(&self, line: &mut dyn FnMut() -> String) {
+        let _ = line;
+    }
+}
+
+/// Where the wall clock of a simulated run begins: some day in 2026.
+pub const WALL_ORIGIN_MS: i64 = 1_780_000_000_000;
+
+/// Starts one thread of a scope: its name, and what it does.
+pub type ScopedStart<'scope> =
+    dyn Fn(&str, Box<dyn FnOnce() + Send + 'scope>) -> io::Result<u64> + Send + Sync + 'scope;
+
+/// Starts threads that end before the scope does.
+#[derive(Clone, Copy)]
+pub struct HostScope<'scope, 'env: 'scope> {
+    start: &'scope ScopedStart<'scope>,
+    /// Neither lifetime may be stretched or shrunk: what the threads borrow depends on both.
+    exact: PhantomData<(&'scope mut &'scope (), &'env mut &'env ())>,
+}
+
+impl<'scope, 'env: 'scope> HostScope<'scope, 'env> {
+    /// Wraps what starts a thread. Whoever calls this waits for all that it has started before `'scope` ends.
+    pub fn new(start: &'scope ScopedStart<'scope>) -> HostScope<'scope, 'env> {
+        HostScope { start, exact: PhantomData }
+    }
+
+    /// Starts a thread and returns its number. Never suspends.
+    ///
+    /// # Errors
+    /// The host's, if it has no thread to give.
+    pub fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send + 'scope>) -> io::Result<u64> {
+        (self.start)(name, body)
+    }
+}
+
+/// What the process knows of the runs that go on now, by number.
+static LIVE_RUNS: Mutex<BTreeMap<u32, Arc<Complaints>>> = Mutex::new(BTreeMap::new());
+
+/// What others have done to a run that is not theirs.
+#[derive(Debug, Default)]
+pub struct Complaints {
+    is_there: AtomicBool,
+    first: Mutex<Option<String>>,
+}
+
+impl Complaints {
+    /// Returns the first complaint, if there is one.
+    #[inline]
+    pub fn first(&self) -> Option<String> {
+        if !self.is_there.load(Ordering::Acquire) {
+            return None;
+        }
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add(&self, text: &str) {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| text.to_owned());
+        self.is_there.store(true, Ordering::Release);
+    }
+}
+
+/// A run that goes on while this lives. Objects that were used in it are its own until then.
+#[derive(Debug)]
+pub struct LiveRun {
+    number: u32,
+    complaints: Arc<Complaints>,
+}
+
+impl LiveRun {
+    /// Begins a run, whose number no other one of this process has.
+    pub fn begin() -> LiveRun {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let complaints = Arc::new(Complaints::default());
+        let mut live = LIVE_RUNS.lock().unwrap_or_else(PoisonError::into_inner);
+        live.insert(number, Arc::clone(&complaints));
+        LiveRun { number, complaints }
+    }
+
+    /// Returns its number; never 0.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Returns what others have done to it.
+    pub fn complaints(&self) -> &Arc<Complaints> {
+        &self.complaints
+    }
+}
+
+impl LiveRun {
+    /// Ends it: what was used in it may be used by others from now on.
+    pub fn end(&self) {
+        LIVE_RUNS.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+}
+
+impl Drop for LiveRun {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Checks that `run`, to which the object that a thread is about to use belongs, is over; 0 is no run. The calling
+/// thread is of no run, or of another one.
+///
+/// # Panics
+/// If the run goes on: it is told, and fails as well. A thread that panics already is left alone.
+#[track_caller]
+pub fn check_foreign(run: u32, what: &str) {
+    if run == 0 {
+        return;
+    }
+    let live = LIVE_RUNS.lock().unwrap_or_else(PoisonError::into_inner).get(&run).cloned();
+    let Some(complaints) = live else { return };
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("without a name").to_owned();
+    let (who, advice) = match simulated() {
+        true => (
+            "another simulated run".to_owned(),
+            "two runs at once share it, perhaps through a static; make one for each run",
+        ),
+        false => (
+            format!("the thread {name:?} of the operating system"),
+            "start threads with tinylsm::sync::thread::spawn, which a run can schedule, instead of std::thread",
+        ),
+    };
+    let text = format!("{who} used {what} of a simulated run at {}: {advice}", Location::caller());
+    complaints.add(&text);
+    if !std::thread::panicking() {
+        std::panic::panic_any(text);
     }
 }
 

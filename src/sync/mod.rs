@@ -1,4 +1,31 @@
-//! Threads and locks, behind one door.
+//! Threads, locks, channels and a clock that a simulator can own; for the engine and for applications.
+//!
+//! An application that uses these instead of the standard library's runs unchanged in production, where they are the
+//! standard library's, and inside a simulated run (`tinylsm_sim::check`), where a seed decides who goes first:
+//!
+//! | instead of | use |
+//! |---|---|
+//! | `std::sync::{Mutex, RwLock, Condvar}` | [`Mutex`], [`RwLock`], [`Condvar`]; they do not poison |
+//! | `std::sync::atomic` | [`atomic`] |
+//! | `std::sync::mpsc` | [`mpsc`] |
+//! | `std::thread::{spawn, scope, sleep, yield_now, Builder}` | [`thread`] |
+//! | `std::time::{Instant, SystemTime}` | [`time`] |
+//!
+//! ```
+//! use std::sync::Arc;
+//! use tinylsm::sync::{Mutex, mpsc, thread};
+//!
+//! let total = Arc::new(Mutex::new(0));
+//! let (sender, receiver) = mpsc::channel();
+//! let adder = thread::spawn({
+//!     let total = Arc::clone(&total);
+//!     move || receiver.iter().for_each(|number: u64| *total.lock() += number)
+//! });
+//! (1..=4).for_each(|number| sender.send(number).expect("somebody listens"));
+//! drop(sender);
+//! adder.join().expect("it does not panic");
+//! assert_eq!(*total.lock(), 10);
+//! ```
 //!
 //! Owns every lock, wait and thread of the engine, and the question which process it runs in. In production (`plain`) these
 //! are the locks and threads of the standard library, with nothing in between. Under the cargo feature `sim` (`simulated`)
@@ -11,27 +38,50 @@
 //! Rules for users: a guard's drop never yields; no lock but commit leadership and manifest install is held
 //! over a Vfs call; atomics that a thread decides by are those of [`atomic`], whose every access is a scheduling point.
 //!
-//! What is not here: sleeping and the clock, which belong to [`crate::vfs::Vfs`], and the scheduler itself,
+//! What is not here: the engine's own sleeping and clock, which belong to [`crate::vfs::Vfs`], and the scheduler itself,
 //! which lives in the crate `tinylsm-sim` because switching stacks takes `unsafe`.
 
 pub mod atomic;
 #[cfg(feature = "sim")]
 pub mod host;
+pub mod mpsc;
 pub(crate) mod plain;
 mod process;
 #[cfg(feature = "sim")]
 mod simulated;
+pub mod thread;
+pub mod time;
 
+pub(crate) use crate::sync::process::Home;
 pub use crate::sync::process::process_id;
 
 #[cfg(not(feature = "sim"))]
-pub use crate::sync::plain::{Condvar, JoinHandle, Mutex, MutexGuard, spawn, yield_point};
+pub use crate::sync::plain::{
+    Condvar, JoinHandle, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, spawn, yield_point,
+};
 #[cfg(feature = "sim")]
-pub use crate::sync::simulated::{Condvar, JoinHandle, Mutex, MutexGuard, spawn, yield_point};
+pub use crate::sync::simulated::{
+    Condvar, JoinHandle, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, spawn, yield_point,
+};
+
+/// Adds a line to the readable trace of a simulated run; nothing in production, where `line` is not made. While it is made,
+/// nobody else runs, so it must not wait.
+#[inline]
+pub fn tell(line: impl FnOnce() -> String) {
+    #[cfg(feature = "sim")]
+    if let Some(host) = host::current()
+        && host.listens()
+    {
+        let mut line = Some(line);
+        host.tell(&mut || line.take().map(|line| line()).unwrap_or_default());
+    }
+    #[cfg(not(feature = "sim"))]
+    drop(line);
+}
 
 #[cfg(test)]
 mod tests {
-    use crate::sync::{Condvar, Mutex, spawn, yield_point};
+    use crate::sync::{Condvar, Mutex, RwLock, spawn, thread, yield_point};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -91,6 +141,26 @@ mod tests {
         *value = 1;
         drop(value);
         assert_eq!(counter.value.into_inner(), 1);
+    }
+
+    #[test]
+    fn many_read_or_one_writes() {
+        let lock = RwLock::new(1);
+        let (one, two) = (lock.read(), lock.try_read());
+        assert!(two.is_some_and(|two| *two == *one));
+        assert!(lock.try_write().is_none());
+        drop(one);
+        let mut writer = lock.write();
+        *writer += 1;
+        assert!(lock.try_read().is_none());
+        drop(writer);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..100).for_each(|_| *lock.write() += 1));
+            }
+        });
+        assert_eq!(lock.try_write().map(|value| *value), Some(402));
+        assert_eq!(lock.into_inner(), 402);
     }
 
     #[test]

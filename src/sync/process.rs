@@ -51,6 +51,39 @@ pub fn process_id() -> u32 {
     first::process_id()
 }
 
+/// Where something was made that only one process may use; in a simulation, only one run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Home {
+    process: u32,
+    /// 0 for none.
+    #[cfg(feature = "sim")]
+    run: u32,
+}
+
+impl Home {
+    /// Returns where the caller is.
+    pub(crate) fn here() -> Home {
+        Home {
+            process: process_id(),
+            #[cfg(feature = "sim")]
+            run: host::current().map_or(0, |host| host.run()),
+        }
+    }
+
+    /// Tells whether the caller is in another process than this.
+    ///
+    /// # Panics
+    /// On a thread that is not of the simulated run which this is in; see `host::check_foreign`.
+    #[inline]
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        #[cfg(feature = "sim")]
+        if self.run != 0 && !host::simulated() {
+            host::check_foreign(self.run, "a database");
+        }
+        process_id() != self.process
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,15 +9,16 @@
 //!   even while its thread unwinds. A condition's wait joins the waiters before another thread can run.
 //!
 //! Ids of locks and conditions are given at their first use inside a run, in an order that the schedule
-//! decides, so that they are the same in every run of one seed.
+//! decides, so that they are the same in every run of one seed. Such an id names its run: a real thread that uses an object of
+//! a run which still goes on panics, and so does the run ([`check_foreign`]).
 
 #![allow(clippy::disallowed_types, reason = "beneath the scheduler")]
 
-use crate::sync::host::{End, Host, WaitKey, Waiters, Wake, current};
+use crate::sync::host::{End, Host, WaitKey, Waiters, Wake, check_foreign, current};
 use crate::sync::plain;
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Mutual exclusion without poisoning.
@@ -44,6 +45,7 @@ impl<T> Mutex<T> {
     #[track_caller]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         let Some(host) = current() else {
+            check_own(&self.id, "a mutex");
             return MutexGuard { mutex: self, inner: Some(self.inner.lock()) };
         };
         host.yield_point("lock");
@@ -55,6 +57,7 @@ impl<T> Mutex<T> {
     #[track_caller]
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         let Some(host) = current() else {
+            check_own(&self.id, "a mutex");
             return Some(MutexGuard { mutex: self, inner: Some(self.inner.try_lock()?) });
         };
         host.yield_point("try_lock");
@@ -104,6 +107,156 @@ impl<T> Drop for MutexGuard<'_, T> {
     }
 }
 
+/// Checks that an object is of no run that goes on; the calling thread is of none.
+#[track_caller]
+fn check_own(id: &AtomicU64, what: &str) {
+    // An id is the run's number above the object's.
+    check_foreign((id.load(Ordering::Relaxed) >> 32) as u32, what);
+}
+
+/// Many readers or one writer, without poisoning.
+#[derive(Default, Debug)]
+pub struct RwLock<T> {
+    id: AtomicU64,
+    inner: plain::RwLock<T>,
+}
+
+/// Reading what a [`RwLock`] guards.
+pub struct RwLockReadGuard<'a, T> {
+    id: &'a AtomicU64,
+    /// `None` only while it drops.
+    inner: Option<plain::RwLockReadGuard<'a, T>>,
+}
+
+/// Changing what a [`RwLock`] guards.
+pub struct RwLockWriteGuard<'a, T> {
+    id: &'a AtomicU64,
+    /// `None` only while it drops.
+    inner: Option<plain::RwLockWriteGuard<'a, T>>,
+}
+
+impl<T> RwLock<T> {
+    /// Guards `value`.
+    pub const fn new(value: T) -> RwLock<T> {
+        RwLock { id: AtomicU64::new(0), inner: plain::RwLock::new(value) }
+    }
+
+    /// Waits until nobody writes, and reads. A thread that reads already may wait forever behind a writer that waits.
+    #[track_caller]
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        let inner = self.take("read lock", plain::RwLock::read, plain::RwLock::try_read);
+        RwLockReadGuard { id: &self.id, inner: Some(inner) }
+    }
+
+    /// Waits until nobody reads or writes, and writes.
+    #[track_caller]
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        let inner = self.take("write lock", plain::RwLock::write, plain::RwLock::try_write);
+        RwLockWriteGuard { id: &self.id, inner: Some(inner) }
+    }
+
+    /// Reads if nobody writes.
+    #[track_caller]
+    pub fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
+        let inner = self.try_take("try_read", plain::RwLock::try_read)?;
+        Some(RwLockReadGuard { id: &self.id, inner: Some(inner) })
+    }
+
+    /// Writes if nobody reads or writes.
+    #[track_caller]
+    pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
+        let inner = self.try_take("try_write", plain::RwLock::try_write)?;
+        Some(RwLockWriteGuard { id: &self.id, inner: Some(inner) })
+    }
+
+    /// Takes the value out.
+    pub fn into_inner(self) -> T {
+        self.inner.into_inner()
+    }
+
+    #[track_caller]
+    fn take<'a, G>(
+        &'a self,
+        site: &'static str,
+        wait: impl FnOnce(&'a plain::RwLock<T>) -> G,
+        attempt: impl Fn(&'a plain::RwLock<T>) -> Option<G>,
+    ) -> G {
+        let Some(host) = current() else {
+            check_own(&self.id, "a read-write lock");
+            return wait(&self.inner);
+        };
+        host.yield_point(site);
+        let (id, at) = (host.id(&self.id), Location::caller());
+        loop {
+            if let Some(guard) = attempt(&self.inner) {
+                host.locked(id, at);
+                return guard;
+            }
+            host.block(WaitKey::Lock(id), None, at);
+        }
+    }
+
+    #[track_caller]
+    fn try_take<'a, G>(
+        &'a self,
+        site: &'static str,
+        attempt: impl FnOnce(&'a plain::RwLock<T>) -> Option<G>,
+    ) -> Option<G> {
+        let Some(host) = current() else {
+            check_own(&self.id, "a read-write lock");
+            return attempt(&self.inner);
+        };
+        host.yield_point(site);
+        let guard = attempt(&self.inner)?;
+        host.locked(host.id(&self.id), Location::caller());
+        Some(guard)
+    }
+}
+
+/// Tells the host that a read-write lock was given back.
+fn given_back(id: &AtomicU64) {
+    if let Some(host) = current() {
+        let id = host.id(id);
+        host.unlocked(id);
+        // Several readers may go on together.
+        host.wake(WaitKey::Lock(id), Waiters::All);
+    }
+}
+
+impl<T> Deref for RwLockReadGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        self.inner.as_ref().expect("a guard in its user's hands holds the lock")
+    }
+}
+
+impl<T> Drop for RwLockReadGuard<'_, T> {
+    fn drop(&mut self) {
+        drop(self.inner.take());
+        given_back(self.id);
+    }
+}
+
+impl<T> Deref for RwLockWriteGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        self.inner.as_ref().expect("a guard in its user's hands holds the lock")
+    }
+}
+
+impl<T> DerefMut for RwLockWriteGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.inner.as_mut().expect("a guard in its user's hands holds the lock")
+    }
+}
+
+impl<T> Drop for RwLockWriteGuard<'_, T> {
+    fn drop(&mut self) {
+        drop(self.inner.take());
+        given_back(self.id);
+    }
+}
+
 /// Waiting for a condition on what a [`Mutex`] guards.
 #[derive(Default, Debug)]
 pub struct Condvar {
@@ -124,7 +277,10 @@ impl Condvar {
             Some(host) => {
                 self.wait_hosted(host.as_ref(), guard, None, Location::caller());
             }
-            None => self.inner.wait(plain_guard(guard)),
+            None => {
+                check_own(&self.id, "a condition");
+                self.inner.wait(plain_guard(guard));
+            }
         }
     }
 
@@ -136,29 +292,40 @@ impl Condvar {
                 let wake = self.wait_hosted(host.as_ref(), guard, Some(timeout), Location::caller());
                 wake == Wake::TimedOut
             }
-            None => self.inner.wait_for(plain_guard(guard), timeout),
+            None => {
+                check_own(&self.id, "a condition");
+                self.inner.wait_for(plain_guard(guard), timeout)
+            }
         }
     }
 
     /// Wakes one waiter.
+    #[track_caller]
     pub fn notify_one(&self) {
         match current() {
             Some(host) => {
                 host.yield_point("notify_one");
                 host.wake(WaitKey::Condvar(host.id(&self.id)), Waiters::One);
             }
-            None => self.inner.notify_one(),
+            None => {
+                check_own(&self.id, "a condition");
+                self.inner.notify_one();
+            }
         }
     }
 
     /// Wakes every waiter.
+    #[track_caller]
     pub fn notify_all(&self) {
         match current() {
             Some(host) => {
                 host.yield_point("notify_all");
                 host.wake(WaitKey::Condvar(host.id(&self.id)), Waiters::All);
             }
-            None => self.inner.notify_all(),
+            None => {
+                check_own(&self.id, "a condition");
+                self.inner.notify_all();
+            }
         }
     }
 

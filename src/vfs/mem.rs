@@ -18,7 +18,7 @@
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::time::UnixMillis;
 use crate::sync::plain::{Mutex, MutexGuard};
-use crate::vfs::os::OsClock;
+use crate::sync::{thread, time};
 use crate::vfs::{Advice, Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -54,7 +54,8 @@ pub struct MemVfs {
 
 #[derive(Clone)]
 enum Clock {
-    Real(OsClock),
+    /// The machine's; inside a simulated run, the run's.
+    Real,
     Manual(ManualClock),
 }
 
@@ -94,7 +95,7 @@ impl ManualClock {
 impl MemVfs {
     /// Creates an empty disk with the machine's clocks.
     pub fn new() -> MemVfs {
-        MemVfs::on(Clock::Real(OsClock::new()))
+        MemVfs::on(Clock::Real)
     }
 
     /// Creates an empty disk whose time is `clock`'s; sleeping on it advances the clock and returns at once.
@@ -520,21 +521,21 @@ impl Vfs for MemVfs {
 
     fn now(&self) -> u64 {
         match &self.clock {
-            Clock::Real(clock) => clock.now(),
+            Clock::Real => time::Instant::now().as_nanos(),
             Clock::Manual(clock) => clock.time.lock().now_ns,
         }
     }
 
     fn wall(&self) -> UnixMillis {
         match &self.clock {
-            Clock::Real(clock) => clock.wall(),
+            Clock::Real => time::wall(),
             Clock::Manual(clock) => clock.time.lock().wall,
         }
     }
 
     fn sleep(&self, duration: Duration) {
         match &self.clock {
-            Clock::Real(clock) => clock.sleep(duration),
+            Clock::Real => thread::sleep(duration),
             Clock::Manual(clock) => clock.advance(duration),
         }
     }

@@ -38,19 +38,42 @@
 //! Errors carry operation, path, offset and the system's code. [`ErrorKind::Exhausted`] may come from every call that
 //! opens something and means that nothing was done. No call panics on what a disk does.
 //!
+//! # Paths
+//!
+//! The engine uses the directory that it was given to open, exactly as it was given, and names directly below it, made by
+//! [`Path::join`]: no deeper ones, no `.`, no `..`, no symbolic links of its own. The names are ASCII without separators:
+//! `CURRENT`, `LOCK`, `RESERVE`, `MANIFEST-000001`, `000002.wal`, `000003.sst` and their like. The directory may be relative, to
+//! what the disk says, and may be missing: then the engine creates it, with its parents. It is the same for a disk that
+//! knows no directories but one, which may read paths as opaque names.
+//!
+//! # A disk of one's own
+//!
+//! - One that changes a few calls of another (counts, delays, encrypts) implements [`wrap::VfsWrapper`], all of whose methods
+//!   forward to the one inside, and overrides what it changes.
+//! - One made from scratch implements [`Vfs`], [`WriteFile`], [`ReadFile`] and [`DirLock`]. What the engine rarely calls or can
+//!   do without has a default; [`hold_by_name`] is what [`Vfs::hold_dir`] does where directories are never moved. The clock is
+//!   [`crate::sync::time`], or [`os::OsClock`], unless the disk has its own.
+//! - Either one is checked by `tinylsm_sim::contract::check`, which tests every promise below, and runs inside a simulation if
+//!   its locks are those of [`crate::sync`].
+//!
 //! [`ErrorKind::Exhausted`]: crate::base::error::ErrorKind::Exhausted
 //! [`ErrorKind::Unsupported`]: crate::base::error::ErrorKind::Unsupported
 
 pub mod final_sync;
 pub mod mem;
 pub mod os;
+pub mod wrap;
 
-use crate::base::error::Result;
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::time::UnixMillis;
+use crate::sync::{thread, time};
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Bytes that a copy moves at once.
+const COPY_BYTES: usize = 64 << 10;
 
 /// A disk and a clock.
 pub trait Vfs: Send + Sync + 'static {
@@ -104,11 +127,23 @@ pub trait Vfs: Send + Sync + 'static {
     /// `NotFound`; `Io`.
     fn remove_file(&self, path: &Path) -> Result<()>;
 
-    /// Gives a file a second name, or copies its bytes where the disk has no links. A copy is not synced.
+    /// Gives a file a second name, or copies its bytes where the disk has no links, which is the default. A copy is not
+    /// synced.
     ///
     /// # Errors
     /// `NotFound`; `AlreadyExists`; `NoSpace`; `Io`.
-    fn link_or_copy(&self, from: &Path, to: &Path) -> Result<Copied>;
+    fn link_or_copy(&self, from: &Path, to: &Path) -> Result<Copied> {
+        let source = self.open(from)?;
+        let mut target = self.create_new(to)?;
+        let mut buffer = vec![0; COPY_BYTES];
+        loop {
+            let count = read_full(source.as_ref(), &mut buffer, target.len())?;
+            if count == 0 {
+                return Ok(Copied::Copied);
+            }
+            target.append(&[IoSlice::new(&buffer[..count])])?;
+        }
+    }
 
     /// Creates a directory and its missing parents; `Ok` if it is there. The names of new directories are
     /// durable when this returns.
@@ -145,20 +180,43 @@ pub trait Vfs: Send + Sync + 'static {
     /// `NotFound`; `Io`.
     fn metadata(&self, path: &Path) -> Result<Metadata>;
 
-    /// Returns how many bytes the disk behind `path` can still take.
+    /// Returns how many bytes the disk behind `path` can still take. By default a disk has no end.
     ///
     /// # Errors
     /// `Io`.
-    fn available_space(&self, path: &Path) -> Result<u64>;
+    fn available_space(&self, path: &Path) -> Result<u64> {
+        let _ = path;
+        Ok(ENDLESS_SPACE_BYTES)
+    }
 
-    /// Returns nanoseconds of a clock that never goes back; its origin means nothing.
-    fn now(&self) -> u64;
+    /// Returns nanoseconds of a clock that never goes back; its origin means nothing. By default [`crate::sync::time`]'s.
+    fn now(&self) -> u64 {
+        time::Instant::now().as_nanos()
+    }
 
-    /// Returns the wall clock, which may jump either way.
-    fn wall(&self) -> UnixMillis;
+    /// Returns the wall clock, which may jump either way. By default [`crate::sync::time`]'s.
+    fn wall(&self) -> UnixMillis {
+        time::wall()
+    }
 
-    /// Sleeps at least `duration`.
-    fn sleep(&self, duration: Duration);
+    /// Sleeps at least `duration` of [`Vfs::now`].
+    fn sleep(&self, duration: Duration) {
+        thread::sleep(duration);
+    }
+}
+
+/// What [`Vfs::available_space`] says of a disk that has no end.
+pub const ENDLESS_SPACE_BYTES: u64 = 1 << 60;
+
+/// Holds a directory ([`Vfs::hold_dir`]) of a disk whose directories are never moved or replaced: the disk itself is the view.
+///
+/// # Errors
+/// `NotFound`; `Io` if `path` is not a directory; what looking it up met.
+pub fn hold_by_name<V: Vfs>(disk: Arc<V>, path: &Path) -> Result<Arc<dyn Vfs>> {
+    if disk.metadata(path)?.is_dir {
+        return Ok(disk);
+    }
+    Err(Error::new(ErrorKind::Io, "not a directory").with_file(path).with_operation("hold_dir"))
 }
 
 /// A file being written, front to back, by one owner.
@@ -185,12 +243,15 @@ pub trait WriteFile: Send {
     }
 
     /// Reserves space so that the file is at least `len` bytes long, zeros behind the logical end; a later
-    /// append inside it does not meet a full disk. Best effort: a disk that cannot reserve does nothing. After an
-    /// error the file is as it was before the call, and appending may go on.
+    /// append inside it does not meet a full disk. Best effort: a disk that cannot reserve does nothing, which is the
+    /// default. After an error the file is as it was before the call, and appending may go on.
     ///
     /// # Errors
     /// `NoSpace`; `Io`, also after a failed append.
-    fn allocate(&mut self, len: u64) -> Result<()>;
+    fn allocate(&mut self, len: u64) -> Result<()> {
+        let _ = len;
+        Ok(())
+    }
 
     /// Returns how long the file is, what was allocated ahead included, as far as this handle knows: a disk that cannot
     /// reserve allocates nothing.
@@ -198,11 +259,14 @@ pub trait WriteFile: Send {
         self.len()
     }
 
-    /// Gives back what lies behind the logical end: what was allocated and not used, and what a failed append left.
+    /// Gives back what lies behind the logical end: what was allocated and not used, and what a failed append left. Nothing
+    /// by default, which is right where neither ever lies there.
     ///
     /// # Errors
     /// `Io`: nothing, or all of it, was given back. What was appended stays.
-    fn trim(&mut self) -> Result<()>;
+    fn trim(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A file open for reading.
@@ -227,8 +291,10 @@ pub trait ReadFile: Send + Sync {
         Ok(self.len()? == 0)
     }
 
-    /// Hints how `len` bytes from `offset` will be read. May do nothing.
-    fn advise(&self, advice: Advice, offset: u64, len: u64);
+    /// Hints how `len` bytes from `offset` will be read. May do nothing, which is the default.
+    fn advise(&self, advice: Advice, offset: u64, len: u64) {
+        let _ = (advice, offset, len);
+    }
 }
 
 /// Reads until `buffer` is full or the file ends; returns how many bytes were read.

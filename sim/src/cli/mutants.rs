@@ -116,7 +116,8 @@ fn hunt(root: &Path, scratch: &Path, patch: &Path, max_seeds: u64) -> io::Result
     }
     let target = scratch.join("target");
     let built = Command::new("cargo")
-        .args(["build", "--release", "--quiet", "--package", "tinylsm-sim", "--bin", "tinylsm-sim"])
+        .args(["build", "--release", "--quiet", "--package", "tinylsm-sim"])
+        .args(["--features", "cli", "--bin", "tinylsm-sim"])
         .env("CARGO_TARGET_DIR", &target)
         // A patch changes a line or two, and most hunts are shorter than a build.
         .env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true")

@@ -7,6 +7,10 @@
 //!
 //! Turning the power off freezes the disk at once: every later call on any handle fails without an effect, so that
 //! the program on top unwinds; [`SimDisk::image`] is what the next start finds.
+//!
+//! A disk may also be used outside a simulated run, by real threads: for tests that look at what a crash leaves without
+//! owning the schedule. Its choices are then drawn in the order in which the threads come, and its clock is the real one, on
+//! which operations and sleeps take no time but move the clock ahead. A disk that was made inside a run is that run's alone.
 
 mod contents;
 mod crash;
@@ -41,9 +45,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tinylsm::base::error::Result;
-
-/// Where virtual wall time begins: some day in 2026.
-const WALL_ORIGIN_MS: i64 = 1_780_000_000_000;
 
 /// A simulated disk. Clones share it.
 #[derive(Clone)]
@@ -163,6 +164,11 @@ impl SimDisk {
     pub fn heal(&self) {
         self.set_faults(FaultPlan::default());
         self.set_space(None);
+    }
+
+    /// Calls `when_off` when an operation turns the power off, from the thread whose operation it was.
+    pub(crate) fn when_off(&self, when_off: Arc<dyn Fn() + Send + Sync>) {
+        *self.shared.when_off.lock() = Some(when_off);
     }
 
     /// Tells `observer` of every operation.

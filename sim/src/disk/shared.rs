@@ -18,9 +18,11 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tinylsm::base::error::{Error, ErrorKind, Result};
 use tinylsm::sync::{host, yield_point};
+use tinylsm::vfs::os::OsClock;
 
 /// What a disk without a limit says of its free space.
 pub(in crate::disk) const UNLIMITED_BYTES: u64 = 1 << 40;
@@ -49,8 +51,14 @@ pub(in crate::disk) struct Shared {
     pub(in crate::disk) crash_after: AtomicU64,
     pub(in crate::disk) aim: Mutex<Option<Aim>>,
     pub(in crate::disk) wall_offset_ms: AtomicI64,
-    /// Time outside a simulation: each look takes a microsecond.
+    /// Time outside a simulation, beside the real one: each look takes a microsecond, and operations what they take.
     pub(in crate::disk) idle_ns: AtomicU64,
+    /// Real time outside a simulation, since somebody looked first.
+    pub(in crate::disk) real_clock: OnceLock<OsClock>,
+    /// The run that the disk was made in; 0 for none.
+    pub(in crate::disk) run: u32,
+    /// Who is told that the power went in an operation.
+    pub(in crate::disk) when_off: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
     /// The number of the last process that uses the disk.
     pub(in crate::disk) last_process: AtomicU32,
 }
@@ -81,6 +89,9 @@ impl Shared {
             aim: Mutex::new(None),
             wall_offset_ms: AtomicI64::new(0),
             idle_ns: AtomicU64::new(0),
+            real_clock: OnceLock::new(),
+            run: host::current().map_or(0, |host| host.run()),
+            when_off: Mutex::new(None),
             last_process: AtomicU32::new(FIRST_PROCESS),
         }
     }
@@ -91,6 +102,9 @@ impl Shared {
 
     /// Begins an operation: a scheduling point, then the time it takes.
     pub(in crate::disk) fn begin(&self, op: DiskOp, path: &Path) -> Result<()> {
+        if self.run != 0 && !host::simulated() {
+            host::check_foreign(self.run, "the simulated disk");
+        }
         yield_point(op.name());
         self.check_power(op, path)?;
         let latency = {
@@ -138,6 +152,10 @@ impl Shared {
             if count >= self.crash_after.load(Ordering::Relaxed) && !self.is_off.swap(true, Ordering::SeqCst)
             {
                 self.count("power off in an operation", 1);
+                let when_off = self.when_off.lock().clone();
+                if let Some(when_off) = when_off {
+                    when_off();
+                }
             }
         }
         self.check_power(event.op, event.path)?;

@@ -6,7 +6,7 @@ use crate::disk::file::{SimLock, SimReadFile, SimWriteFile};
 use crate::disk::inode::Inode;
 use crate::disk::shared::{UNLIMITED_BYTES, event};
 use crate::disk::volume::{self, Node, Place, Volume, failed, missing};
-use crate::disk::{HeldDir, SimDisk, WALL_ORIGIN_MS};
+use crate::disk::{HeldDir, SimDisk};
 use crate::tape::Label;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tinylsm::UnixMillis;
 use tinylsm::base::error::{Error, ErrorKind, Result};
-use tinylsm::sync::host;
+use tinylsm::sync::host::{self, WALL_ORIGIN_MS};
+use tinylsm::vfs::os::OsClock;
 use tinylsm::vfs::{Copied, DirEntry, DirLock, LockMode, Metadata, ReadFile, Vfs, WriteFile};
 
 impl SimDisk {
@@ -343,7 +344,9 @@ impl Vfs for SimDisk {
         if host::simulated() {
             return host::now();
         }
+        // Real time passes too, so that whoever waits for a time comes to its end.
         self.shared.idle_ns.fetch_add(1_000, Ordering::Relaxed)
+            + self.shared.real_clock.get_or_init(OsClock::new).now()
     }
 
     fn wall(&self) -> UnixMillis {

@@ -19,6 +19,11 @@ pub enum Failure {
         /// What the thread had to wait for while it unwound, which no destructor may do; usually `None`.
         stranded: Option<String>,
     },
+    /// A thread that is not of the run used what is the run's own.
+    Foreign {
+        /// Who used what, and where.
+        message: String,
+    },
     /// Nobody can run and no timer is set.
     Deadlock {
         /// Who waits for whom.
@@ -47,6 +52,7 @@ impl fmt::Display for Failure {
                     None => Ok(()),
                 }
             }
+            Failure::Foreign { message } => f.write_str(message),
             Failure::Deadlock { graph } => write!(f, "deadlock: nobody can run\n{graph}"),
             Failure::StepBound { steps_max, graph } => {
                 write!(f, "no end after {steps_max} steps\n{graph}")

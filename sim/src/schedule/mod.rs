@@ -33,11 +33,14 @@
 mod failure;
 mod panics;
 mod scheduler;
+mod scoped;
 mod state;
 mod strategy;
+mod watch;
 
 pub use crate::schedule::failure::{Failure, WaitGraph, WaitingThread};
 pub use crate::schedule::strategy::{StrategyKind, ThreadId};
+pub use crate::schedule::watch::{Slept, Watch};
 
 use crate::schedule::panics::Listener;
 use crate::schedule::scheduler::Scheduler;
@@ -49,6 +52,7 @@ use std::cell::RefCell;
 use std::io;
 use std::panic::resume_unwind;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tinylsm::sync::host::{self, End, Host, WaitKey};
 
@@ -64,11 +68,13 @@ pub struct Options {
     pub strategy: Option<StrategyKind>,
     /// Which events the trace keeps in readable form. Default: none.
     pub keep: Keep,
+    /// Who is told how far the run is. Default: nobody.
+    pub watch: Option<Arc<Watch>>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { steps_max: STEPS_MAX, strategy: None, keep: Keep::Nothing }
+        Options { steps_max: STEPS_MAX, strategy: None, keep: Keep::Nothing, watch: None }
     }
 }
 
@@ -91,6 +97,10 @@ pub struct Outcome<R> {
     pub threads: u32,
     /// Threads that could not be unwound after a failure and were leaked with all they own.
     pub leaked: u32,
+    /// Whether the run ended early without having failed: a process that had met its end could not be cleared away.
+    pub is_cut_short: bool,
+    /// The names of the threads, by number.
+    pub thread_names: Vec<String>,
 }
 
 /// A program of simulated threads.
@@ -139,7 +149,11 @@ impl World {
         assert!(!host::simulated(), "worlds do not nest");
         let kind = options.strategy.unwrap_or_else(|| StrategyKind::draw(&tape));
         let strategy = Strategy::draw(kind, &tape);
-        let state = State::new(tape, strategy, Trace::new(options.keep), options.steps_max);
+        let mut state = State::new(tape, strategy, Trace::new(options.keep), options.steps_max);
+        if let Some(watch) = &options.watch {
+            watch.begin();
+        }
+        state.watch = options.watch.clone();
         let scheduler = Rc::new(Scheduler::new(state));
         let value = Rc::new(RefCell::new(None));
         let slot = Rc::clone(&value);
@@ -153,9 +167,14 @@ impl World {
         SCHEDULER.set(Some(Rc::clone(&scheduler)));
         let listener = Listener::new();
         let verdict = scheduler.run();
+        if let Some(watch) = &options.watch {
+            watch.end();
+        }
         drop(listener);
         SCHEDULER.set(None);
         drop(hosted);
+        // Threads that were left behind may keep the scheduler.
+        scheduler.with_state(|state| state.live.end());
 
         let value = value.borrow_mut().take();
         scheduler.with_state(|state| Outcome {
@@ -167,6 +186,8 @@ impl World {
             now_ns: state.now_ns,
             threads: state.threads.len() as u32,
             leaked: verdict.leaked,
+            is_cut_short: verdict.is_cut_short,
+            thread_names: state.threads.iter().map(|thread| thread.name.clone()).collect(),
         })
     }
 }
@@ -270,6 +291,23 @@ pub fn enter_process(process: u32) -> Option<u32> {
         let thread = state.current?;
         Some(std::mem::replace(&mut state.threads[thread as usize].process, process))
     })
+}
+
+/// Runs `body` as the only thread of a new process, and waits for its end and that of all threads it has started; returns
+/// what it returned. `None` if it panicked, or was killed, after [`begin_dying`] was called for the process.
+///
+/// # Panics
+/// Outside a simulation.
+pub(crate) fn run_process<T>(process: u32, name: &str, body: impl FnOnce() -> T) -> Option<T> {
+    scoped::run_process(&expect_current(), process, name, body)
+}
+
+/// Begins the end of a process: its threads run on alone, into the errors that they meet from now on, and those that do not
+/// come to their end are killed. Never suspends.
+pub(crate) fn begin_dying(process: u32) {
+    if let Some(scheduler) = current() {
+        scheduler.begin_dying(process);
+    }
 }
 
 /// Returns how many events the world's trace has, if it keeps the last one in readable form.

@@ -6,12 +6,17 @@
 //!
 //! After a failure the threads that are left are unwound, youngest first, with the trace frozen. A thread
 //! that would have to wait while it unwinds is leaked instead, and counted.
+//!
+//! A process may come to its end within a run ([`Scheduler::begin_dying`]). Its threads run on into errors, and since
+//! nobody else runs meanwhile, one of them may even wait while it panics: what that makes the others believe, who belong
+//! to the same process, does not matter any more. Panics are its end and no failure.
 
 #![allow(clippy::disallowed_types, reason = "beneath the scheduler, whose own threads do not interleave")]
 
 use crate::coroutine::{self, Ended, Fiber, Paused, Resume};
 use crate::schedule::failure::Failure;
 use crate::schedule::panics;
+use crate::schedule::scoped;
 use crate::schedule::state::{BlockedOn, Next, State};
 use crate::schedule::strategy::ThreadId;
 use std::cell::{Cell, RefCell};
@@ -20,13 +25,16 @@ use std::panic::Location;
 use std::sync::atomic::AtomicU64;
 use std::thread::panicking;
 use std::time::Duration;
-use tinylsm::sync::host::{End, Host, WaitKey, Waiters, Wake};
+use tinylsm::sync::host::{End, Host, HostScope, WaitKey, Waiters, Wake};
 
 /// Threads a world may start in all: far more than an engine needs, few enough for the stacks to fit.
 const THREADS_MAX: usize = 4_096;
 
 /// How often a thread that catches its own teardown is told again before it is leaked.
 const TEARDOWN_RESUMES_MAX: u32 = 1_000;
+
+/// How often a thread of a dying process is unwound, which may catch that and go on, before it is leaked.
+const KILLS_MAX: u32 = 100;
 
 /// Events of users are kept apart from the scheduler's own.
 const EVENT_USER: u64 = 1 << 32;
@@ -40,6 +48,8 @@ pub(crate) struct Scheduler {
     leaked: Cell<u32>,
     /// How many looks are under way, one within another: no other thread runs until they end.
     looks: Cell<u32>,
+    /// A thread of a dying process was left behind in the midst of a panic, so that nothing else may run on this OS thread.
+    is_cut_short: Cell<bool>,
 }
 
 /// How a world went.
@@ -47,6 +57,8 @@ pub(crate) struct Verdict {
     pub(crate) failure: Option<Failure>,
     /// How many threads could not be unwound after the failure.
     pub(crate) leaked: u32,
+    /// Whether the run ended early without having failed.
+    pub(crate) is_cut_short: bool,
 }
 
 impl Scheduler {
@@ -56,6 +68,7 @@ impl Scheduler {
             fresh: RefCell::default(),
             leaked: Cell::new(0),
             looks: Cell::new(0),
+            is_cut_short: Cell::new(false),
         }
     }
 
@@ -78,11 +91,12 @@ impl Scheduler {
     pub(crate) fn run(&self) -> Verdict {
         let mut fibers: Vec<Option<Fiber>> = Vec::new();
         let failure = self.run_until_over(&mut fibers);
-        if failure.is_some() {
+        let is_cut_short = self.is_cut_short.get();
+        if failure.is_some() || is_cut_short {
             self.tear_down(&mut fibers);
         }
         assert!(fibers.iter().all(Option::is_none), "no thread outlives its world");
-        Verdict { failure, leaked: self.leaked.get() }
+        Verdict { failure, leaked: self.leaked.get(), is_cut_short }
     }
 
     fn run_until_over(&self, fibers: &mut Vec<Option<Fiber>>) -> Option<Failure> {
@@ -95,7 +109,15 @@ impl Scheduler {
             };
             let thread = match next {
                 Next::Run(thread) => thread,
-                Next::Quiet => return None,
+                Next::Quiet | Next::Foreign => return foreign_use(&state),
+                Next::Kill(thread) => {
+                    drop(state);
+                    let failure = self.kill(thread, &mut fibers[thread as usize]);
+                    if failure.is_some() || self.is_cut_short.get() {
+                        return failure;
+                    }
+                    continue;
+                }
                 Next::Deadlock => return Some(Failure::Deadlock { graph: state.wait_graph() }),
                 Next::StepBound => {
                     let (steps_max, graph) = (state.steps, state.wait_graph());
@@ -110,6 +132,50 @@ impl Scheduler {
                 return Some(failure);
             }
         }
+    }
+
+    /// Unwinds a thread of a dying process that does not end by itself. It may wait while it does, as any of them.
+    fn kill(&self, thread: ThreadId, slot: &mut Option<Fiber>) -> Option<Failure> {
+        let mut state = self.state.borrow_mut();
+        let is_left_behind = state.begin_kill(thread) > KILLS_MAX;
+        let is_in_panic = state.threads[thread as usize].is_suspended_in_panic;
+        if is_left_behind || is_in_panic {
+            state.end_thread(thread, End::Panicked);
+            state.current = None;
+            *slot = None;
+            self.leaked.set(self.leaked.get() + 1);
+            self.is_cut_short.set(is_in_panic);
+            return None;
+        }
+        state.current = Some(thread);
+        drop(state);
+        let paused = slot.as_mut().expect("who has not ended has a fiber").resume(Resume::Unwind);
+        self.after(thread, paused, slot)
+    }
+
+    /// Begins the end of a process: its threads run on into errors, and nobody else runs until they have ended.
+    pub(crate) fn begin_dying(&self, process: u32) {
+        self.state.borrow_mut().begin_dying(process);
+    }
+
+    /// Tells whether the run is over, and its threads only unwind.
+    pub(crate) fn is_tearing_down(&self) -> bool {
+        self.state.borrow().tearing_down
+    }
+
+    /// Tells whether the running thread panics and must therefore not be suspended. One of a dying process may.
+    fn panics(&self, thread: ThreadId) -> bool {
+        panicking() && {
+            let state = self.state.borrow();
+            state.tearing_down || !state.is_dying(thread)
+        }
+    }
+
+    /// Suspends the running thread, which may be panicking if its process is dying.
+    fn suspend(&self, thread: ThreadId) {
+        self.state.borrow_mut().threads[thread as usize].is_suspended_in_panic = panicking();
+        coroutine::suspend();
+        self.state.borrow_mut().threads[thread as usize].is_suspended_in_panic = false;
     }
 
     /// Takes over the fibers of new threads.
@@ -131,11 +197,21 @@ impl Scheduler {
                 state.current = None;
                 return None;
             }
-            Paused::Ended(Ended::Unwound) => unreachable!("nobody is torn down before the run is over"),
+            Paused::Ended(Ended::Unwound) => {
+                assert!(state.is_dying(thread), "nobody else is torn down before the run is over");
+                *slot = None;
+                state.end_thread(thread, End::Panicked);
+                state.current = None;
+                return None;
+            }
             Paused::Ended(Ended::Panicked(payload)) => {
                 *slot = None;
                 state.end_thread(thread, End::Panicked);
                 let words = panics::take(Some(payload.as_ref()));
+                if state.is_dying(thread) {
+                    state.current = None;
+                    return None;
+                }
                 return Some(panic_failure(&state, thread, words, None));
             }
             Paused::Stranded => {}
@@ -156,8 +232,13 @@ impl Scheduler {
             self.adopt(fibers);
             let Some(thread) = fibers.iter().rposition(Option::is_some) else { return };
             let fiber = fibers[thread].take().expect("rposition found it");
-            self.state.borrow_mut().current = Some(thread as ThreadId);
-            if !unwind_fiber(fiber) {
+            let is_in_panic = {
+                let mut state = self.state.borrow_mut();
+                state.current = Some(thread as ThreadId);
+                state.threads[thread].is_suspended_in_panic
+            };
+            // To unwind one that unwinds already would abort the process.
+            if is_in_panic || !unwind_fiber(fiber) {
                 self.leaked.set(self.leaked.get() + 1);
             }
             self.state.borrow_mut().end_thread_in_teardown(thread as ThreadId);
@@ -174,16 +255,14 @@ impl Scheduler {
     /// Waits until the state makes the running thread runnable again.
     fn wait(&self, on: BlockedOn, timeout_ns: Option<u64>, at: &'static Location<'static>) -> Wake {
         let thread = self.running().expect("the scheduler itself never waits");
-        let mut state = self.state.borrow_mut();
-        let tearing_down = state.tearing_down;
-        if !tearing_down {
-            state.block(thread, on, timeout_ns, at);
+        let is_over = self.is_tearing_down();
+        if !is_over {
+            self.state.borrow_mut().block(thread, on, timeout_ns, at);
         }
-        drop(state);
-        match (panicking(), tearing_down) {
+        match (self.panics(thread), is_over) {
             (true, _) => coroutine::strand(),
             (false, true) => coroutine::unwind(),
-            (false, false) => coroutine::suspend(),
+            (false, false) => self.suspend(thread),
         }
         self.state.borrow().threads[thread as usize].woken
     }
@@ -195,7 +274,7 @@ impl Scheduler {
             return;
         }
         state.trace.event(EVENT_USER | u64::from(kind), values);
-        if state.trace.keeps() {
+        if state.trace.keeps_told() {
             let (now_ns, thread) = (state.now_ns, state.current);
             state.trace.keep(now_ns, thread, text());
         }
@@ -218,7 +297,7 @@ impl Scheduler {
     pub(crate) fn note(&self, text: impl FnOnce() -> String) {
         let wanted = {
             let state = self.state.borrow();
-            !state.tearing_down && state.trace.keeps()
+            !state.tearing_down && state.trace.keeps_told()
         };
         if wanted {
             // Made before the state is borrowed: it may ask for the time.
@@ -243,6 +322,11 @@ fn unwind_fiber(mut fiber: Fiber) -> bool {
     false
 }
 
+/// Returns the failure of a run that others have touched.
+fn foreign_use(state: &State) -> Option<Failure> {
+    state.live.complaints().first().map(|message| Failure::Foreign { message })
+}
+
 fn panic_failure(state: &State, thread: ThreadId, words: panics::Words, stranded: Option<String>) -> Failure {
     Failure::Panic {
         thread: state.threads[thread as usize].name.clone(),
@@ -265,14 +349,13 @@ impl Host for Scheduler {
 
     fn yield_point(&self, site: &'static str) {
         let Some(thread) = self.running() else { return };
-        if panicking() || self.looks.get() > 0 {
+        if self.panics(thread) || self.looks.get() > 0 {
             return;
         }
-        let mut state = self.state.borrow_mut();
-        if state.tearing_down {
-            drop(state);
+        if self.is_tearing_down() {
             coroutine::unwind();
         }
+        let mut state = self.state.borrow_mut();
         state.threads[thread as usize].site = site;
         let next = state.decide();
         if next == Next::Run(thread) {
@@ -280,7 +363,7 @@ impl Host for Scheduler {
         }
         state.next = Some(next);
         drop(state);
-        coroutine::suspend();
+        self.suspend(thread);
     }
 
     fn id(&self, slot: &AtomicU64) -> u64 {
@@ -321,7 +404,7 @@ impl Host for Scheduler {
     fn sleep(&self, duration: Duration) {
         let at = Location::caller();
         let thread = self.running().expect("the scheduler itself never sleeps");
-        if panicking() {
+        if self.panics(thread) {
             // A sleep is never needed for what follows to be right, so a destructor's need not strand it.
             return;
         }
@@ -342,5 +425,22 @@ impl Host for Scheduler {
 
     fn now(&self) -> u64 {
         self.state.borrow().now_ns
+    }
+
+    fn scope<'env>(&self, body: &mut dyn for<'scope> FnMut(HostScope<'scope, 'env>)) {
+        scoped::scope(self, body);
+    }
+
+    fn run(&self) -> u32 {
+        self.state.borrow().live.number()
+    }
+
+    fn listens(&self) -> bool {
+        let state = self.state.borrow();
+        !state.tearing_down && state.trace.keeps_told()
+    }
+
+    fn tell(&self, line: &mut dyn FnMut() -> String) {
+        self.note(line);
     }
 }

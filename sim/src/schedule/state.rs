@@ -4,20 +4,25 @@
 //! the tape. Its laws: `runnable` holds exactly the threads whose state says so, by ascending number; a
 //! blocked thread stands in at most one queue; a timer whose `wait` is not its thread's current one is dead.
 //!
-//! Ids of locks and conditions are `nonce << 32 | index + 1`. The nonce tells worlds apart when an object
+//! Ids of locks and conditions are `run << 32 | index + 1`. The run's number tells runs apart when an object
 //! outlives one; it differs from run to run and therefore goes into no hash and no text.
+//!
+//! A *dying* process has met its end: its disk fails from now on. Until its threads have run to their ends, no others run,
+//! and those that do not get there are killed, youngest first.
 
 #![allow(clippy::disallowed_types, reason = "beneath the scheduler, whose own threads do not interleave")]
 
 use crate::schedule::failure::{WaitGraph, WaitingThread};
 use crate::schedule::strategy::{Decision, Strategy, ThreadId, View};
+use crate::schedule::watch::Watch;
 use crate::tape::{Label, Tape};
 use crate::trace::Trace;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::panic::Location;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tinylsm::sync::host::{End, WaitKey, Waiters, Wake};
+use tinylsm::sync::host::{End, LiveRun, WaitKey, Waiters, Wake, check_foreign};
 
 /// Kinds of the scheduler's own events; those of users lie above.
 const EVENT_RUN: u64 = 1;
@@ -31,8 +36,8 @@ const SPURIOUS_ONE_IN: u64 = 32;
 /// A spurious wake-up comes up to 2^20 ns, about two milliseconds with the spread, after the wait began.
 const SPURIOUS_NS_EXPONENT_MAX: u32 = 20;
 
-/// Names worlds apart within the process.
-static NONCE: AtomicU64 = AtomicU64::new(1);
+/// Steps after which a thread of a dying process is killed: far more than it takes to run into an error.
+const DYING_STEPS_MAX: u64 = 200_000;
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,10 @@ pub(crate) enum Next {
     Deadlock,
     /// Too many steps were made.
     StepBound,
+    /// This thread of a dying process would wait forever, or run forever.
+    Kill(ThreadId),
+    /// Somebody else has used what is this run's.
+    Foreign,
 }
 
 /// A world's state.
@@ -66,7 +75,10 @@ pub(crate) struct State {
     timers: BinaryHeap<Reverse<Timer>>,
     timers_made: u64,
     waits: u64,
-    nonce: u64,
+    /// The process that is dying, and the step at which that began.
+    dying: Option<(u32, u64)>,
+    pub(crate) live: LiveRun,
+    pub(crate) watch: Option<Arc<Watch>>,
     steps_max: u64,
     step_ns: u64,
     spurious: bool,
@@ -81,6 +93,10 @@ pub(crate) struct Thread {
     pub(crate) site: &'static str,
     pub(crate) woken: Wake,
     status: Status,
+    /// How often it was unwound because its process had met its end and it went on.
+    kills_count: u32,
+    /// Some thread was panicking when this one was suspended, perhaps this one: it must not be unwound from there.
+    pub(crate) is_suspended_in_panic: bool,
     /// Counts this world's waits; tells a live timer from a dead one.
     wait: u64,
     /// Who waits for its end.
@@ -141,7 +157,9 @@ impl State {
             timers: BinaryHeap::new(),
             timers_made: 0,
             waits: 0,
-            nonce: NONCE.fetch_add(1, Ordering::Relaxed) & u64::from(u32::MAX),
+            dying: None,
+            live: LiveRun::begin(),
+            watch: None,
             steps_max,
             step_ns,
             spurious,
@@ -152,12 +170,17 @@ impl State {
     pub(crate) fn add_thread(&mut self, name: &str) -> ThreadId {
         let thread = self.threads.len() as ThreadId;
         let process = self.current.map_or(1, |thread| self.threads[thread as usize].process);
+        if let Some(watch) = &self.watch {
+            watch.add_thread(name);
+        }
         self.threads.push(Thread {
             name: name.to_owned(),
             process,
             site: "start",
             woken: Wake::Notified,
             status: Status::Runnable,
+            kills_count: 0,
+            is_suspended_in_panic: false,
             wait: 0,
             joiners: Vec::new(),
         });
@@ -171,11 +194,25 @@ impl State {
         if self.steps >= self.steps_max {
             return Next::StepBound;
         }
+        if self.live.complaints().first().is_some() {
+            return Next::Foreign;
+        }
         self.steps += 1;
         self.now_ns += self.step_ns;
         self.fire_due_timers();
         loop {
-            if self.runnable.is_empty() {
+            self.end_dying_if_over();
+            if let Some((process, since)) = self.dying {
+                let youngest =
+                    self.youngest_of(process).expect("a process dies until its last thread has ended");
+                let is_stuck = !self.can_go_on(process) && !self.fire_next_timer_of(process);
+                if is_stuck || self.steps - since > DYING_STEPS_MAX {
+                    return Next::Kill(youngest);
+                }
+            }
+            let of_dying = self.dying.map(|(process, _)| self.runnable_of(process));
+            let runnable = of_dying.as_deref().unwrap_or(&self.runnable);
+            if runnable.is_empty() {
                 if !self.fire_next_timer() {
                     let all_ended =
                         self.threads.iter().all(|thread| matches!(thread.status, Status::Ended(_)));
@@ -183,17 +220,18 @@ impl State {
                 }
                 continue;
             }
-            let current = self.current.filter(|current| self.runnable.binary_search(current).is_ok());
+            let current = self.current.filter(|current| runnable.binary_search(current).is_ok());
             let view = View {
-                runnable: &self.runnable,
+                runnable,
                 current,
                 threads: self.threads.len() as u32,
                 step: self.steps,
                 now_ns: self.now_ns,
             };
-            match self.strategy.decide(&self.tape, &view) {
+            let (decision, count) = (self.strategy.decide(&self.tape, &view), runnable.len() as u64);
+            match decision {
                 Decision::Run(thread) => {
-                    self.event_run(thread);
+                    self.event_run(thread, count);
                     return Next::Run(thread);
                 }
                 Decision::IdleUntil(until_ns) => self.idle(until_ns),
@@ -201,8 +239,74 @@ impl State {
         }
     }
 
-    fn event_run(&mut self, thread: ThreadId) {
-        let count = self.runnable.len() as u64;
+    fn runnable_of(&self, process: u32) -> Vec<ThreadId> {
+        let is_of_it = |thread: &ThreadId| self.threads[*thread as usize].process == process;
+        self.runnable.iter().copied().filter(is_of_it).collect()
+    }
+
+    /// Begins the end of a process, of which the running thread may be one.
+    pub(crate) fn begin_dying(&mut self, process: u32) {
+        if self.dying.is_none() {
+            self.dying = Some((process, self.steps));
+        }
+    }
+
+    /// Tells whether a thread belongs to the process that is dying.
+    pub(crate) fn is_dying(&self, thread: ThreadId) -> bool {
+        self.dying.is_some_and(|(process, _)| self.threads[thread as usize].process == process)
+    }
+
+    fn end_dying_if_over(&mut self) {
+        if self.dying.is_some_and(|(process, _)| self.youngest_of(process).is_none()) {
+            self.dying = None;
+        }
+    }
+
+    /// Returns the thread of a process that was started last among those that have not ended.
+    fn youngest_of(&self, process: u32) -> Option<ThreadId> {
+        let is_left =
+            |thread: &Thread| thread.process == process && !matches!(thread.status, Status::Ended(_));
+        self.threads.iter().rposition(is_left).map(|thread| thread as ThreadId)
+    }
+
+    fn can_go_on(&self, process: u32) -> bool {
+        self.runnable.iter().any(|thread| self.threads[*thread as usize].process == process)
+    }
+
+    /// Moves time until a thread of `process` can run; `false` if no timer of its own will ever fire.
+    fn fire_next_timer_of(&mut self, process: u32) -> bool {
+        while !self.can_go_on(process) {
+            let threads = &self.threads;
+            let is_its_own = |timer: &Timer| {
+                let thread = &threads[timer.thread as usize];
+                thread.process == process && thread.wait == timer.wait && !timer.spurious
+            };
+            if !self.timers.iter().any(|Reverse(timer)| is_its_own(timer)) || !self.fire_next_timer() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Makes a thread of a dying process runnable that is to be unwound; returns how often it has been.
+    pub(crate) fn begin_kill(&mut self, thread: ThreadId) -> u32 {
+        // Others get their time before the next one is unwound.
+        self.dying = self.dying.map(|(process, _)| (process, self.steps));
+        let state = &mut self.threads[thread as usize];
+        state.kills_count += 1;
+        let kills_count = state.kills_count;
+        if let Status::Blocked { on, .. } = state.status {
+            self.leave_queue(thread, on);
+            self.make_runnable(thread, Wake::Notified);
+        }
+        kills_count
+    }
+
+    fn event_run(&mut self, thread: ThreadId, count: u64) {
+        if let Some(watch) = &self.watch {
+            let state = &self.threads[thread as usize];
+            watch.step(self.steps, thread, state.site);
+        }
         self.trace.event(EVENT_RUN, &[u64::from(thread) << 32 | count, self.now_ns]);
         if self.trace.keeps() {
             let (name, site) = (&self.threads[thread as usize].name, self.threads[thread as usize].site);
@@ -262,17 +366,22 @@ impl State {
         let Status::Blocked { on, .. } = thread.status else {
             unreachable!("a thread's wait number changes when it wakes");
         };
+        self.leave_queue(timer.thread, on);
+        self.make_runnable(timer.thread, if timer.spurious { Wake::Notified } else { Wake::TimedOut });
+    }
+
+    /// Takes a thread out of the queue of those who wait for the same.
+    fn leave_queue(&mut self, thread: ThreadId, on: BlockedOn) {
         match on {
             BlockedOn::Key(WaitKey::Lock(id) | WaitKey::Condvar(id)) => {
                 let index = self.index(id);
-                self.waitables[index].waiters.retain(|&waiter| waiter != timer.thread);
+                self.waitables[index].waiters.retain(|&waiter| waiter != thread);
             }
             BlockedOn::Key(WaitKey::Thread(other)) => {
-                self.threads[other as usize].joiners.retain(|&joiner| joiner != timer.thread);
+                self.threads[other as usize].joiners.retain(|&joiner| joiner != thread);
             }
             BlockedOn::Sleep => {}
         }
-        self.make_runnable(timer.thread, if timer.spurious { Wake::Notified } else { Wake::TimedOut });
     }
 
     fn make_runnable(&mut self, thread: ThreadId, wake: Wake) {
@@ -300,6 +409,9 @@ impl State {
         at: &'static Location<'static>,
     ) {
         self.waits += 1;
+        if let Some(watch) = &self.watch {
+            watch.at(thread, at);
+        }
         let place = self.runnable.binary_search(&thread).expect("who runs can run");
         self.runnable.remove(place);
         let state = &mut self.threads[thread as usize];
@@ -394,23 +506,28 @@ impl State {
     pub(crate) fn id(&mut self, slot: &AtomicU64) -> u64 {
         // One OS thread touches the slot, so no order between atomics is needed.
         let id = slot.load(Ordering::Relaxed);
-        if id >> 32 == self.nonce && id != 0 {
+        let run = u64::from(self.live.number());
+        if id >> 32 == run {
             return id;
         }
+        check_foreign((id >> 32) as u32, "a lock or condition");
         self.waitables.push(Waitable::default());
-        let id = self.nonce << 32 | self.waitables.len() as u64;
+        let id = run << 32 | self.waitables.len() as u64;
         slot.store(id, Ordering::Relaxed);
         id
     }
 
     fn index(&self, id: u64) -> usize {
-        assert_eq!(id >> 32, self.nonce, "an id belongs to its world");
+        assert_eq!(id >> 32, u64::from(self.live.number()), "an id belongs to its world");
         (id & u64::from(u32::MAX)) as usize - 1
     }
 
     /// Notes who holds a lock.
     pub(crate) fn locked(&mut self, id: u64, at: &'static Location<'static>) {
         let index = self.index(id);
+        if let (Some(watch), Some(thread)) = (&self.watch, self.current) {
+            watch.at(thread, at);
+        }
         self.waitables[index].holder = self.current.map(|thread| (thread, at));
     }
 

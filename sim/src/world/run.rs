@@ -75,6 +75,7 @@ fn run_tape_with(seed: u64, tape: Tape, (profile, keep): (Profile, Keep), settin
 fn oracle_of(failure: &schedule::Failure) -> &'static str {
     match failure {
         schedule::Failure::Panic { .. } => "no panic",
+        schedule::Failure::Foreign { .. } => "no foreign thread",
         schedule::Failure::Deadlock { .. } | schedule::Failure::StepBound { .. } => "liveness",
     }
 }

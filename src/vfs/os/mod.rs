@@ -95,25 +95,32 @@ impl Default for OsVfs {
     }
 }
 
-/// The clocks of this machine.
+/// The clocks of this machine, for a disk of one's own to delegate to. Inside a simulated run too, they are the machine's:
+/// [`Vfs::now`] and its like go by [`crate::sync::time`] there unless they are overridden.
 #[derive(Clone, Debug)]
-pub(in crate::vfs) struct OsClock {
+pub struct OsClock {
     origin: Instant,
+}
+
+impl Default for OsClock {
+    fn default() -> OsClock {
+        OsClock::new()
+    }
 }
 
 impl OsClock {
     /// Starts a monotonic clock at zero.
-    pub(in crate::vfs) fn new() -> OsClock {
+    pub fn new() -> OsClock {
         OsClock { origin: Instant::now() }
     }
 
     /// Returns nanoseconds since [`OsClock::new`].
-    pub(in crate::vfs) fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Returns the wall clock, before 1970 as a negative number.
-    pub(in crate::vfs) fn wall(&self) -> UnixMillis {
+    pub fn wall(&self) -> UnixMillis {
         let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         UnixMillis(match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(after) => millis(after),
@@ -122,7 +129,7 @@ impl OsClock {
     }
 
     /// Blocks this thread for at least `duration`.
-    pub(in crate::vfs) fn sleep(&self, duration: Duration) {
+    pub fn sleep(&self, duration: Duration) {
         std::thread::sleep(duration);
     }
 }

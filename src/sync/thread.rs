@@ -1,0 +1,305 @@
+//! Threads for applications: the standard library's in production, scheduled inside a simulated run.
+//!
+//! A thread gives a value when it is joined; threads of a [`scope`] may borrow what outlives the scope.
+//!
+//! ```
+//! use tinylsm::sync::thread;
+//! let numbers = vec![1, 2, 3];
+//! let (sum, count) = thread::scope(|scope| {
+//!     let sum = scope.spawn(|| numbers.iter().sum::<i32>());
+//!     (sum.join().expect("it does not panic"), numbers.len())
+//! });
+//! assert_eq!((sum, count), (6, 3));
+//! assert_eq!(thread::spawn(move || numbers.len()).join().expect("it does not panic"), 3);
+//! ```
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "here is where applications get threads from"
+)]
+
+#[cfg(feature = "sim")]
+use crate::sync::host::{self, End, HostScope, WaitKey};
+use crate::sync::yield_point;
+use std::io;
+#[cfg(feature = "sim")]
+use std::panic::Location;
+#[cfg(feature = "sim")]
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// What a joined thread gives: its value, or what it panicked with.
+pub use std::thread::Result;
+
+/// Starts a thread without a name.
+///
+/// # Panics
+/// If the system has no thread to give; [`Builder::spawn`] returns that as an error.
+pub fn spawn<T, F>(body: F) -> JoinHandle<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    Builder::new().spawn(body).expect("the system has a thread to give")
+}
+
+/// How to start a thread.
+#[derive(Debug, Default)]
+#[must_use = "a builder starts nothing until it is told"]
+pub struct Builder {
+    name: Option<String>,
+}
+
+impl Builder {
+    /// Makes a thread without a name.
+    pub fn new() -> Builder {
+        Builder::default()
+    }
+
+    /// Names it, for reports.
+    pub fn name(mut self, name: impl Into<String>) -> Builder {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The system's, if it has no thread to give.
+    pub fn spawn<T, F>(self, body: F) -> io::Result<JoinHandle<T>>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        #[cfg(feature = "sim")]
+        if let Some(host) = host::current() {
+            let (slot, body) = slotted(body);
+            let thread = host.spawn(self.name.as_deref().unwrap_or(NAMELESS), body)?;
+            host.yield_point("spawn");
+            return Ok(JoinHandle(Joinable::Hosted(Hosted { thread, slot })));
+        }
+        Ok(handle(self.plain().spawn(body)?))
+    }
+
+    fn plain(self) -> thread::Builder {
+        match self.name {
+            Some(name) => thread::Builder::new().name(name),
+            None => thread::Builder::new(),
+        }
+    }
+}
+
+#[cfg(feature = "sim")]
+const NAMELESS: &str = "thread";
+
+/// Waits at least `duration`: of virtual time inside a simulated run.
+pub fn sleep(duration: Duration) {
+    #[cfg(feature = "sim")]
+    if let Some(host) = host::current() {
+        return host.sleep(duration);
+    }
+    thread::sleep(duration);
+}
+
+/// Lets another thread go first, if one wants to.
+pub fn yield_now() {
+    yield_point("yield_now");
+    #[cfg(feature = "sim")]
+    if host::simulated() {
+        return;
+    }
+    thread::yield_now();
+}
+
+#[cfg(not(feature = "sim"))]
+pub use std::thread::{JoinHandle, ScopedJoinHandle};
+
+#[cfg(not(feature = "sim"))]
+fn handle<T>(plain: thread::JoinHandle<T>) -> JoinHandle<T> {
+    plain
+}
+
+#[cfg(not(feature = "sim"))]
+fn scoped_handle<T>(plain: thread::ScopedJoinHandle<'_, T>) -> ScopedJoinHandle<'_, T> {
+    plain
+}
+
+/// A thread that can be waited for. Dropping it lets the thread go on.
+#[cfg(feature = "sim")]
+pub struct JoinHandle<T>(Joinable<thread::JoinHandle<T>, T>);
+
+/// A thread of a [`scope`] that can be waited for. Dropping it leaves that to the scope.
+#[cfg(feature = "sim")]
+pub struct ScopedJoinHandle<'scope, T>(Joinable<thread::ScopedJoinHandle<'scope, T>, T>);
+
+#[cfg(feature = "sim")]
+fn handle<T>(plain: thread::JoinHandle<T>) -> JoinHandle<T> {
+    JoinHandle(Joinable::Plain(plain))
+}
+
+#[cfg(feature = "sim")]
+fn scoped_handle<T>(plain: thread::ScopedJoinHandle<'_, T>) -> ScopedJoinHandle<'_, T> {
+    ScopedJoinHandle(Joinable::Plain(plain))
+}
+
+#[cfg(feature = "sim")]
+enum Joinable<P, T> {
+    Plain(P),
+    Hosted(Hosted<T>),
+}
+
+/// A simulated thread's number, and where its value will be.
+#[cfg(feature = "sim")]
+struct Hosted<T> {
+    thread: u64,
+    slot: Arc<Mutex<Option<T>>>,
+}
+
+#[cfg(feature = "sim")]
+impl<T> Hosted<T> {
+    #[track_caller]
+    fn join(self) -> Result<T> {
+        let over = || Box::new("the simulated run of this thread is over") as Box<dyn std::any::Any + Send>;
+        let Some(host) = host::current() else { return Err(over()) };
+        host.yield_point("join");
+        let end = loop {
+            match host.end_of(self.thread) {
+                Some(end) => break end,
+                None => host.block(WaitKey::Thread(self.thread), None, Location::caller()),
+            };
+        };
+        let value = self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (end, value) {
+            (End::Returned, Some(value)) => Ok(value),
+            _ => Err(Box::new("the simulated thread panicked")),
+        }
+    }
+}
+
+/// A thread's value, which its body leaves where the other end finds it.
+#[cfg(feature = "sim")]
+type Slotted<'a, T> = (Arc<Mutex<Option<T>>>, Box<dyn FnOnce() + Send + 'a>);
+
+#[cfg(feature = "sim")]
+fn slotted<'a, T: Send + 'a>(body: impl FnOnce() -> T + Send + 'a) -> Slotted<'a, T> {
+    let slot = Arc::new(Mutex::new(None));
+    let other = Arc::clone(&slot);
+    let body = move || {
+        let value = body();
+        *other.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+    };
+    (slot, Box::new(body))
+}
+
+#[cfg(feature = "sim")]
+impl<T> JoinHandle<T> {
+    /// Waits for the thread's end and returns its value.
+    ///
+    /// # Errors
+    /// What it panicked with. Inside a simulated run, where a panic ends the run, a text in its place.
+    #[track_caller]
+    pub fn join(self) -> Result<T> {
+        match self.0 {
+            Joinable::Plain(handle) => handle.join(),
+            Joinable::Hosted(hosted) => hosted.join(),
+        }
+    }
+}
+
+#[cfg(feature = "sim")]
+impl<T> ScopedJoinHandle<'_, T> {
+    /// Waits for the thread's end and returns its value.
+    ///
+    /// # Errors
+    /// As [`JoinHandle::join`].
+    #[track_caller]
+    pub fn join(self) -> Result<T> {
+        match self.0 {
+            Joinable::Plain(handle) => handle.join(),
+            Joinable::Hosted(hosted) => hosted.join(),
+        }
+    }
+}
+
+/// Runs `body`, which may start threads that borrow what outlives the scope, and waits for the end of all of them.
+///
+/// # Panics
+/// With what `body` panics with; and, in production, if a thread panicked that nobody joined.
+pub fn scope<'env, T, F>(body: F) -> T
+where
+    F: for<'scope> FnOnce(Scope<'scope, 'env>) -> T,
+{
+    #[cfg(feature = "sim")]
+    if let Some(host) = host::current() {
+        let (mut body, mut value) = (Some(body), None);
+        host.scope(&mut |scope| {
+            let body = body.take().expect("a host runs the body of a scope once");
+            value = Some(body(Scope(Scoped::Hosted(scope))));
+        });
+        return value.expect("a host runs the body of a scope");
+    }
+    thread::scope(|scope| body(Scope(Scoped::Plain(scope))))
+}
+
+/// Starts threads that end before the scope does; see [`scope`]. A thread that starts others takes a copy of it along.
+#[derive(Clone, Copy)]
+pub struct Scope<'scope, 'env: 'scope>(Scoped<'scope, 'env>);
+
+#[derive(Clone, Copy)]
+enum Scoped<'scope, 'env: 'scope> {
+    Plain(&'scope thread::Scope<'scope, 'env>),
+    #[cfg(feature = "sim")]
+    Hosted(HostScope<'scope, 'env>),
+}
+
+impl<'scope> Scope<'scope, '_> {
+    /// Starts a thread without a name.
+    ///
+    /// # Panics
+    /// If the system has no thread to give.
+    pub fn spawn<T, F>(&self, body: F) -> ScopedJoinHandle<'scope, T>
+    where
+        T: Send + 'scope,
+        F: FnOnce() -> T + Send + 'scope,
+    {
+        match self.0 {
+            Scoped::Plain(scope) => scoped_handle(scope.spawn(body)),
+            #[cfg(feature = "sim")]
+            Scoped::Hosted(scope) => {
+                let (slot, body) = slotted(body);
+                let thread = scope.spawn(NAMELESS, body).expect("the run has a thread to give");
+                yield_point("spawn");
+                ScopedJoinHandle(Joinable::Hosted(Hosted { thread, slot }))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_give_values_and_tell_of_panics() {
+        assert_eq!(spawn(|| 7).join().expect("it does not panic"), 7);
+        let named = Builder::new().name("a name").spawn(|| thread::current().name().map(str::to_owned));
+        assert_eq!(named.expect("a thread").join().expect("it does not panic").as_deref(), Some("a name"));
+        let panics = spawn(|| std::panic::resume_unwind(Box::new("on purpose")));
+        let payload: Result<()> = panics.join();
+        assert_eq!(payload.expect_err("it panicked").downcast_ref(), Some(&"on purpose"));
+    }
+
+    #[test]
+    fn threads_of_a_scope_borrow() {
+        let mut numbers = vec![1, 2, 3];
+        let sum = scope(|scope| {
+            let nested = scope.spawn(move || scope.spawn(|| 1).join().expect("it does not panic"));
+            numbers.iter().sum::<i32>() + nested.join().expect("it does not panic")
+        });
+        numbers.push(4);
+        assert_eq!(sum, 7);
+        yield_now();
+    }
+}
