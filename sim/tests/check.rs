@@ -22,7 +22,7 @@ use tinylsm_sim::{Check, Run, check};
 fn count_up(run: &Run, durability: Durability) -> Result<()> {
     let mut acknowledged = 0;
     for _ in 0..4 {
-        let options = WriteOptions { durability: Some(durability) };
+        let options = WriteOptions::default().durability(durability);
         run.incarnation(|| -> Result<()> {
             let db = run.db("/counter").open()?;
             for count in acknowledged + 1..acknowledged + 30 {
