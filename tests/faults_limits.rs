@@ -283,11 +283,15 @@ fn more_keyspaces_than_a_memtable_has_bytes_are_written_flushed_and_opened() {
         let create = |i| db.create_keyspace(&format!("k{i}"), KeyspaceOptions::default()).expect("creates");
         let keyspaces: Vec<Keyspace> = (0..1100).map(create).collect();
         let mut batch = WriteBatch::new();
-        keyspaces.iter().for_each(|keyspace| batch.put(keyspace, "a", "1"));
+        for keyspace in &keyspaces {
+            batch.put(keyspace, "a", "1");
+        }
         db.write(&batch, &WriteOptions::default()).expect("writes");
         db.flush().expect("flushes");
         let mut batch = WriteBatch::new();
-        keyspaces.iter().for_each(|keyspace| batch.delete(keyspace, "a"));
+        for keyspace in &keyspaces {
+            batch.delete(keyspace, "a");
+        }
         db.write(&batch, &WriteOptions::default()).expect("writes");
         db.wait_idle().expect("idle");
         for keyspace in &keyspaces {

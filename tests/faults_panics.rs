@@ -16,7 +16,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering as Atomic};
 use std::time::Duration;
 use tinylsm::vfs::Vfs;
 use tinylsm::vfs::mem::MemVfs;
-use tinylsm::{Background, Comparator, Db, DbBuilder, Error, Keyspace, Result, WriteBatch, WriteOptions};
+use tinylsm::{
+    Background, Comparator, Db, DbBuilder, Error, Keyspace, KeyspaceOptions, Result, WriteBatch, WriteOptions,
+};
 use watchdog::{Task, ends, ends_somehow, start, within};
 
 fn builder(disk: &(impl Vfs + Clone)) -> DbBuilder {
