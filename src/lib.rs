@@ -32,7 +32,7 @@
 //! | [`DbBuilder`] | opens one with options, comparators, another disk, read-only or degraded |
 //! | [`Keyspace`] | a named tree with an order and options of its own; batches and snapshots span them all |
 //! | [`WriteBatch`] | operations that become visible and durable together or not at all |
-//! | [`Snapshot`] | the database as it was at one moment, whatever is written meanwhile |
+//! | [`Snapshot`], [`KeyspaceSnapshot`] | the database, or one keyspace, as it was at one moment, whatever is written meanwhile |
 //! | [`Iter`] | entries in order, from either end, with seeks |
 //! | [`KeyRange`] | what can be given as a range of keys |
 //! | [`Slice`] | bytes that were read: a key or a value, without a copy |

@@ -242,7 +242,6 @@ fn wrong_usage_ends_with_2() {
     fails(&tinylsm(&["frobnicate"]), 2, &["frobnicate"]);
     fails(&tinylsm(&["get", "key"]), 2, &["--db"]);
     fails(&tinylsm(&["put", "--db", &db, "k\\q", "v"]), 2, &["KEY: bad escape at byte 2"]);
-    fails(&tinylsm(&["put", "--db", &db, "", "v"]), 2, &["key"]);
     fails(&tinylsm(&["scan", "--db", &db, "--prefix", "a", "--from", "b"]), 2, &["--prefix"]);
     fails(&tinylsm(&["load", "--db", &db, &ground.text("no such file")]), 2, &["no such file"]);
     let help = tinylsm(&["--help"]);
@@ -264,7 +263,6 @@ fn bad_input_is_named_by_its_line_and_what_stood_before_it_is_loaded() {
         2,
         &["line 1: value: bad escape at byte 1"],
     );
-    fails(&tinylsm_reading(&["load", "--db", &db, "-"], b"\tv\n"), 2, &["line 1: the key is empty"]);
     let json = b"{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"a\"\n";
     fails(&tinylsm_reading(&["load", "--db", &db, "-"], json), 2, &["line 2: not JSON"]);
 }
@@ -643,7 +641,7 @@ fn a_missing_table_leaves_a_way_to_the_rest() {
     assert!(verified.out.contains("the rest is all right: "), "{}", verified.out);
     let stats = degraded(&["stats"]);
     all_right(&stats);
-    for part in ["keyspace \"other\"", "damaged: ", "3,000", &format!("{name}            missing")] {
+    for part in ["keyspace \"other\"", "damaged: ", "3,000", &*name] {
         assert!(stats.out.contains(part), "no {part:?} in {}", stats.out);
     }
 }

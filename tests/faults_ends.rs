@@ -104,7 +104,11 @@ impl CallersWork {
         match self {
             CallersWork::Compact(_) => db.compact_range(db.default_keyspace(), ..),
             CallersWork::Flush => db.flush(),
-            CallersWork::Step => db.background_step().map(drop),
+            // Files are removed first.
+            CallersWork::Step => {
+                while db.background_step()? {}
+                Ok(())
+            }
         }
     }
 }

@@ -251,7 +251,8 @@ fn a_thread_that_nobody_wakes_is_a_deadlock() {
 
 #[test]
 fn an_endless_world_is_stopped() {
-    let options = Options { steps_max: 10_000, ..Options::default() };
+    let strategy = Some(StrategyKind::RandomWalk);
+    let options = Options { steps_max: 10_000, strategy, ..Options::default() };
     let outcome = World::run(Tape::from_seed(1), options, || {
         start("spinner", || {
             loop {
@@ -359,7 +360,7 @@ impl Drop for LocksInDrop {
 
 #[test]
 fn a_destructor_that_waits_while_unwinding_is_reported_not_hung() {
-    let stranded = (0..50).find_map(|seed| {
+    let stranded = (0..400).find_map(|seed| {
         let outcome = run(seed, || {
             let lock = Arc::new(Mutex::new(()));
             let other = Arc::clone(&lock);

@@ -10,7 +10,7 @@ use tinylsm::sync::spawn;
 use tinylsm::vfs::Vfs;
 use tinylsm::{Background, Db, Durability, KeyspaceOptions, Options};
 use tinylsm_sim::disk::{Profile, SimDisk};
-use tinylsm_sim::schedule::{self, World};
+use tinylsm_sim::schedule::{self, StrategyKind, World};
 use tinylsm_sim::tape::Tape;
 
 /// Each runs one world.
@@ -53,7 +53,10 @@ fn in_worlds_with(options: fn() -> Options, body: fn(&mut Draws, &SimDisk, Db)) 
     for seed in SEEDS {
         let tape = Tape::from_seed(seed);
         let disk = SimDisk::new(Profile::Worst, tape.clone());
-        let outcome = World::run(tape, schedule::Options::default(), move || {
+        // What is stated here comes within a time, and no thread starves for longer than that.
+        let strategy = Some(StrategyKind::RandomWalk);
+        let options_of_run = schedule::Options { strategy, ..schedule::Options::default() };
+        let outcome = World::run(tape, options_of_run, move || {
             let threads = Background::Threads(2);
             let db = Db::builder("/db").vfs(Arc::new(disk.clone())).options(options()).background(threads);
             body(&mut Draws(seed * 2 + 1), &disk, db.open().unwrap());

@@ -45,7 +45,8 @@ impl Core {
 
     fn in_words(&self, batch: &Batch, operation: &Operation) -> String {
         let state = self.view.state();
-        let keyspace = &state.keyspace(operation.keyspace).info.name;
+        // It may have been dropped since it was named.
+        let keyspace = state.find(operation.keyspace).map_or("?", |found| &found.info.name);
         let key = shown(&batch.frame()[operation.key.clone()]);
         match operation.kind {
             Kind::Delete => format!("delete {keyspace} {key}"),

@@ -121,7 +121,9 @@ impl Story {
     /// Cuts one opening after the other short, as whoever kills slow starters does, at about the same place each time: what
     /// they leave behind does not add up.
     fn cut_openings_short(&mut self) -> Result<(), Violation> {
-        if self.is_first || self.disk.is_off() || !self.context.tape.chance(Label::Crash, 1, 24) {
+        // In about as many runs whatever the habit: each opening has threads, of which a run has so many only.
+        let one_in = 10 * self.context.swarm.incarnations_count.max(2);
+        if self.is_first || self.disk.is_off() || !self.context.tape.chance(Label::Crash, 1, one_in) {
             return Ok(());
         }
         let tape = self.context.tape.clone();

@@ -270,9 +270,6 @@ struct BatchSink<'a> {
 
 impl BatchSink<'_> {
     fn row(&mut self, key: &[u8], value: &[u8]) -> Outcome {
-        if key.is_empty() {
-            return Err(Failure::Usage("the key is empty".to_owned()));
-        }
         if key.len() > tinylsm::base::limits::KEY_LEN_BYTES_MAX {
             return Err(Failure::Usage(format!(
                 "the key is {} bytes long, and 65,535 is the most",
