@@ -6,7 +6,7 @@ mod common;
 mod watchdog;
 
 use common::{keyspace_of, tiny};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tinylsm::vfs::Vfs;
@@ -164,7 +164,7 @@ fn with_damage_met(clock: &ManualClock) -> (MemVfs, Db, PathBuf) {
 }
 
 /// Damages a block of a table, or undoes that.
-fn turn_a_byte(disk: &MemVfs, table: &PathBuf) {
+fn turn_a_byte(disk: &MemVfs, table: &Path) {
     disk.flip(table, 50, 0x10).expect("the byte is there");
 }
 

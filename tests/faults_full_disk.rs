@@ -269,7 +269,7 @@ fn check_idle(seed: u64) {
             9..=12 => drop(db.delete(format!("key{:03}", below(120)))),
             13 => drop(db.flush()),
             14 => {
-                disk.leave_free([0, 8 << 10, 40 << 10, 120 << 10][usize::try_from(below(4)).expect("small")])
+                disk.leave_free([0, 8 << 10, 40 << 10, 120 << 10][usize::try_from(below(4)).expect("small")]);
             }
             15 => {
                 drop(db);
@@ -299,7 +299,7 @@ fn what_a_full_log_held_back_is_counted_once() {
     let options = Options::default().wal_preallocate_bytes(0).reserve_bytes_max(0);
     let db = builder(&hooked, options, &Background::Manual).open().expect("opens");
     for i in 0..100 {
-        db.default_keyspace().put_with(numbered(i), [7; 1000], &WriteOptions::none()).expect("puts");
+        db.default_keyspace().put_with(numbered(i), [7; 1000], WriteOptions::none()).expect("puts");
     }
     hooked.set_hook(|call| if call.is(Op::Append, ".wal") { Err(full(call)) } else { Ok(()) });
     db.put("one", "more").expect_err("the log is full");

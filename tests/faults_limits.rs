@@ -286,13 +286,13 @@ fn more_keyspaces_than_a_memtable_has_bytes_are_written_flushed_and_opened() {
         for keyspace in &keyspaces {
             batch.put(keyspace, "a", "1");
         }
-        db.write(&batch, &WriteOptions::default()).expect("writes");
+        db.write(&batch, WriteOptions::default()).expect("writes");
         db.flush().expect("flushes");
         let mut batch = WriteBatch::new();
         for keyspace in &keyspaces {
             batch.delete(keyspace, "a");
         }
-        db.write(&batch, &WriteOptions::default()).expect("writes");
+        db.write(&batch, WriteOptions::default()).expect("writes");
         db.wait_idle().expect("idle");
         for keyspace in &keyspaces {
             assert_eq!(keyspace.get("a").expect("reads"), None, "{}", keyspace.name());

@@ -218,7 +218,7 @@ fn a_reserve_shrinks_with_the_data_on_a_small_disk() {
             for i in 0..2000 {
                 if db
                     .default_keyspace()
-                    .put_with(numbered(i), &values[i as usize % 16], &WriteOptions::os())
+                    .put_with(numbered(i), &values[i as usize % 16], WriteOptions::os())
                     .is_err()
                 {
                     count = i;
@@ -229,7 +229,7 @@ fn a_reserve_shrinks_with_the_data_on_a_small_disk() {
             let before = reserve_len(&disk);
             for i in 0..count {
                 db.default_keyspace()
-                    .delete_with(numbered(i), &WriteOptions::os())
+                    .delete_with(numbered(i), WriteOptions::os())
                     .expect("the reserve is there for deletes");
             }
             // One attempt may find the room taken by a merge that gives it back in the end.

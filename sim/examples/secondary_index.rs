@@ -58,7 +58,7 @@ impl Users {
         }
         batch.put(&self.by_number, row, city);
         batch.put(&self.by_city, entry(city.as_bytes(), number), "");
-        self.db.write(&batch, &WriteOptions::default())?;
+        self.db.write(&batch, WriteOptions::default())?;
         Ok(())
     }
 

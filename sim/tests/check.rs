@@ -26,7 +26,7 @@ fn count_up(run: &Run, durability: Durability) -> Result<()> {
         run.incarnation(|| -> Result<()> {
             let db = run.db("/counter").open()?;
             for count in acknowledged + 1..acknowledged + 30 {
-                db.default_keyspace().put_with("count", format!("{count}"), &options)?;
+                db.default_keyspace().put_with("count", format!("{count}"), options)?;
                 acknowledged = count;
             }
             Ok(())
