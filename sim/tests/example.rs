@@ -19,10 +19,17 @@ fn the_pages_show_what_the_example_prints() {
     // Here the file is reached from the tests.
     let printed = report.to_string().replace("tests/../", "");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    // Its times move with each step that the engine takes: as with the snapshots, one variable writes the pages anew.
+    let is_renewing = std::env::var("INSTA_UPDATE").is_ok_and(|value| value == "always");
     for page in ["README.md", "docs/simulation.md"] {
         let text = std::fs::read_to_string(root.join(page)).expect("the page is there");
-        let (_, behind) = text.split_once(MARK).expect("the page shows the output");
-        let (shown, _) = behind.split_once("\n```").expect("the block ends");
+        let (before, behind) = text.split_once(MARK).expect("the page shows the output");
+        let (shown, rest) = behind.split_once("\n```").expect("the block ends");
+        if is_renewing {
+            let renewed = format!("{before}{MARK}{}\n```{rest}", printed.trim_end());
+            std::fs::write(root.join(page), renewed).expect("the page can be written");
+            continue;
+        }
         assert_eq!(shown, printed.trim_end(), "{page} shows something else than this:\n{printed}");
     }
 }
