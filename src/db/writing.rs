@@ -7,7 +7,7 @@ use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::db::board::{JobKind, is_lasting};
 use crate::db::ends::{Phase, is_mendable, writing_is_off};
-use crate::db::state::{Core, Generation, Host, Leader, State};
+use crate::db::state::{Book, Core, Generation, Host, Leader, State};
 use crate::format::batch::Batch;
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
@@ -405,7 +405,7 @@ impl Core {
         let deadline = self.directory.now().saturating_add(nanos(self.options.stall_timeout));
         while self.pace(keyspaces) == Pace::Stop {
             self.ends.check_writable()?;
-            if let Some(error) = self.hopeless(keyspaces) {
+            if let Some(error) = self.hopeless(keyspaces, &self.book.lock()) {
                 return Err(error);
             }
             if matches!(self.host, Host::Caller) {
@@ -415,17 +415,19 @@ impl Core {
                 if is_over && self.pace(keyspaces) == Pace::Stop {
                     // Nothing runs any more once somebody closes, and that is what the writer is told.
                     self.ends.check_writable()?;
-                    return Err(self.busy(keyspaces));
+                    return Err(self.busy(keyspaces, &self.book.lock()));
                 }
                 continue;
             }
             let now = self.directory.now();
             if now >= deadline {
-                return Err(self.busy(keyspaces));
+                return Err(self.busy(keyspaces, &self.book.lock()));
             }
             self.wake_background();
             let mut book = self.book.lock();
-            if self.pace(keyspaces) == Pace::Stop && self.ends.phase() == Phase::Open {
+            // What ends the wait is told under this lock.
+            let is_hopeful = self.hopeless(keyspaces, &book).is_none();
+            if is_hopeful && self.pace(keyspaces) == Pace::Stop && self.ends.phase() == Phase::Open {
                 self.changed.wait_for(&mut book, Duration::from_nanos(deadline - now));
             }
         }
@@ -434,9 +436,8 @@ impl Core {
 
     /// Returns an error if what writers to these keyspaces wait for will not come: merging them meets damage, or what
     /// they wait for a full disk.
-    fn hopeless(&self, keyspaces: &[KeyspaceId]) -> Option<Error> {
+    fn hopeless(&self, keyspaces: &[KeyspaceId], book: &Book) -> Option<Error> {
         let awaits_flushes = self.pace_of_flushes() == Pace::Stop;
-        let book = self.book.lock();
         let now = self.directory.now();
         let merges = keyspaces.iter().map(|id| JobKind::Compact(*id));
         let awaited = std::iter::once(JobKind::Flush).filter(|_| awaits_flushes);
@@ -456,17 +457,14 @@ impl Core {
                 })
         };
         let is_hopeless = !awaits_flushes && keyspaces.iter().any(is_stuck);
-        drop(book);
-        is_hopeless.then(|| self.busy(keyspaces))
+        is_hopeless.then(|| self.busy(keyspaces, book))
     }
 
-    fn busy(&self, keyspaces: &[KeyspaceId]) -> Error {
-        let book = self.book.lock();
+    fn busy(&self, keyspaces: &[KeyspaceId], book: &Book) -> Error {
         let kinds = std::iter::once(JobKind::Flush).chain(keyspaces.iter().map(|id| JobKind::Compact(*id)));
         let trouble = kinds.into_iter().find_map(|kind| book.board.trouble(kind));
         let damage = || keyspaces.iter().find_map(|id| book.damage_of(*id).next());
         let cause = trouble.or_else(damage).cloned();
-        drop(book);
         match cause {
             Some(cause) => cause.within(ErrorKind::Busy, "writes wait for flush and compaction, which fail"),
             None => Error::new(

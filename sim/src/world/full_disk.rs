@@ -35,8 +35,6 @@ impl Story {
             return Ok(());
         }
         self.heal_disk();
-        let hides_limit = self.context.tape.chance(Label::Check, 1, 4);
-        self.disk.set_faults(FaultPlan { hides_limit, ..FaultPlan::default() });
         // Opened once on a disk with room, so that what it sets aside is there.
         let db = self.open_on("a disk with room")?;
         self.context.judge_recovery(&db, self.reading())?;
