@@ -6,10 +6,11 @@ use crate::world::incarnation::{directory_len, files_of};
 use crate::world::judge::{Violation, violation};
 use crate::world::model::CommitId;
 use crate::world::on_disk;
+use crate::world::quiet::names_of;
 use crate::world::recovery::numbered;
 use crate::world::story::Story;
 use tinylsm::base::limits::manifest_ahead_len;
-use tinylsm::{Db, Error, ErrorKind, Keyspace, SeqNum, WriteOptions};
+use tinylsm::{Compression, Db, Error, ErrorKind, Keyspace, KeyspaceOptions, SeqNum, WriteOptions};
 
 /// Deletes that must go on on a full disk.
 const DELETES_COUNT: usize = 8;
@@ -282,12 +283,18 @@ impl Story {
             asked.comparator.clone_from(&own.comparator);
         }
         options.default_keyspace = Some(asked.clone());
+        let before = names_of(&self.disk);
         let builder = self.context.builder(&self.disk, self.context.background());
         match builder.options(options).open() {
             Ok(db) if *db.default_keyspace().options() == asked => {
                 // The next opening asks for the old ones again.
                 self.reach("judged: other options applied");
-                db.close().map_err(|error| violation("options", format!("closing gives {error:?}")))
+                db.close().map_err(|error| violation("options", format!("closing gives {error:?}")))?;
+                if packing_of(&asked) != packing_of(&own) {
+                    let is_new = |name: &String| name.ends_with(".sst") && !before.contains(name);
+                    self.packed_otherwise = names_of(&self.disk).into_iter().filter(is_new).collect();
+                }
+                Ok(())
             }
             Ok(db) => {
                 let got = db.default_keyspace().options().clone();
@@ -300,6 +307,11 @@ impl Story {
             Err(error) => Err(violation("options", format!("other options give {error:?}"))),
         }
     }
+}
+
+/// Returns what decides how many bytes the same entries take in a table.
+fn packing_of(options: &KeyspaceOptions) -> (Compression, usize, u8) {
+    (options.compression, options.block_bytes, options.filter_bits_per_key)
 }
 
 fn keyspaces_of(db: &Db) -> Result<Vec<(u32, Keyspace)>, Violation> {

@@ -69,6 +69,8 @@ pub(in crate::world) struct Story {
     pub(in crate::world) crashes_count: u64,
     /// Directories that an operator has put aside.
     pub(in crate::world) asides_count: u64,
+    /// Names of tables that a life with other options for the default keyspace has packed in another way.
+    pub(in crate::world) packed_otherwise: Vec<String>,
 }
 
 /// Tells the story of a tape; call inside a world of `schedule`.
@@ -93,6 +95,7 @@ pub fn tell(tape: &Tape, profile: Profile, album: Album, (dress, settings): (Dre
         dress,
         crashes_count: 0,
         asides_count: 0,
+        packed_otherwise: Vec::new(),
     };
     dress(&story.disk);
     let violation = story.live_all().err();
