@@ -4,10 +4,10 @@ use crate::disk::{Profile, SimDisk};
 use crate::tape::Label;
 use crate::world::calls;
 use crate::world::judge::{Context, Violation, violation};
-use crate::world::model::Contents;
+use crate::world::model::{Contents, Pairs};
 use crate::world::recovery::{Reading, check_floor};
 use std::collections::BTreeSet;
-use tinylsm::{Background, Db};
+use tinylsm::{Background, Db, ErrorKind};
 
 /// Takes a crash image and judges what is recovered from it.
 ///
@@ -25,7 +25,7 @@ pub fn recover_on_the_side(context: &Context, disk: &SimDisk) -> Result<(), Viol
         (disk.image(), floor, (judge.owed(), judge.gone()), judge.model.clone())
     };
     context.album.add_crash(&image, || "a crash image, recovered on the side".to_owned());
-    let side = Side { context, image: &image, owed, gone };
+    let side = Side { context, image: &image, owed, gone, floor };
     let read_only = if context.tape.chance(Label::Check, 1, 3) { Some(side.read_only()?) } else { None };
     let db = side.open("a crash image does not open")?;
     let (seq, contents) = side.read_all(&db)?;
@@ -52,6 +52,7 @@ struct Side<'a> {
     image: &'a SimDisk,
     owed: BTreeSet<u32>,
     gone: BTreeSet<u32>,
+    floor: u64,
 }
 
 impl Side<'_> {
@@ -69,20 +70,36 @@ impl Side<'_> {
         }
     }
 
+    /// Tells whether there must be a database. A process that dies while it makes one may leave a `CURRENT` that is visible
+    /// and not durable; who opens that on a disk too full to write can read it, has nothing acknowledged, and loses it with
+    /// the power. Any opening that could write has made it durable, and owes the default keyspace from then on.
+    fn owes_a_database(&self) -> bool {
+        !self.owed.is_empty() || self.floor > 0
+    }
+
     /// Reads an image that nobody recovered yet, which changes nothing on the disk.
     fn read_only(&self) -> Result<(u64, Contents), Violation> {
         self.context.reach("crash image opened read-only");
         let (before, changes_before) = (self.image.files(), self.image.changes_count());
         let opened = self.context.copy_builder(self.image, Background::Manual).open_read_only();
-        let db = opened.map_err(|error| {
-            violation("recovery", format!("a crash image does not open read-only: {error:?}"))
-        })?;
-        let read = self.read_all(&db)?;
-        if self.context.tape.chance(Label::Check, 1, 4) {
-            calls::call_all_read_only(&db)?;
-            self.context.reach("judged: read-only calls");
-        }
-        drop(db);
+        let read = match opened {
+            Ok(db) => {
+                let read = self.read_all(&db)?;
+                if self.context.tape.chance(Label::Check, 1, 4) {
+                    calls::call_all_read_only(&db)?;
+                    self.context.reach("judged: read-only calls");
+                }
+                read
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.owes_a_database() => {
+                // Whoever makes one there must find it empty.
+                (0, Contents::from([(0, Pairs::new())]))
+            }
+            Err(error) => {
+                let message = format!("a crash image does not open read-only: {error:?}");
+                return Err(violation("recovery", message));
+            }
+        };
         if self.image.files() != before || self.image.changes_count() != changes_before {
             return Err(violation("reading only", "opening a crash image read-only changed it".to_owned()));
         }
