@@ -205,8 +205,12 @@ impl Core {
 
     /// Lets go of what emptied keyspaces were before, as far as no snapshot may see it any more.
     pub(crate) fn forget_past(&self) {
-        // New ones stand at the newest visible number, where every keyspace is what it is now.
-        let oldest = || self.view.snapshots.live().first().copied().unwrap_or(SeqNum::LAST);
+        // New ones stand at the visible number or later. That is taken first, so that none begins unseen between the two, and
+        // it may still be before a commit that empties: its keyspace has changed by then, and readers see what it was.
+        let oldest = || {
+            let visible = self.view.visible_seq();
+            self.view.snapshots.live().first().map_or(visible, |first| visible.min(*first))
+        };
         if !self.view.state().has_past() || !self.view.state().has_past_before(oldest()) {
             return;
         }

@@ -146,3 +146,22 @@ fn a_reader_changes_no_byte_and_sees_unflushed_data() {
         assert_eq!(disk.read(&path).expect("reads"), before.read(&path).expect("reads"), "{}", entry.name);
     }
 }
+
+#[test]
+fn a_snapshot_that_goes_while_a_keyspace_is_emptied_takes_nothing_along() {
+    let db = Db::open_in_memory().expect("opens");
+    db.put("k", "v").expect("puts");
+    let (core, id) = (db.core(), db.default_keyspace().id());
+    let older = db.snapshot();
+    // As far as a clear has come when its number is not visible yet.
+    let seq = db.last_seq().plus(1);
+    core.change_state(&mut core.book.lock(), |state| state.clear_keyspace(id, seq, 4 << 10));
+    drop(older);
+    assert!(db.contains_key("k").expect("reads"));
+    let before = db.snapshot();
+    core.view.publish(seq);
+    core.forget_past();
+    assert!(before.contains_key("k").expect("reads") && !db.contains_key("k").expect("reads"));
+    drop(before);
+    assert!(!core.view.state().has_past());
+}

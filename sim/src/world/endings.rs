@@ -219,7 +219,7 @@ impl Closer {
 }
 
 /// Tells whether writing is off: a database that was opened on a full disk closes well, and makes nothing durable.
-fn is_writing_off(db: &Db) -> bool {
+pub(in crate::world) fn is_writing_off(db: &Db) -> bool {
     db.background_errors().first().is_some_and(|error| error.job == "writing")
 }
 

@@ -2,11 +2,12 @@
 
 use crate::disk::SimDisk;
 use crate::world::client::is_final;
+use crate::world::endings::is_writing_off;
 use crate::world::judge::{Context, Fate, KnownKeyspace, KnownKeyspaces, Violation, violation};
 use crate::world::model::{Contents, Pairs};
 use crate::world::oracle;
 use crate::world::orders::Order;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tinylsm::{Db, Error, ErrorKind, Keyspace, WriteOptions};
 
 /// Reads of a keyspace that injected errors may spoil in a row: the disk says that they pass.
@@ -124,7 +125,7 @@ impl Context {
         let (seq, contents) = reading.read_all(db, &owed)?;
         self.judge_observations()?;
         self.check_keyspaces(db)?;
-        let is_writing_off = db.background_errors().first().is_some_and(|error| error.job == "writing");
+        let is_writing_off = is_writing_off(db);
         let mut judge = self.judge.lock();
         let model = &mut judge.model;
         // A failed sync may take back what the system had accepted, so only synced commits are owed then.
@@ -154,7 +155,8 @@ impl Context {
     /// What is there instead.
     pub fn check_keyspaces(&self, db: &Db) -> Result<(), Violation> {
         let mut found = KnownKeyspaces::new();
-        let has_established = db.background_error().is_none();
+        // Whether it was made durable; that a job has failed says nothing about that.
+        let has_established = !is_writing_off(db);
         for (id, name) in numbered(db) {
             let keyspace = db.keyspace(&name).map_err(|error| unreadable(&error))?;
             found.insert(id, KnownKeyspace::new(name, keyspace.options().clone(), has_established));
@@ -183,15 +185,20 @@ impl Context {
             return Err(violation("keyspaces", message));
         }
         // One whose edit may not be durable, found by an opening that made nothing durable, may be gone with the power, and
-        // so may what became of one in doubt.
+        // so may what became of one in doubt; unless another one has its name by now, which was given behind that.
+        let names: BTreeMap<String, u32> =
+            found.iter().map(|(id, found)| (found.name.clone(), *id)).collect();
         let mut keyspaces = KnownKeyspaces::new();
         for (id, known) in &judge.keyspaces {
+            let is_decided = has_established || names.get(&known.name).is_some_and(|named| named != id);
             match (found.remove(id), &known.fate) {
-                (None, Fate::Dropping) if has_established => {
+                (None, Fate::Dropping) if is_decided => {
                     keyspaces.insert(*id, KnownKeyspace { fate: Fate::Dropped, ..known.clone() });
                 }
                 (None, Fate::There | Fate::Renaming(_)) => {}
-                (Some(found), _) if has_established => drop(keyspaces.insert(*id, found)),
+                (Some(found), _) if is_decided => {
+                    keyspaces.insert(*id, KnownKeyspace { is_sure: true, ..found });
+                }
                 (_, _) => drop(keyspaces.insert(*id, known.clone())),
             }
         }
