@@ -96,7 +96,7 @@ impl Default for OsVfs {
 }
 
 /// The clocks of this machine, for a disk of one's own to delegate to. Inside a simulated run too, they are the machine's:
-/// [`Vfs::now`] and its like go by [`crate::sync::time`] there unless they are overridden.
+/// [`crate::vfs::Vfs::now`] and its like go by [`crate::sync::time`] there unless they are overridden.
 #[derive(Clone, Debug)]
 pub struct OsClock {
     origin: Instant,
