@@ -5,7 +5,7 @@ mod common;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{keyspace_of, tiny};
+use common::{keyspace_of, noise, tiny};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,16 +32,6 @@ fn key(i: u64) -> String {
     format!("key{i:03}")
 }
 
-/// Bytes that do not pack.
-fn noise(number: u64) -> Vec<u8> {
-    let mut state = number + 1;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        state.to_le_bytes()[7]
-    };
-    (0..200).map(|_| next()).collect()
-}
-
 fn tables_of(disk: &MemVfs) -> Vec<PathBuf> {
     disk.files().into_iter().filter(|path| path.to_string_lossy().ends_with(".sst")).collect()
 }
@@ -51,7 +41,7 @@ fn without_the_last_table(disk: &MemVfs) {
     let db = builder(disk, &Background::Manual).open().expect("opens");
     for round in 0..2 {
         for i in 0..KEYS_COUNT {
-            db.put(key(i), noise(i + round * 1000)).expect("puts");
+            db.put(key(i), noise(i + round * 1000, 200)).expect("puts");
         }
         db.flush().expect("flushes");
     }
@@ -77,7 +67,7 @@ fn a_missing_table_stops_no_writes_to_other_ranges() {
             let db = builder(&disk, &background).degraded(true).open().expect("opens degraded");
             // Several times what stops writes if nothing is merged.
             for i in 0..8000 {
-                db.put(key(i % 10), noise(i)).unwrap_or_else(|error| {
+                db.put(key(i % 10), noise(i, 200)).unwrap_or_else(|error| {
                     let level0_count = db.stats().keyspaces[0].levels[0].files;
                     panic!("{background:?}: put {i}, with {level0_count} tables on level 0: {error:?}");
                 });
@@ -151,7 +141,7 @@ fn with_damage_met(clock: &ManualClock) -> (MemVfs, Db, PathBuf) {
     let db = builder.background(Background::Manual).open().expect("opens");
     for round in 0..2 {
         for i in 0..KEYS_COUNT {
-            db.put(key(i), noise(i + round * 1000)).expect("puts");
+            db.put(key(i), noise(i + round * 1000, 200)).expect("puts");
         }
         db.flush().expect("flushes");
     }

@@ -10,7 +10,7 @@ mod small_disk;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::tiny;
+use common::{noise, tiny};
 use hooked::{Call, HookedVfs, Op};
 use small_disk::SmallDisk;
 use std::path::Path;
@@ -32,18 +32,6 @@ const BACKGROUNDS: [Background; 3] = [Background::Threads(2), Background::Thread
 
 fn builder(disk: &(impl Vfs + Clone), options: Options, background: &Background) -> DbBuilder {
     Db::builder("/db").vfs(Arc::new(disk.clone())).options(options).background(background.clone())
-}
-
-/// Bytes that do not pack, and that differ from number to number.
-fn noise(number: u64, len: usize) -> Vec<u8> {
-    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[3]
-    };
-    (0..len).map(|_| next()).collect()
 }
 
 fn numbered(i: u64) -> String {

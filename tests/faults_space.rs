@@ -13,7 +13,7 @@ mod small_disk;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{Model, contents, keyspace_of, tiny};
+use common::{Model, contents, keyspace_of, noise, tiny};
 use hooked::{HookedVfs, Op};
 use small_disk::SmallDisk;
 use std::cmp::Ordering;
@@ -57,18 +57,6 @@ fn len_in_memory(disk: &MemVfs) -> u64 {
 fn len_on_disk(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).expect("the directory is there");
     entries.map(|entry| entry.expect("listed").metadata().expect("there").blocks() * 512).sum()
-}
-
-/// Bytes that do not pack, and that differ from number to number.
-fn noise(number: u64, len: usize) -> Vec<u8> {
-    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[3]
-    };
-    (0..len).map(|_| next()).collect()
 }
 
 // ---- Small databases ----

@@ -131,8 +131,8 @@ pub fn level0_price_bytes(tables: &Tables, order: &KeyOrder) -> Option<u64> {
 }
 
 /// Tells whether the active memtable ought to be sealed before it is full: because readers step over what it hides
-/// again and again, or in a quiet database because it may hide a good part of what lies beneath, or has a long log. Asked when no merge
-/// is due and no memtable waits for its flush.
+/// again and again, or in a quiet database because it may hide a good part of what lies below it, or has a long log. Asked
+/// when no merge is due and no memtable waits for its flush.
 pub fn is_seal_due(
     unflushed: Unflushed,
     tables: &Tables,

@@ -2,8 +2,9 @@
 //!
 //! A job is claimed on the board, runs without any lock, and installs its result through the manifest. Threads merely loop
 //! over [`Core::run_due_job`]; a manual host calls it itself. Flushes go first, then the log's write-back, then removals,
-//! then merges, which may be due for as long as somebody writes. A job that fails has changed nothing: its source stands, its files are removable, and it is tried again
-//! under new file numbers after a pause of its own. A panic in a job is such a failure.
+//! then merges, which may be due for as long as somebody writes. A job that fails has changed nothing: its source stands,
+//! its files are removable, and it is tried again under new file numbers after a pause of its own. A panic in a job is
+//! such a failure.
 
 use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -14,7 +15,7 @@ use crate::compaction::merge::{Surroundings, merge};
 use crate::compaction::output::{JobContext, OutputSettings};
 use crate::compaction::picker::{self, Situation, Unflushed};
 use crate::compaction::plan::Plan;
-use crate::db::board::{JobKind, is_lasting};
+use crate::db::board::{JobKind, is_lasting, nanos};
 use crate::db::ends::Phase;
 use crate::db::runtime::MergePermit;
 use crate::db::state::{Book, Core, Generation, Host, KeyspaceTree, LiveTable};
@@ -212,7 +213,7 @@ impl Core {
                             return Some(Job::Compact { keyspace, plan, _permit: permit });
                         }
                         Ok(None) => self.dismiss(id),
-                        Err(error) => self.end_claim(JobKind::Compact(id), &Err(error)),
+                        Err(error) => self.end_claim(JobKind::Compact(id), &Err(error), None),
                     }
                     continue;
                 }
@@ -304,7 +305,7 @@ impl Core {
                 let snapshots = self.view.snapshots.live();
                 let (is_quiet, parked) = {
                     let mut book = self.book.lock();
-                    (self.is_quiet(&mut book), book.parked_tables(id, self.directory.now()))
+                    (self.is_quiet(&mut book), book.parked_tables(id, self.directory.now()).collect())
                 };
                 let situation = self.situation(&keyspace, is_quiet, (&snapshots, &parked));
                 let limits = keyspace.info.options.level_limits();
@@ -424,26 +425,12 @@ impl Core {
             Job::Purge(names) => self.run_purge(names),
             Job::Reserve => self.run_reserve(),
         });
-        if let Err(error) = &result {
-            self.note_damage(&job, error);
-        }
+        let damaged = result.as_ref().err().and_then(|error| damaged_input(&job, error));
         // The job's own hold on its inputs must be gone before it counts as done, or they would outlive the wait
         // for idleness.
         drop(job);
-        self.end_claim(kind, &result);
+        self.end_claim(kind, &result, damaged);
         result
-    }
-
-    /// Notes that a table cannot be merged, if a merge failed because of one. Others of its keyspace go on.
-    fn note_damage(&self, job: &Job, error: &Error) {
-        let Job::Compact { keyspace, plan, .. } = job else { return };
-        let is_named = |live: &&LiveTable| error.file() == Some(live.table.path());
-        if is_lasting(error)
-            && let Some(live) = plan.inputs().find(is_named)
-        {
-            let number = live.meta.number;
-            self.book.lock().note_damage((keyspace.info.id, number), error, self.directory.now());
-        }
     }
 
     /// Forgets what is noted about a keyspace if it was dropped: nobody would do so later.
@@ -457,13 +444,14 @@ impl Core {
         }
     }
 
-    fn end_claim(&self, kind: JobKind, result: &Result<()>) {
+    /// Ends a claim with what came of it, and with the table that the job could not read, if it was a merge that met one.
+    fn end_claim(&self, kind: JobKind, result: &Result<()>, damaged: Option<FileNumber>) {
         let mut book = self.book.lock();
-        book.board.finish(kind, result, self.directory.now());
-        if let (Some(id), Err(error)) = (kind.keyspace(), result)
-            && book.damage_of(id).any(|told| told.file() == error.file())
-        {
-            // It is the table that is not tried again for a while.
+        let now = self.directory.now();
+        book.board.finish(kind, result, now);
+        if let (Some(number), Some(id), Err(error)) = (damaged, kind.keyspace(), result) {
+            // It is the table that is not tried again for a while; others of its keyspace go on.
+            book.note_damage((id, number), error, now);
             book.board.retry_now(|paused| paused == kind);
         }
         if kind == JobKind::Seal {
@@ -775,6 +763,9 @@ fn is_oldest_of(keyspace: &KeyspaceTree, memtable: &Arc<Memtable>) -> bool {
     keyspace.tree.sealed.last().is_some_and(|oldest| Arc::ptr_eq(oldest, memtable))
 }
 
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+/// Returns the table because of which a merge failed, if it was one.
+fn damaged_input(job: &Job, error: &Error) -> Option<FileNumber> {
+    let Job::Compact { plan, .. } = job else { return None };
+    let is_named = |live: &&LiveTable| error.file() == Some(live.table.path());
+    plan.inputs().find(is_named).filter(|_| is_lasting(error)).map(|live| live.meta.number)
 }

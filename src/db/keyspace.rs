@@ -16,6 +16,7 @@ use crate::db::{Db, Handle};
 use crate::format::batch::Batch;
 use crate::mvcc::visible::Horizon;
 use crate::read::scan::Scan;
+use crate::read::tree::Tree;
 use crate::read::{contained, get, size};
 use std::sync::Arc;
 
@@ -168,9 +169,7 @@ impl Keyspace {
         let core = self.core();
         core.ends.check_open()?;
         let (state, seq) = core.view.pin();
-        let answer = get::get(self.find(&state)?.tree_at(seq), key.as_ref(), core.horizon(seq));
-        told::tell_get(&self.info.name, key.as_ref(), &answer);
-        answer
+        self.get_in(self.find(&state)?.tree_at(seq), key.as_ref(), core.horizon(seq))
     }
 
     /// Tells whether `key` has a value. Costs what [`Keyspace::get`] does.
@@ -254,7 +253,12 @@ impl Keyspace {
     pub(crate) fn get_at(&self, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
         self.core().ends.check_open()?;
         let state = self.core().view.state();
-        let answer = get::get(self.find(&state)?.tree_at(horizon.seq), key, horizon);
+        self.get_in(self.find(&state)?.tree_at(horizon.seq), key, horizon)
+    }
+
+    #[inline]
+    fn get_in(&self, tree: &Tree, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
+        let answer = get::get(tree, key, horizon);
         told::tell_get(&self.info.name, key, &answer);
         answer
     }
@@ -266,12 +270,7 @@ impl Keyspace {
         horizon: Horizon,
     ) -> Result<Vec<Option<Slice>>> {
         let tree = self.find(state)?.tree_at(horizon.seq);
-        let get = |key: &[u8]| {
-            let answer = get::get(tree, key, horizon);
-            told::tell_get(&self.info.name, key, &answer);
-            answer
-        };
-        keys.iter().map(|key| get(key.as_ref())).collect()
+        keys.iter().map(|key| self.get_in(tree, key.as_ref(), horizon)).collect()
     }
 
     /// Writes everything that was committed before this call to tables, and waits for that: of this keyspace and, since

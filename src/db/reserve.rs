@@ -165,8 +165,9 @@ impl Core {
         if held < target.least_bytes || self.reserve.seals_early() {
             return now >= self.reserve.try_at.load(Ordering::Relaxed);
         }
-        let is_too_large = held > target.wanted_bytes + target.wanted_bytes / 8;
-        is_too_large && now >= self.reserve.try_at.load(Ordering::Relaxed) && self.is_quiet(book)
+        is_too_large(held, target.wanted_bytes)
+            && now >= self.reserve.try_at.load(Ordering::Relaxed)
+            && self.is_quiet(book)
     }
 
     /// Tells whether the room that the reserve made is still wanted by what is sealed. Where the disk does not tell of a
@@ -211,8 +212,7 @@ impl Core {
         let Target { wanted_bytes: target, least_bytes } = self.reserve_target(&self.book.lock());
         let held = self.reserve.held_bytes();
         let available = self.directory.available_space(self.directory.path())?;
-        let is_too_large = held > target + target / 8;
-        if held >= least_bytes && !is_too_large && self.reserve.seals_early() {
+        if held >= least_bytes && !is_too_large(held, target) && self.reserve.seals_early() {
             // It serves memtables that are sealed early. Larger ones may come once there is room for what they need.
             let grown = target.saturating_add(self.options.memtable_bytes as u64);
             if available.saturating_add(held) >= grown.saturating_mul(2) {
@@ -263,10 +263,10 @@ impl Core {
     }
 
     /// Makes it smaller when the database closes, if it was for memtables that are tables by now. What fails is tried again
-    /// in the next life.
+    /// when the database is open again.
     pub(crate) fn shrink_reserve_at_the_end(&self) {
         let (target, held) = (self.reserve_target(&self.book.lock()).wanted_bytes, self.reserve.held_bytes());
-        if target == 0 || self.reserve.is_spent() || held <= target + target / 8 {
+        if target == 0 || self.reserve.is_spent() || !is_too_large(held, target) {
             return;
         }
         let number = self.take_file_number();
@@ -370,4 +370,9 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// Tells whether a reserve takes so much more than is wanted that a smaller one should take its place.
+fn is_too_large(held: u64, wanted: u64) -> bool {
+    held > wanted + wanted / 8
 }

@@ -591,9 +591,9 @@ impl Book {
     }
 
     /// Returns the tables of a keyspace that no merge tries at `now`.
-    pub(crate) fn parked_tables(&self, id: KeyspaceId, now: u64) -> BTreeSet<FileNumber> {
-        let is_parked = |damage: &Damage| damage.keyspace == id && damage.retry_at > now;
-        self.damaged.iter().filter(|(_, damage)| is_parked(damage)).map(|(number, _)| *number).collect()
+    pub(crate) fn parked_tables(&self, id: KeyspaceId, now: u64) -> impl Iterator<Item = FileNumber> {
+        let is_parked = move |damage: &Damage| damage.keyspace == id && damage.retry_at > now;
+        self.damaged.iter().filter(move |(_, damage)| is_parked(damage)).map(|(number, _)| *number)
     }
 
     /// Has merges try damaged tables again whose time is `meant`.

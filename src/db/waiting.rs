@@ -231,7 +231,7 @@ impl Core {
         let (tables, order) = (&keyspace.tree.tables, &keyspace.tree.order);
         if *is_helping {
             let limits = keyspace.info.options.level_limits();
-            let parked = self.book.lock().parked_tables(keyspace.info.id, self.directory.now());
+            let parked = self.book.lock().parked_tables(keyspace.info.id, self.directory.now()).collect();
             let situation = self.situation(keyspace, self.reserve.is_spent(), (&snapshots, &parked));
             let plan = if self.reserve.is_spent() {
                 picker::pick(tables, limits, order, situation).plan

@@ -5,7 +5,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::limits;
 use crate::base::seq::SeqNum;
-use crate::db::board::{JobKind, is_lasting};
+use crate::db::board::{JobKind, is_lasting, nanos};
 use crate::db::ends::{Phase, is_mendable, writing_is_off};
 use crate::db::state::{Book, Core, Generation, Host, Leader, State};
 use crate::format::batch::Batch;
@@ -450,7 +450,7 @@ impl Core {
             return Some(error.clone().within(ErrorKind::NoSpace, &context));
         }
         let is_stuck = |id: &KeyspaceId| {
-            let is_damaged = !book.parked_tables(*id, now).is_empty() && !book.board.is_busy(*id);
+            let is_damaged = !book.board.is_busy(*id) && book.parked_tables(*id, now).next().is_some();
             is_damaged
                 || book.board.trouble(JobKind::Compact(*id)).is_some_and(|error| {
                     is_lasting(error) && book.board.pausing(JobKind::Compact(*id), now).is_some()
@@ -603,8 +603,4 @@ fn was_dropped(id: KeyspaceId) -> Error {
         ErrorKind::Closed,
         format!("a keyspace that the write is for was dropped (it had number {id})"),
     )
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -227,10 +227,8 @@ mod queue {
         pub fn recv(&self) -> Result<T, RecvError> {
             let mut state = self.channel.state.lock();
             loop {
-                if let Some(message) = self.taken(&mut state) {
-                    drop(state);
-                    self.channel.taken.notify_all();
-                    return Ok(message);
+                if let Some(message) = self.channel.pop(&mut state) {
+                    return Ok(self.hand_out(state, message));
                 }
                 if state.senders_count == 0 {
                     return Err(RecvError);
@@ -246,12 +244,8 @@ mod queue {
         #[track_caller]
         pub fn try_recv(&self) -> Result<T, TryRecvError> {
             let mut state = self.channel.state.lock();
-            match self.taken(&mut state) {
-                Some(message) => {
-                    drop(state);
-                    self.channel.taken.notify_all();
-                    Ok(message)
-                }
+            match self.channel.pop(&mut state) {
+                Some(message) => Ok(self.hand_out(state, message)),
                 None if state.senders_count == 0 => Err(TryRecvError::Disconnected),
                 None => Err(TryRecvError::Empty),
             }
@@ -266,10 +260,8 @@ mod queue {
             let until = Instant::now() + timeout;
             let mut state = self.channel.state.lock();
             loop {
-                if let Some(message) = self.taken(&mut state) {
-                    drop(state);
-                    self.channel.taken.notify_all();
-                    return Ok(message);
+                if let Some(message) = self.channel.pop(&mut state) {
+                    return Ok(self.hand_out(state, message));
                 }
                 if state.senders_count == 0 {
                     return Err(RecvTimeoutError::Disconnected);
@@ -282,8 +274,11 @@ mod queue {
             }
         }
 
-        fn taken(&self, state: &mut MutexGuard<'_, State<T>>) -> Option<T> {
-            self.channel.pop(state)
+        /// Hands out a message that was taken: senders that wait for room are told.
+        fn hand_out(&self, state: MutexGuard<'_, State<T>>, message: T) -> T {
+            drop(state);
+            self.channel.taken.notify_all();
+            message
         }
 
         /// Waits for messages one by one, until the last sender is gone.

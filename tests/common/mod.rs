@@ -41,3 +41,16 @@ pub fn contents(keyspace: &Keyspace) -> Model {
     let items = keyspace.iter().expect("the database is open").map(|item| item.expect("readable"));
     items.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
 }
+
+/// Bytes that do not pack, and that differ from number to number.
+#[allow(dead_code, reason = "not every test file writes what does not pack")]
+pub fn noise(number: u64, len: usize) -> Vec<u8> {
+    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    (0..len).map(|_| next()).collect()
+}
