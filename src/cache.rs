@@ -47,7 +47,7 @@ use std::sync::{Arc, OnceLock};
 
 const WAYS_COUNT: usize = 8;
 /// One way for so many bytes of capacity: half of what a usual block takes, so that a set rarely overflows
-/// while the cache as a whole has room.
+/// while the cache as a whole has space.
 const CAPACITY_BYTES_PER_WAY: u64 = 2048;
 /// Sets allocated together: 8 KiB, so that a cache of a few blocks stays small and the list of chunks short.
 const SETS_PER_CHUNK_COUNT: usize = 64;
@@ -245,7 +245,7 @@ impl BlockCache {
         Some(Pinned(block))
     }
 
-    /// Takes a stamped block in if there is room to be made, and returns the block that now stands for the
+    /// Takes a stamped block in if there is space to be made, and returns the block that now stands for the
     /// key: the given one, or the one that another thread put there first.
     ///
     /// # Panics
@@ -253,7 +253,7 @@ impl BlockCache {
     pub fn insert(&self, key: BlockKey, block: Arc<Vec<u8>>) -> Arc<Vec<u8>> {
         assert!(key.is_stamped_on(&block), "a cached block carries its key");
         let charge = charge_of(&block);
-        // In a forked process, a thread that is not there may be allocating the chunk, for ever.
+        // In a forked process, a thread that is not there may be allocating the chunk, forever.
         if charge > self.capacity_bytes || process_id() != self.process {
             return block;
         }

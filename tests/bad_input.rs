@@ -432,8 +432,8 @@ fn a_disk_too_full_to_reserve_log_space_takes_writes_until_it_is_full() {
     assert!(error.is_retryable());
     assert_eq!(contents(db.default_keyspace()), acknowledged);
     disk.set_free(1 << 20);
-    db.resume().expect("there is room");
-    db.put("more", "").expect("there is room");
+    db.resume().expect("there is space");
+    db.put("more", "").expect("there is space");
     check_acknowledged(&db, &acknowledged);
     db.close().expect("closes");
     let db = builder(&disk).open().expect("opens");
@@ -514,7 +514,7 @@ fn a_disk_too_full_for_a_table_keeps_everything_in_memory_and_log() {
         db.put(format!("key{i:03}"), "x".repeat(50)).expect("puts");
     }
     let everything = contents(db.default_keyspace());
-    // Room for the next segment and its edit, not for the table.
+    // Space for the next segment and its edit, not for the table.
     disk.set_free(2500);
     let error = db.flush().expect_err("the disk is full");
     assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
@@ -522,7 +522,7 @@ fn a_disk_too_full_for_a_table_keeps_everything_in_memory_and_log() {
     assert_eq!(db.background_error().map(|error| error.kind()), Some(ErrorKind::NoSpace));
     assert_eq!(contents(db.default_keyspace()), everything, "reads go on");
     disk.set_free(1 << 20);
-    db.resume().expect("there is room");
+    db.resume().expect("there is space");
     db.flush().expect("flushes");
     db.wait_idle().expect("idle");
     assert!(db.background_error().is_none());
@@ -544,14 +544,14 @@ fn a_disk_too_full_to_open_changes_nothing_that_counts() {
         let Err(error) = builder(&disk).open() else { continue };
         assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
         assert!(error.file().is_some(), "{error}");
-        let reader = builder(&disk).open_read_only().expect("a reader needs no room");
+        let reader = builder(&disk).open_read_only().expect("a reader needs no space");
         assert_eq!(reader.get("a").expect("reads").as_deref(), Some(&b"1"[..]));
         if free == 0 {
             assert!(files_of(&disk.disk) == before, "nothing could be written");
         }
     }
     disk.set_free(1 << 20);
-    let db = builder(&disk).open().expect("there is room");
+    let db = builder(&disk).open().expect("there is space");
     assert_eq!(db.get("a").expect("reads").as_deref(), Some(&b"1"[..]));
 }
 

@@ -1,4 +1,4 @@
-//! The command line over many short lives: each command opens and ends the database, and the directory stays small.
+//! The command line over many short incarnations: each command opens and ends the database, and the directory stays small.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,

@@ -170,7 +170,7 @@ fn the_lock_stays_taken_while_a_callers_own_work_is_in_the_directory() {
     }
 }
 
-/// Whoever waits for work of a database that another thread closes is told `Closed`, and does not wait for ever.
+/// Whoever waits for work of a database that another thread closes is told `Closed`, and does not wait forever.
 #[test]
 fn whoever_waits_while_the_database_is_closed_is_told() {
     within(|| {

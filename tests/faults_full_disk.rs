@@ -1,5 +1,5 @@
-//! A full disk: deletes are taken for as long as there is a reserve, whoever waits for room hears that there is none, what
-//! nobody needs makes room in time, and what is said of it all is so.
+//! A full disk: deletes are taken for as long as there is a reserve, whoever waits for space hears that there is none, what
+//! nobody needs makes space in time, and what is said of it all is so.
 #![allow(clippy::disallowed_types, reason = "the tests count what other threads do")]
 
 mod common;
@@ -102,14 +102,14 @@ fn soon_stopped() -> Options {
 /// Makes one of the four tables that stop writes.
 fn flush_a_table(db: &Db, round: u64) {
     for i in 0..200 {
-        db.put(numbered(i), noise(i + 1000 * round, 500)).expect("there is room");
+        db.put(numbered(i), noise(i + 1000 * round, 500)).expect("there is space");
     }
-    db.flush().expect("there is room");
+    db.flush().expect("there is space");
 }
 
-/// A delete that has to wait for a merge, which has no room, uses the reserve instead.
+/// A delete that has to wait for a merge, which has no space, uses the reserve instead.
 #[test]
-fn a_delete_that_waits_for_a_merge_without_room_is_taken() {
+fn a_delete_that_waits_for_a_merge_without_space_is_taken() {
     within(|| {
         let disk = SmallDisk::over(MemVfs::with_clock(ManualClock::new(UnixMillis(0))), 64 << 20);
         let db = builder(&disk, soon_stopped(), &Background::Manual).open().expect("opens");
@@ -125,10 +125,10 @@ fn a_delete_that_waits_for_a_merge_without_room_is_taken() {
 
 // ---- Puts ----
 
-/// A put that has to wait for a merge, which has no room, hears that there is none; it does not wait for its whole time to
+/// A put that has to wait for a merge, which has no space, hears that there is none; it does not wait for its whole time to
 /// hear that the database is busy.
 #[test]
-fn a_put_that_waits_for_a_merge_without_room_hears_so() {
+fn a_put_that_waits_for_a_merge_without_space_hears_so() {
     within(|| {
         let disk = SmallDisk::new(64 << 20);
         let hooked = HookedVfs::over(disk.clone());
@@ -146,14 +146,14 @@ fn a_put_that_waits_for_a_merge_without_room_hears_so() {
             Ok(())
         });
         flush_a_table(&db, 3);
-        let error = ends("the put", move || db.put(numbered(1), "v")).expect_err("there is no room");
+        let error = ends("the put", move || db.put(numbered(1), "v")).expect_err("there is no space");
         assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
     });
 }
 
-/// Where only callers run jobs, puts go on once there is room again, without any other call.
+/// Where only callers run jobs, puts go on once there is space again, without any other call.
 #[test]
-fn puts_go_on_by_themselves_once_there_is_room() {
+fn puts_go_on_by_themselves_once_there_is_space() {
     within(|| {
         let clock = ManualClock::new(UnixMillis(0));
         let disk = SmallDisk::over(MemVfs::with_clock(clock.clone()), 64 << 20);
@@ -163,18 +163,18 @@ fn puts_go_on_by_themselves_once_there_is_room() {
         disk.leave_free(0);
         (0..10_000).find_map(|i| db.put(numbered(i), [7; 1000]).err()).expect("the disk fills up");
         db.delete(numbered(0)).expect("the reserve is there for deletes");
-        assert_eq!(reserve_len(&disk), None, "the delete needs its room");
+        assert_eq!(reserve_len(&disk), None, "the delete needs its space");
         disk.leave_free(60 << 20);
         let mut refused_count = 0;
         for i in 0..100 {
             clock.advance(Duration::from_secs(60));
             refused_count += u32::from(db.put(numbered(i), "v").is_err());
         }
-        assert!(refused_count < 3, "{refused_count} of 100 puts were refused with room on the disk");
+        assert!(refused_count < 3, "{refused_count} of 100 puts were refused with space on the disk");
     });
 }
 
-// ---- What makes room ----
+// ---- What makes space ----
 
 /// Puts again and again over the same few megabytes at full speed; returns the first that was refused.
 fn overwrite(db: &Db, mut look: impl FnMut()) -> Option<Error> {
@@ -292,8 +292,8 @@ fn what_a_full_log_held_back_is_counted_once() {
     hooked.set_hook(|call| if call.is(Op::Append, ".wal") { Err(full(call)) } else { Ok(()) });
     db.put("one", "more").expect_err("the log is full");
     hooked.clear_hook();
-    db.resume().expect("there is room");
-    db.sync().expect("there is room");
+    db.resume().expect("there is space");
+    db.sync().expect("there is space");
     db.wait_idle().expect("idle");
     let files = disk.files().into_iter().filter(|path| !path.ends_with("CURRENT"));
     let there: u64 = files.map(|path| disk.metadata(&path).expect("listed").len).sum();

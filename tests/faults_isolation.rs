@@ -150,7 +150,7 @@ fn other_options_for_an_existing_default_keyspace_are_applied_or_refused() {
 
 const BIG_LEN: usize = (1 << 20) + (64 << 10);
 
-/// A database without preallocation on a disk that can fill up, with room in memory for large records.
+/// A database without preallocation on a disk that can fill up, with space in memory for large records.
 fn on_a_filling_disk() -> (FaultyVfs, HookedVfs, Db) {
     let faulty = FaultyVfs::new();
     let disk = HookedVfs::over(faulty.clone());
@@ -190,7 +190,7 @@ fn fail_half_a_group(faulty: &FaultyVfs, disk: &HookedVfs, db: &Db) -> Option<Se
     }
     faulty.set_free(BIG_LEN as u64 * 3 / 2);
     gate.open();
-    let seq = leader.join().expect("there is room for the small one");
+    let seq = leader.join().expect("there is space for the small one");
     let outcomes = followers.map(watchdog::Task::join);
     disk.clear_hook();
     let is_one_group = outcomes.iter().all(Result::is_err);
@@ -233,7 +233,7 @@ fn a_group_that_was_logged_in_part_leaves_nothing_behind_when_writing_is_resumed
             let db = db.clone();
             move || db.resume()
         })
-        .expect("there is room again");
+        .expect("there is space again");
         let put = |key: &'static str| {
             let db = db.clone();
             ends_somehow(key, move || db.put(key, "1")).expect("no panic").expect("puts")

@@ -151,7 +151,7 @@ fn the_number_of_a_file_that_went_is_not_given_out_again() {
 /// Writes a file of a process that was killed.
 fn leave(disk: &SmallDisk, name: FileName, len_bytes: usize) {
     let mut file = disk.create_new(&name.path(Path::new(DIRECTORY))).expect("nobody has its name");
-    file.append(&[IoSlice::new(&vec![0xA5; len_bytes])]).expect("there is room");
+    file.append(&[IoSlice::new(&vec![0xA5; len_bytes])]).expect("there is space");
 }
 
 /// Fills a disk with what killed openings leave: manifests that `CURRENT` does not name, segments and temporaries.
@@ -176,10 +176,10 @@ fn leave_what_was_in_force(disk: &SmallDisk) {
     assert!(segments_count >= 5, "{segments_count} segments");
 }
 
-/// A disk that is full of what openings have left of which none came to its end: the next one makes room, and puts go on
+/// A disk that is full of what openings have left of which none came to its end: the next one makes space, and puts go on
 /// without a delete. An older manifest that still lies there is no hindrance.
 #[test]
-fn an_opening_on_a_disk_full_of_leftovers_makes_room() {
+fn an_opening_on_a_disk_full_of_leftovers_makes_space() {
     for has_older_manifest in [false, true] {
         within(move || {
             let disk = SmallDisk::new(8 << 20);
@@ -198,8 +198,8 @@ fn an_opening_on_a_disk_full_of_leftovers_makes_room() {
                     panic!("an older manifest: {has_older_manifest}: put {i}: {error:?}")
                 });
             }
-            db.flush().expect("there is room");
-            db.wait_idle().expect("there is room");
+            db.flush().expect("there is space");
+            db.wait_idle().expect("there is space");
             let used_bytes = disk.used_bytes();
             assert!(used_bytes < full_bytes / 4, "{used_bytes} of {full_bytes} bytes are still taken");
             let found = contents(db.default_keyspace());

@@ -33,7 +33,7 @@ fn value_of(db: &Db, key: &str) -> Option<String> {
 /// Orders like bytes, until it is told to panic.
 #[derive(Default)]
 struct Fragile {
-    /// How many more comparisons go well; negative for ever.
+    /// How many more comparisons go well; negative forever.
     left: AtomicI64,
     /// Panics only on the engine's own threads.
     is_for_background: AtomicBool,

@@ -1,5 +1,5 @@
 //! What is set aside for a full disk: it is made, kept, used and given up when it should be, also where a call on it
-//! fails, and what it cannot do never keeps a database from going on once there is room.
+//! fails, and what it cannot do never keeps a database from going on once there is space.
 #![allow(clippy::disallowed_types, reason = "the tests count what other threads do")]
 
 mod common;
@@ -44,9 +44,9 @@ fn numbered(i: u64) -> String {
 /// Puts 50 keys, and lets the reserve follow them.
 fn put_50(db: &Db) {
     for i in 0..50 {
-        db.put(numbered(i), [7; 200]).expect("there is room");
+        db.put(numbered(i), [7; 200]).expect("there is space");
     }
-    db.wait_idle().expect("there is room");
+    db.wait_idle().expect("there is space");
 }
 
 /// Deletes until the disk is so full that the reserve is used.
@@ -82,15 +82,15 @@ fn check_acknowledged(db: &Db, acknowledged: &Model) {
     }
 }
 
-/// Checks that writing goes on, without a reopen, now that there is room.
+/// Checks that writing goes on, without a reopen, now that there is space.
 #[track_caller]
 fn check_goes_on(db: &Db, what: &str) {
     let resuming = db.clone();
     ends("resume", move || resuming.resume())
-        .unwrap_or_else(|error| panic!("{what}: there is room, but resume says {error:?}"));
+        .unwrap_or_else(|error| panic!("{what}: there is space, but resume says {error:?}"));
     let putting = db.clone();
     ends("a put", move || putting.put("more", "1"))
-        .unwrap_or_else(|error| panic!("{what}: there is room, but a put says {error:?}"));
+        .unwrap_or_else(|error| panic!("{what}: there is space, but a put says {error:?}"));
 }
 
 fn refused(kind: ErrorKind, call: &Call<'_>) -> Error {
@@ -118,7 +118,7 @@ fn refuse_once(disk: &HookedVfs, op: Op, end: &'static str, kind: ErrorKind) {
 
 // ---- Where none is wanted ----
 
-/// A reserve that an earlier life set aside goes where none is wanted any more.
+/// A reserve that an earlier incarnation set aside goes where none is wanted any more.
 #[test]
 fn a_reserve_of_an_earlier_life_goes_where_none_is_wanted() {
     within(|| {
@@ -131,7 +131,7 @@ fn a_reserve_of_an_earlier_life_goes_where_none_is_wanted() {
         db.put("k", "v").expect("puts");
         db.wait_idle().expect("idle");
         db.close().expect("closes");
-        assert!(reserve_len(&disk).is_some(), "there is room for one");
+        assert!(reserve_len(&disk).is_some(), "there is space for one");
         let db = open(0);
         db.put("k", "v").expect("puts");
         db.close().expect("closes");
@@ -139,7 +139,7 @@ fn a_reserve_of_an_earlier_life_goes_where_none_is_wanted() {
     });
 }
 
-/// The reserve of an earlier life, used or gone where none is wanted, is not waited for: with room, writing goes on.
+/// The reserve of an earlier incarnation, used or gone where none is wanted, is not waited for: with space, writing goes on.
 #[test]
 fn writing_goes_on_after_a_full_disk_where_no_reserve_is_wanted() {
     for is_removal_refused in [false, true] {
@@ -155,7 +155,7 @@ fn writing_goes_on_after_a_full_disk_where_no_reserve_is_wanted() {
                 let db = open(64 << 20);
                 put_50(&db);
                 db.close().expect("closes");
-                assert!(reserve_len(&space).is_some(), "there is room for one");
+                assert!(reserve_len(&space).is_some(), "there is space for one");
                 if is_removal_refused {
                     refuse_once(&disk, Op::Remove, "RESERVE", ErrorKind::Io);
                 }
@@ -232,12 +232,12 @@ fn a_reserve_shrinks_with_the_data_on_a_small_disk() {
                     .delete_with(numbered(i), WriteOptions::os())
                     .expect("the reserve is there for deletes");
             }
-            // One attempt may find the room taken by a merge that gives it back in the end.
+            // One attempt may find the space taken by a merge that gives it back in the end.
             let settle = || db.flush().and_then(|()| db.compact_range(db.default_keyspace(), ..));
             let settled = (0..100).any(|_| settle().and_then(|()| db.wait_idle()).is_ok());
-            assert!(settled, "{background:?}: there is room: {:?}", db.background_errors());
-            db.resume().expect("there is room for a reserve");
-            let after = reserve_len(&disk).expect("there is room for one");
+            assert!(settled, "{background:?}: there is space: {:?}", db.background_errors());
+            db.resume().expect("there is space for a reserve");
+            let after = reserve_len(&disk).expect("there is space for one");
             assert!(
                 after < 1 << 20,
                 "{background:?}: a reserve of {after} bytes for nothing, {before:?} before"
@@ -246,11 +246,11 @@ fn a_reserve_shrinks_with_the_data_on_a_small_disk() {
     }
 }
 
-// ---- After a time with little room ----
+// ---- After a time with little space ----
 
-/// Memtables that were sealed early while there was no room for a reserve that follows them grow again with room.
+/// Memtables that were sealed early while there was no space for a reserve that follows them grow again with space.
 #[test]
-fn memtables_grow_again_once_there_is_room_for_their_reserve() {
+fn memtables_grow_again_once_there_is_space_for_their_reserve() {
     within(|| {
         let clock = ManualClock::new(UnixMillis(1_700_000_000_000));
         let disk = SmallDisk::over(MemVfs::with_clock(clock.clone()), 400 << 20);
@@ -266,7 +266,7 @@ fn memtables_grow_again_once_there_is_room_for_their_reserve() {
                         state.to_le_bytes()[7]
                     })
                     .collect();
-                db.put(numbered(i % 1000), value).expect("there is room");
+                db.put(numbered(i % 1000), value).expect("there is space");
                 if i % 32 == 0 {
                     work();
                 }
@@ -276,10 +276,10 @@ fn memtables_grow_again_once_there_is_room_for_their_reserve() {
         disk.leave_free(5 << 19);
         write(3 << 9);
         disk.leave_free(390 << 20);
-        // A look for room comes after a pause.
+        // A look for space comes after a pause.
         for _ in 0..30 {
             clock.advance(Duration::from_secs(1));
-            db.put("tick", "1").expect("there is room");
+            db.put("tick", "1").expect("there is space");
             work();
         }
         let before = db.stats().flushes;
@@ -296,10 +296,10 @@ fn outgrown(background: Background) -> (SmallDisk, Db) {
     let options = tiny().memtable_bytes(256 << 10);
     let db = small(&disk).options(options).background(background).open().expect("opens");
     db.wait_idle().expect("idle");
-    assert!(reserve_len(&disk).is_some(), "there is room for one");
+    assert!(reserve_len(&disk).is_some(), "there is space for one");
     disk.leave_free(40 << 10);
     for i in 0..20 {
-        db.put(numbered(i), [7; 1000]).expect("there is room");
+        db.put(numbered(i), [7; 1000]).expect("there is space");
     }
     db.wait_idle().expect("idle");
     disk.leave_free(0);
@@ -307,9 +307,9 @@ fn outgrown(background: Background) -> (SmallDisk, Db) {
     (disk, db)
 }
 
-/// A resume looks for room at once, also in a pause after a look that found none.
+/// A resume looks for space at once, also in a pause after a look that found none.
 #[test]
-fn a_resume_looks_for_room_without_waiting() {
+fn a_resume_looks_for_space_without_waiting() {
     for background in BACKGROUNDS {
         within(move || {
             let (disk, db) = outgrown(background.clone());
@@ -337,13 +337,13 @@ fn a_failed_removal_of_the_reserve_costs_one_delete_at_most() {
                 true if counted.fetch_add(1, Atomic::SeqCst) == 0 => Err(refused(ErrorKind::Io, call)),
                 _ => Ok(()),
             });
-            // So few fit into the room of the reserve.
+            // So few fit into the space of the reserve.
             let deletes = (0..60).map(|i| db.delete(numbered(i % 50)));
             let failures: Vec<Error> = deletes.filter_map(Result::err).take(2).collect();
             let len = reserve_len(&space);
             assert!(failures.len() <= 1, "{background:?}: with a reserve of {len:?} bytes: {failures:?}");
             let removals_count = removals_count.load(Atomic::SeqCst);
-            assert!(removals_count >= 2, "{background:?}: the deletes needed the room of the reserve");
+            assert!(removals_count >= 2, "{background:?}: the deletes needed the space of the reserve");
         });
     }
 }
@@ -368,7 +368,7 @@ fn an_opening_that_cannot_look_at_the_reserve_fails_and_keeps_it() {
         let (_, error) = fill(&db);
         for i in 0..20 {
             db.delete(numbered(i)).unwrap_or_else(|deleting| {
-                panic!("puts took the room of the reserve until {error}: {deleting:?}")
+                panic!("puts took the space of the reserve until {error}: {deleting:?}")
             });
         }
     });
@@ -392,7 +392,7 @@ fn a_resume_that_fails_can_be_tried_again() {
     });
 }
 
-/// A rename of `CURRENT` that fails leaves it open which manifest counts: no room mends that, so writing is off until a
+/// A rename of `CURRENT` that fails leaves it open which manifest counts: no space mends that, so writing is off until a
 /// reopen, which is what the error says, and which finds everything acknowledged.
 #[test]
 fn a_full_disk_that_leaves_the_manifest_in_doubt_asks_for_a_reopen() {
@@ -415,9 +415,9 @@ fn a_full_disk_that_leaves_the_manifest_in_doubt_asks_for_a_reopen() {
     });
 }
 
-// ---- A disk that says that there is room ----
+// ---- A disk that says that there is space ----
 
-/// A quota that is used up is as good as a full disk: with room, writing goes on.
+/// A quota that is used up is as good as a full disk: with space, writing goes on.
 #[test]
 fn writing_goes_on_after_a_quota_was_used_up() {
     within(|| {
@@ -427,7 +427,7 @@ fn writing_goes_on_after_a_quota_was_used_up() {
             let options = tiny().stall_timeout(Duration::from_secs(2));
             let db = small(&disk).options(options).background(Background::Manual).open().expect("opens");
             // The reserve is set aside by a step.
-            db.wait_idle().expect("there is room");
+            db.wait_idle().expect("there is space");
             let (acknowledged, _) = fill(&db);
             drop(db.flush());
             db.delete("unknown").unwrap_or_else(|error| panic!("{free_kib} KiB: no delete: {error:?}"));
@@ -541,7 +541,7 @@ fn a_delete_that_lacks_descriptors_does_not_use_the_reserve() {
         let db = open();
         put_50(&db);
         drop(db);
-        assert!(reserve_len(&disk).is_some(), "there is room for one");
+        assert!(reserve_len(&disk).is_some(), "there is space for one");
         disk.set_hook(|call| match call.op {
             Op::Create => Err(refused(ErrorKind::Exhausted, call)),
             _ => Ok(()),
@@ -554,7 +554,7 @@ fn a_delete_that_lacks_descriptors_does_not_use_the_reserve() {
         for error in errors {
             assert!(error.to_string().contains("descriptors"), "{error}");
         }
-        assert!(reserve_len(&disk).is_some(), "the disk has room");
+        assert!(reserve_len(&disk).is_some(), "the disk has space");
         disk.clear_hook();
         check_goes_on(&db, "with descriptors");
         db.delete(numbered(1)).expect("deletes");
@@ -576,11 +576,11 @@ fn check_full_disk_with_keyspaces(keyspaces_count: u32, background: Background) 
     let keyspaces: Vec<Keyspace> = (0..keyspaces_count).map(create).collect();
     for keyspace in &keyspaces {
         for i in 0..5 {
-            keyspace.put_with(numbered(i), [7; 200], WriteOptions::os()).expect("there is room");
+            keyspace.put_with(numbered(i), [7; 200], WriteOptions::os()).expect("there is space");
         }
     }
-    db.flush().expect("there is room");
-    db.wait_idle().expect("there is room");
+    db.flush().expect("there is space");
+    db.wait_idle().expect("there is space");
     let what = format!("a reserve of {:?} bytes", reserve_len(&disk));
     disk.leave_free(0);
     for i in 0..5 {
@@ -598,7 +598,7 @@ fn check_full_disk_with_keyspaces(keyspaces_count: u32, background: Background) 
     }
 }
 
-/// Each keyspace needs room for its tables, and a few have it.
+/// Each keyspace needs space for its tables, and a few have it.
 #[test]
 fn the_reserve_is_enough_for_five_keyspaces() {
     for background in BACKGROUNDS {

@@ -331,7 +331,7 @@ fn a_disk_that_cannot_reserve_space_is_written_all_the_same() {
             |path| Error::from_io("allocate", path, io::Error::from_raw_os_error(22)),
             |path| Error::from_io("allocate", path, io::Error::from_raw_os_error(27)),
             |path| {
-                Error::new(ErrorKind::NoSpace, "no room to reserve")
+                Error::new(ErrorKind::NoSpace, "no space to reserve")
                     .with_file(path)
                     .with_operation("allocate")
             },

@@ -317,7 +317,7 @@ fn check_knows_all(when: &str, stats: &Stats, files: &BTreeMap<String, u64>) {
     assert_eq!(stats.disk_bytes, bytes, "{when}: {files:?}");
 }
 
-/// Segments of an earlier life that stay needed count with what they take.
+/// Segments of an earlier incarnation that stay needed count with what they take.
 #[test]
 fn the_stats_count_recovered_segments() {
     for durability in [WriteOptions::os(), WriteOptions::disk()] {
@@ -386,11 +386,11 @@ fn the_stats_of_a_database_that_is_only_read_know_its_files() {
     drop(reader);
     disk.leave_free(0);
     let db = on_disk_in_memory(&disk).open().expect("opens");
-    assert!(db.background_error().is_some(), "there is no room to write");
+    assert!(db.background_error().is_some(), "there is no space to write");
     let stats = db.stats();
     assert_eq!(stats.live_files, files.keys().cloned().collect::<Vec<_>>(), "on a full disk");
     disk.leave_free(1 << 20);
-    db.resume().expect("there is room");
+    db.resume().expect("there is space");
     db.wait_idle().expect("idle");
     check_knows_all("resumed", &db.stats(), &lens_of(&disk));
 }

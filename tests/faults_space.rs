@@ -1,4 +1,4 @@
-//! Space follows what is alive: on the disk and in memory, at rest, over short lives, and where there is little of it.
+//! Space follows what is alive: on the disk and in memory, at rest, over short incarnations, and where there is little of it.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -82,16 +82,16 @@ fn an_empty_or_closed_small_database_takes_little_space() {
     check("closed again");
 }
 
-/// A hundred and fifty lives of a few puts each leave a small directory and few files, however they end.
+/// A hundred and fifty incarnations of a few puts each leave a small directory and few files, however they end.
 #[test]
-fn many_short_lives_leave_a_small_directory() {
+fn many_short_incarnations_leave_a_small_directory() {
     for is_closed in [true, false] {
         within(move || {
             let disk = MemVfs::new();
-            for life in 0..150 {
+            for incarnation in 0..150 {
                 let db = usual(&disk).open().expect("opens");
                 for i in 0..5 {
-                    db.put(format!("key{life:03}{i}"), "value").expect("puts");
+                    db.put(format!("key{incarnation:03}{i}"), "value").expect("puts");
                 }
                 if is_closed {
                     db.close().expect("closes");
@@ -115,9 +115,9 @@ fn many_short_lives_leave_a_small_directory() {
 #[test]
 fn a_process_that_dies_early_leaves_little_reserved_space() {
     let dir = TempDir::new().expect("a directory");
-    for life in 0..5 {
+    for incarnation in 0..5 {
         let db = Db::open(dir.path()).expect("opens");
-        db.put(format!("key{life}"), "value").expect("puts");
+        db.put(format!("key{incarnation}"), "value").expect("puts");
     }
     let len = len_on_disk(dir.path());
     assert!(len < 4 << 20, "{len} bytes");
@@ -157,11 +157,11 @@ fn a_small_disk_takes_puts_under_default_options() {
             let disk = SmallDisk::new(capacity_mib << 20);
             let db = usual(&disk).open().unwrap_or_else(|error| panic!("{capacity_mib} MiB: {error:?}"));
             for i in 0..50 {
-                db.put(format!("key{i}"), noise(i, 1000)).expect("there is room");
+                db.put(format!("key{i}"), noise(i, 1000)).expect("there is space");
             }
             let free = disk.free_bytes();
             assert!(free >= (capacity_mib << 20) / 2, "{capacity_mib} MiB: 50 KB of puts left {free} bytes");
-            db.flush().expect("there is room");
+            db.flush().expect("there is space");
             db.close().expect("closes");
             let db = usual(&disk).open().expect("opens");
             assert_eq!(contents(db.default_keyspace()).len(), 50);
@@ -169,7 +169,7 @@ fn a_small_disk_takes_puts_under_default_options() {
     });
 }
 
-/// A disk on which somebody else left little room is opened and written.
+/// A disk on which somebody else left little space is opened and written.
 #[test]
 fn a_little_free_space_is_enough_to_open_and_write() {
     within(|| {
@@ -281,7 +281,7 @@ fn a_full_disk_is_opened_and_read_and_takes_deletes() {
     }
 }
 
-/// Deleting and then merging on a full disk loses nothing, also where the merge of everything finds no room: then it says so.
+/// Deleting and then merging on a full disk loses nothing, also where the merge of everything finds no space: then it says so.
 #[test]
 fn deleting_and_merging_on_a_full_disk_loses_nothing() {
     for background in BACKGROUNDS {
@@ -324,7 +324,7 @@ fn a_disk_that_is_full_before_the_first_flush_gives_space_back() {
             let db = open().expect("opens");
             // So little that quiet leaves it in memory; the reserve follows it.
             for i in 0..200 {
-                db.put(numbered(i), noise(i, 1000)).expect("there is room");
+                db.put(numbered(i), noise(i, 1000)).expect("there is space");
             }
             db.wait_idle().expect("idle");
             drop(db);
@@ -336,7 +336,7 @@ fn a_disk_that_is_full_before_the_first_flush_gives_space_back() {
             }
             let merging = db.clone();
             ends("compact_range", move || merging.compact_range(merging.default_keyspace(), ..))
-                .expect("there is room for what is left");
+                .expect("there is space for what is left");
             assert_eq!(contents(db.default_keyspace()).len(), 40);
             db.close().expect("closes");
             let left_bytes = disk.used_bytes();
@@ -345,8 +345,8 @@ fn a_disk_that_is_full_before_the_first_flush_gives_space_back() {
     }
 }
 
-/// Openings that find no room for a log segment and a manifest leave no more behind than the first one did, and take dead
-/// files of earlier lives away before they give up.
+/// Openings that find no space for a log segment and a manifest leave no more behind than the first one did, and take dead
+/// files of earlier incarnations away before they give up.
 #[test]
 fn openings_of_a_full_disk_take_no_more_of_it_each_time() {
     within(|| {
@@ -366,7 +366,7 @@ fn openings_of_a_full_disk_take_no_more_of_it_each_time() {
         disk.leave_free(0);
         let used_bytes = disk.used_bytes();
         let db = open();
-        db.delete(numbered(1)).expect("there is the room of dead files");
+        db.delete(numbered(1)).expect("there is the space of dead files");
         drop(db);
         for _ in 0..5 {
             disk.leave_free(4096);
@@ -376,7 +376,7 @@ fn openings_of_a_full_disk_take_no_more_of_it_each_time() {
         disk.leave_free(200 << 10);
         let db = open();
         assert_eq!(contents(db.default_keyspace()).len(), 49);
-        db.put("more", "1").expect("there is room");
+        db.put("more", "1").expect("there is space");
         db.close().expect("closes");
     });
 }
@@ -390,11 +390,11 @@ fn deletes_that_meet_a_full_disk_before_writing_is_off_use_the_reserve() {
             let builder = Db::builder("/db").vfs(Arc::new(disk.clone())).options(scaled());
             let db = builder.background(background.clone()).open().expect("opens");
             for i in 0..40 {
-                db.put(format!("key{i:03}"), [0; 1000]).expect("there is room");
+                db.put(format!("key{i:03}"), [0; 1000]).expect("there is space");
             }
-            db.wait_idle().expect("there is room");
+            db.wait_idle().expect("there is space");
             disk.leave_free(0);
-            // The memtable is full before the log is: the next segment is what finds no room.
+            // The memtable is full before the log is: the next segment is what finds no space.
             for i in 0..400 {
                 let deleted = db.delete(format!("key{:03}", i % 40));
                 assert!(deleted.is_ok(), "{background:?}: delete {i} gives {deleted:?}");
@@ -415,7 +415,7 @@ fn an_opening_on_a_full_disk_flushes_nothing() {
         };
         let db = open(&options);
         for i in 0..400 {
-            db.put(format!("{i:05}"), [b'x'; 50]).expect("there is room");
+            db.put(format!("{i:05}"), [b'x'; 50]).expect("there is space");
         }
         assert!(db.stats().sealed_memtables >= 3);
         drop(db);
@@ -446,9 +446,9 @@ fn the_reserve_follows_the_data_both_ways() {
     });
 }
 
-/// A database that met a full disk goes on as soon as a little room is made outside it, without a reopen.
+/// A database that met a full disk goes on as soon as a little space is made outside it, without a reopen.
 #[test]
-fn a_little_room_is_enough_to_go_on_after_a_full_disk() {
+fn a_little_space_is_enough_to_go_on_after_a_full_disk() {
     within(|| {
         let disk = SmallDisk::new(3 << 20);
         disk.leave_free(2 << 20);
@@ -456,9 +456,9 @@ fn a_little_room_is_enough_to_go_on_after_a_full_disk() {
         let acknowledged = fill(&db);
         disk.leave_free(disk.free_bytes() + (300 << 10));
         let resuming = db.clone();
-        ends("resume", move || resuming.resume()).expect("there is room");
-        db.put("more", "1").expect("there is room");
-        db.flush().expect("there is room");
+        ends("resume", move || resuming.resume()).expect("there is space");
+        db.put("more", "1").expect("there is space");
+        db.flush().expect("there is space");
         check_acknowledged(&db, &acknowledged);
         db.close().expect("closes");
     });

@@ -200,7 +200,7 @@ fn a_put_waits_for_a_job_of_another_caller_no_longer_than_it_may() {
             let db = db.clone();
             move || (0..200).try_for_each(|i| db.put(format!("{i:05}"), [b'x'; 100]).map(drop))
         };
-        // Whoever needs room runs the flush itself and is parked in it. Another one must be told.
+        // Whoever needs space runs the flush itself and is parked in it. Another one must be told.
         let _parked = start("puts", many);
         gate.await_parked();
         assert_eq!(start("another put", put("other".to_owned())).join(), Err(ErrorKind::Busy));
@@ -248,7 +248,7 @@ fn merging_a_range_beside_failures_that_are_mended_never_panics() {
         is_over.store(true, Ordering::SeqCst);
         merging.into_iter().for_each(|merging| merging.join());
         disk.clear_hook();
-        db.resume().expect("there is room");
+        db.resume().expect("there is space");
         // The background lives, and nothing is left claimed.
         make_merge_due(&db);
         db.wait_idle().expect("a sound disk");

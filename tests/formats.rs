@@ -22,7 +22,7 @@ use tinylsm::{
 
 /// Every format version of a whole database that this program reads, the newest last.
 const VERSIONS: [u32; 1] = [1];
-const STORIES: [&str; 2] = ["closed", "crashed"];
+const ENDINGS: [&str; 2] = ["closed", "crashed"];
 
 fn options() -> Options {
     let default_keyspace = common::tiny_keyspace().block_bytes(256).level0_compaction_trigger(10);
@@ -78,8 +78,8 @@ fn write_round(db: &Db, other: &Keyspace, round: u32) {
     db.write(&batch, WriteOptions::os()).expect("writes");
 }
 
-/// Writes the database of `story` with this program.
-fn make(story: &str) -> Arc<MemVfs> {
+/// Writes the database of `ending` with this program.
+fn make(ending: &str) -> Arc<MemVfs> {
     let disk = Arc::new(MemVfs::new());
     let db = builder(&disk).open().expect("opens");
     let reverse = options()
@@ -98,7 +98,7 @@ fn make(story: &str) -> Arc<MemVfs> {
     }
     db.wait_idle().expect("idle");
     write_round(&db, &other, 2);
-    if story == "crashed" {
+    if ending == "crashed" {
         // Opening again seals what was replayed and starts a segment; nothing is flushed before the next death.
         let died = Arc::new(disk.fork());
         drop((other, db));
@@ -112,8 +112,8 @@ fn make(story: &str) -> Arc<MemVfs> {
     disk
 }
 
-fn directory(version: u32, story: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/format-{version}/{story}"))
+fn directory(version: u32, ending: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/format-{version}/{ending}"))
 }
 
 fn write_out(disk: &MemVfs, directory: &Path) {
@@ -128,12 +128,12 @@ fn write_out(disk: &MemVfs, directory: &Path) {
 }
 
 /// Copies the checked-in directory to `/db` of a disk in memory.
-fn checked_in(version: u32, story: &str) -> Arc<MemVfs> {
-    let directory = directory(version, story);
+fn checked_in(version: u32, ending: &str) -> Arc<MemVfs> {
+    let directory = directory(version, ending);
     let real = OsVfs::new();
     if real.metadata(&directory).is_err() {
         assert_eq!(Some(&version), VERSIONS.last(), "{} is gone", directory.display());
-        write_out(&make(story), &directory);
+        write_out(&make(ending), &directory);
         panic!("{} was made just now; look at it and check it in", directory.display());
     }
     let disk = MemVfs::new();
@@ -166,8 +166,8 @@ fn listing(disk: &MemVfs) -> String {
 
 #[test]
 fn this_program_writes_what_the_test_expects() {
-    for story in STORIES {
-        check_contents(&builder(&make(story)).open().expect("opens"));
+    for ending in ENDINGS {
+        check_contents(&builder(&make(ending)).open().expect("opens"));
     }
 }
 
@@ -191,9 +191,9 @@ fn check_that_it_takes_writes(disk: &Arc<MemVfs>) {
 #[test]
 fn a_database_of_every_known_version_opens_reads_back_and_takes_writes() {
     for version in VERSIONS {
-        for story in STORIES {
-            let disk = checked_in(version, story);
-            insta::assert_snapshot!(format!("format_{version}_{story}"), listing(&disk));
+        for ending in ENDINGS {
+            let disk = checked_in(version, ending);
+            insta::assert_snapshot!(format!("format_{version}_{ending}"), listing(&disk));
             check_that_it_reads_back(&disk);
             check_that_it_takes_writes(&disk);
         }

@@ -455,7 +455,7 @@ fn proven_records_can_be_carried_into_a_fresh_segment() {
     assert!(found.into_iter().eq(70..110));
 }
 
-/// Bytes behind the readable part that look like frames without end do not make opening take for ever.
+/// Bytes behind the readable part that look like frames without end do not make opening take forever.
 #[test]
 fn a_tail_full_of_forged_frame_headers_is_refused_in_decent_time() {
     let mut forge = Forge::new();

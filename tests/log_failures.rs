@@ -85,7 +85,7 @@ fn log_with_held_records() -> (FaultyVfs, WalWriter) {
     let disk = FaultyVfs::new();
     disk.create_dir_all(Path::new(DIRECTORY)).expect("made");
     let mut wal = create(&disk, OLD, None).expect("created");
-    log_group(&mut wal, 1, &[10], Reach::Disk).expect("there is room");
+    log_group(&mut wal, 1, &[10], Reach::Disk).expect("there is space");
     log_group(&mut wal, 2, &[20, 30], Reach::Memory).expect("memory is enough");
     (disk, wal)
 }
@@ -127,14 +127,14 @@ fn a_group_that_meets_a_full_disk_leaves_the_writer_as_it_was() {
             assert!(!found.is_empty());
 
             // Or it goes on in another segment, however often that takes.
-            let before = wal.abandon().expect("a sync needs no room");
+            let before = wal.abandon().expect("a sync needs no space");
             assert_eq!(before, Predecessor { number: OLD, good_len, last_seq: SeqNum::new(1) });
             create(&disk, NEW, Some(before)).map(drop).expect_err("the disk is still full");
-            assert_eq!(wal.abandon().expect("a sync needs no room"), before);
+            assert_eq!(wal.abandon().expect("a sync needs no space"), before);
             disk.set_free(1 << 30);
-            let mut next = create(&disk, FileNumber(7), Some(before)).expect("there is room");
+            let mut next = create(&disk, FileNumber(7), Some(before)).expect("there is space");
             next.take_over(&wal);
-            log_group(&mut next, 4, group, Reach::Disk).expect("there is room");
+            log_group(&mut next, 4, group, Reach::Disk).expect("there is space");
             assert_eq!(numbers_in(&disk, OLD, Some(before.good_len)), (vec![1], vec![]));
             let expected: Vec<u64> = (2..4 + group.len() as u64).collect();
             let end = next.good_len();
@@ -153,7 +153,7 @@ fn a_group_that_is_dropped_never_was() {
         drop(group);
         assert_eq!(wal.len(), len);
     }
-    log_group(&mut wal, 4, &[50], Reach::Disk).expect("there is room");
+    log_group(&mut wal, 4, &[50], Reach::Disk).expect("there is space");
     let (durable, unproven) = numbers_in(&disk, OLD, Some(wal.good_len()));
     assert_eq!((durable, unproven), (vec![1, 2, 3, 4], vec![]));
 }
@@ -170,14 +170,14 @@ fn a_failed_sync_is_final() {
 }
 
 #[test]
-fn a_disk_that_cannot_reserve_takes_what_it_has_room_for() {
+fn a_disk_that_cannot_reserve_takes_what_it_has_space_for() {
     let disk = FaultyVfs::new();
     disk.create_dir_all(Path::new(DIRECTORY)).expect("made");
     let mut wal = WalWriter::create(&disk, Path::new(DIRECTORY), OLD, None, 64 << 20).expect("created");
     // Far less than the first step of reserving.
     disk.set_free(5000);
     for seq in 1..=40 {
-        log_group(&mut wal, seq, &[10], Reach::Disk).expect("there is room for this");
+        log_group(&mut wal, seq, &[10], Reach::Disk).expect("there is space for this");
     }
     assert_eq!(numbers_in(&disk, OLD, None).0.len(), 39, "all but the last are proven");
     let error = log_group(&mut wal, 41, &[5000], Reach::Disk).expect_err("not for this");
@@ -194,7 +194,7 @@ fn what_is_reserved_ahead_grows_with_the_segment() {
     assert!(file_len() < 100, "nothing is reserved for nothing");
     let (mut steps_count, mut last_len) = (0, 0);
     for seq in 1..=10_000 {
-        log_group(&mut wal, seq, &[1000], Reach::System).expect("there is room");
+        log_group(&mut wal, seq, &[1000], Reach::System).expect("there is space");
         let (len, ahead_max) = (file_len(), (wal.len() / 4).clamp(WAL_ALLOCATE_LEN_BYTES_MIN, max));
         assert!(len >= wal.len());
         assert!(len - wal.len() <= ahead_max, "{len} bytes for {}", wal.len());
@@ -205,7 +205,7 @@ fn what_is_reserved_ahead_grows_with_the_segment() {
     wal.trim();
     assert_eq!(file_len(), wal.good_len(), "what takes nothing more keeps nothing reserved");
     log_group(&mut wal, 20_000, &[10], Reach::Disk).expect("trimmed is not ended");
-    wal.finish().expect("there is room");
+    wal.finish().expect("there is space");
     assert_eq!(file_len(), wal.good_len());
 }
 
@@ -231,7 +231,7 @@ fn resuming_keeps_the_commits_that_waited_in_memory() {
     for with_flush in [false, true] {
         let disk = FaultyVfs::new();
         let db = builder(&disk).open().expect("opens");
-        put(&db, "a", 10, Durability::Disk).expect("there is room");
+        put(&db, "a", 10, Durability::Disk).expect("there is space");
         for (waiting, refused, value_len) in [("b", "x", 10), ("c", "y", 2 << 20)] {
             put(&db, waiting, 10, Durability::None).expect("memory is enough");
             let seq = db.last_seq();
@@ -241,7 +241,7 @@ fn resuming_keeps_the_commits_that_waited_in_memory() {
             assert_eq!(db.last_seq(), seq, "the numbers are free again");
             db.resume().expect_err("the disk is still full");
             disk.set_free(1 << 30);
-            db.resume().expect("there is room");
+            db.resume().expect("there is space");
             assert_eq!(put(&db, "z", 10, Durability::None).expect("writing is on").get(), seq.get() + 1);
         }
         assert_eq!(keys_of(&db), ["a", "b", "c", "z"]);
@@ -250,7 +250,7 @@ fn resuming_keeps_the_commits_that_waited_in_memory() {
         } else {
             db.sync().expect("syncs");
         }
-        put(&db, "d", 10, Durability::Disk).expect("there is room");
+        put(&db, "d", 10, Durability::Disk).expect("there is space");
         drop(db);
         let db = builder(&disk).open().expect("opens");
         assert_eq!(keys_of(&db), ["a", "b", "c", "d", "z"]);
@@ -291,7 +291,7 @@ fn no_writer_hangs_and_nothing_acknowledged_is_lost_when_a_group_meets_a_full_di
             acknowledged.append(&mut keys.lock());
         }
         disk.set_free(1 << 30);
-        db.resume().expect("there is room");
+        db.resume().expect("there is space");
     }
     acknowledged.sort_unstable();
     assert_eq!(keys_of(&db), acknowledged, "what was refused is not there");

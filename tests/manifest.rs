@@ -54,7 +54,7 @@ fn begin(disk: &FaultyVfs) -> ManifestWriter {
     ];
     catalog.apply(&first).expect("makes sense");
     let (number, temporary) = (FileNumber(5), FileNumber(6));
-    ManifestWriter::create(disk, Path::new(DIRECTORY), number, temporary, catalog).expect("there is room")
+    ManifestWriter::create(disk, Path::new(DIRECTORY), number, temporary, catalog).expect("there is space")
 }
 
 fn read_back(disk: &FaultyVfs) -> Catalog {
@@ -83,10 +83,10 @@ fn an_edit_of_any_length_is_installed() {
     let mut manifest = begin(&disk);
     let edit: Vec<Change> = (100..1200).map(|number| table(number, KEY_LEN_BYTES_MAX)).collect();
     assert!(manifest.is_oversized(&edit));
-    let old = manifest.roll_with(&disk, &edit, FileNumber(7), FileNumber(8)).expect("there is room");
+    let old = manifest.roll_with(&disk, &edit, FileNumber(7), FileNumber(8)).expect("there is space");
     assert_eq!(old, FileNumber(5));
     drop(edit);
-    manifest.install(&[table(2000, 8)]).expect("there is room");
+    manifest.install(&[table(2000, 8)]).expect("there is space");
     assert_eq!(read_back(&disk), *manifest.catalog());
     assert_eq!(read_back(&disk).tables().count(), 1101);
     let lens = record_lens(&disk, FileNumber(7));
@@ -100,7 +100,7 @@ fn an_edit_of_any_length_is_installed() {
         })
         .collect();
     assert!(!manifest.is_oversized(&removal));
-    manifest.install(&removal).expect("there is room");
+    manifest.install(&removal).expect("there is space");
     assert_eq!(read_back(&disk).tables().count(), 1);
 }
 
@@ -170,7 +170,7 @@ fn an_install_that_fails_is_the_last() {
     }
 }
 
-/// An edit that finds no room is refused and changes nothing; those that need next to none still go in, and with room all
+/// An edit that finds no space is refused and changes nothing; those that need next to none still go in, and with space all
 /// do.
 #[test]
 fn a_full_disk_refuses_an_edit_and_goes_on() {
@@ -179,7 +179,7 @@ fn a_full_disk_refuses_an_edit_and_goes_on() {
     manifest.allocate_ahead();
     disk.set_free(0);
     let before = manifest.catalog().clone();
-    let refused = manifest.install(&[table(50, 20_000)]).expect_err("there is no room");
+    let refused = manifest.install(&[table(50, 20_000)]).expect_err("there is no space");
     assert!(matches!(refused, Failure::NotInstalled(_)), "{refused:?}");
     assert_eq!(refused.into_error().kind(), ErrorKind::NoSpace);
     assert!(manifest.failure().is_none() && *manifest.catalog() == before);
@@ -188,6 +188,6 @@ fn a_full_disk_refuses_an_edit_and_goes_on() {
     }
     assert_eq!(read_back(&disk), *manifest.catalog());
     disk.set_free(1 << 20);
-    manifest.install(&[table(50, 20_000)]).expect("there is room");
+    manifest.install(&[table(50, 20_000)]).expect("there is space");
     assert_eq!(read_back(&disk), *manifest.catalog());
 }

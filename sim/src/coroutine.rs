@@ -34,7 +34,7 @@ use std::ptr;
 /// Bytes of a simulated thread's stack. Debug builds keep many more temporaries on it.
 const STACK_BYTES: usize = if cfg!(debug_assertions) { 1 << 20 } else { 256 << 10 };
 
-/// Stacks kept for later worlds: more than the threads of a few worlds at once, less than 1 GiB mapped.
+/// Stacks kept for later simulations: more than the threads of a few simulations at once, less than 1 GiB mapped.
 const POOLED_STACKS_MAX: usize = 512;
 
 /// Stacks whose fibers ended. Mapping one costs as much as hundreds of switches.

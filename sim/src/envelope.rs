@@ -1,6 +1,6 @@
 //! A madsim runtime around a run, so that nothing of the real machine seeps in unnoticed.
 //!
-//! Owns the hosting of worlds, or of any code, inside madsim. There the calls of the C library for clock,
+//! Owns the hosting of simulations, or of any code, inside madsim. There the calls of the C library for clock,
 //! entropy and threads are intercepted, also those that a dependency makes behind our back:
 //!
 //! | stray call | what it meets | how it shows |
@@ -46,7 +46,7 @@ const SEEDS: (u64, u64) = (0x5eed, 0xcafe);
 /// What the generator of an untouched envelope gives next, by the envelope's seed.
 static UNTOUCHED: Mutex<BTreeMap<u64, u64>> = Mutex::new(BTreeMap::new());
 
-/// Runs `body` inside a madsim runtime on an OS thread of its own. Worlds run by `body` stay on that thread.
+/// Runs `body` inside a madsim runtime on an OS thread of its own. Simulations run by `body` stay on that thread.
 ///
 /// # Panics
 /// With what `body` panics with.

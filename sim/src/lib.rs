@@ -2,10 +2,10 @@
 //!
 //! To test an application of one's own, begin with [`check()`]; the rest is what it stands on, and how TinyLSM tests itself.
 //!
-//! A [`tape::Tape`] makes every choice. [`schedule::World`] runs code written against `tinylsm::sync` with
+//! A [`tape::Tape`] makes every choice. [`schedule::Simulation`] runs code written against `tinylsm::sync` with
 //! simulated threads on one OS thread, in virtual time, and hashes every event into a [`trace::Trace`]: the
-//! same tape gives the same trace, bit for bit. [`disk::SimDisk`] is a disk that loses power; [`world`] tells the
-//! stories of databases on it and judges them.
+//! same tape gives the same trace, bit for bit. [`disk::SimDisk`] is a disk that loses power; [`workload`] drives
+//! databases on it and judges what they do.
 
 pub mod check;
 pub mod contract;
@@ -16,7 +16,7 @@ pub mod envelope;
 pub mod schedule;
 pub mod tape;
 pub mod trace;
-pub mod world;
+pub mod workload;
 
 pub use crate::check::{Check, Outcome, Run, check};
 

@@ -4,13 +4,13 @@
 //! plays from a seed (ChaCha8, one stream per [`Label`], so that a further draw for one purpose does not
 //! shift the others), from recorded choices (replay and shrinking), or from raw bytes (a fuzzer's input).
 //!
-//! Promises: the same source gives the same choices on every machine, in every build, for ever; the sampling
+//! Promises: the same source gives the same choices on every machine, in every build, forever; the sampling
 //! is our own (Lemire's multiply and reject), because the ready-made distributions may change between
 //! versions. **Zero is the simplest choice**: no fault, the lowest index, the shortest delay. Choices and
 //! bytes that run out go on as zeros, so a shortened tape is a simpler run, never an invalid one.
 //!
 //! A clone is another handle of the same tape. It may be stored in what is `Send + Sync`, but the order of
-//! draws is the run's meaning: only the simulated threads of one world should share a tape. No draw suspends.
+//! draws is the run's meaning: only the simulated threads of one simulation should share a tape. No draw suspends.
 
 use parking_lot::Mutex;
 use rand_chacha::ChaCha8Rng;

@@ -170,8 +170,8 @@ fn code_that_unwraps_and_leaves_threads_behind_may_lose_power_too() {
 fn panics_and_errors_are_told_with_their_place() {
     let text = cause(|_: &Run| assert_eq!(1 + 1, 3, "sums"));
     assert_says(&text, &["thread 'main' panicked", "check.rs:", "sums"]);
-    let text = cause(|_: &Run| -> std::result::Result<(), String> { Err("no room left".to_owned()) });
-    assert_says(&text, &["the run returned an error", "no room left"]);
+    let text = cause(|_: &Run| -> std::result::Result<(), String> { Err("no space left".to_owned()) });
+    assert_says(&text, &["the run returned an error", "no space left"]);
     let text = cause(|run: &Run| {
         run.incarnation(|| -> Result<()> { run.db("/db").create_if_missing(false).open().map(drop) });
     });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 use tinylsm::sync::{Condvar, Mutex, spawn, yield_point};
-use tinylsm_sim::schedule::{self, Options, Outcome, StrategyKind, World};
+use tinylsm_sim::schedule::{self, Options, Outcome, Simulation, StrategyKind};
 use tinylsm_sim::tape::{Label, Tape};
 use tinylsm_sim::trace::{Keep, first_difference};
 
@@ -49,7 +49,7 @@ impl Log {
 }
 
 fn run(tape: Tape, options: Options, writers: u64, each: u64) -> Outcome<usize> {
-    World::run(tape.clone(), options, move || {
+    Simulation::run(tape.clone(), options, move || {
         let log = Arc::new(Log::default());
         let threads: Vec<_> = (0..writers)
             .map(|writer| {
@@ -60,7 +60,7 @@ fn run(tape: Tape, options: Options, writers: u64, each: u64) -> Outcome<usize> 
                         yield_point("between commits");
                     }
                 };
-                spawn("writer", body).expect("a world has threads to give")
+                spawn("writer", body).expect("a simulation has threads to give")
             })
             .collect();
         for thread in threads {
@@ -119,17 +119,17 @@ fn a_recorded_run_replays() {
 }
 
 #[test]
-fn a_world_on_the_calling_thread_goes_the_same_way() {
-    let world = || {
+fn a_simulation_on_the_calling_thread_goes_the_same_way() {
+    let simulation = || {
         let lock = Arc::new(Mutex::new(0));
         let other = Arc::clone(&lock);
-        let thread = spawn("adder", move || *other.lock() += 1).expect("a world has threads to give");
+        let thread = spawn("adder", move || *other.lock() += 1).expect("a simulation has threads to give");
         *lock.lock() += 1;
         thread.join()
     };
     for seed in 0..20 {
-        let apart = World::run(Tape::from_seed(seed), Options::default(), world);
-        let here = World::run_here(Tape::from_seed(seed), Options::default(), world);
+        let apart = Simulation::run(Tape::from_seed(seed), Options::default(), simulation);
+        let here = Simulation::run_here(Tape::from_seed(seed), Options::default(), simulation);
         assert_eq!(apart.trace.hash(), here.trace.hash(), "seed {seed}");
     }
 }
@@ -142,7 +142,7 @@ fn the_simplest_tape_runs_to_its_end() {
 }
 
 #[test]
-fn worlds_in_parallel_do_not_touch_each_other() {
+fn simulations_in_parallel_do_not_touch_each_other() {
     let alone: Vec<u64> =
         (0..8).map(|seed| run(Tape::from_seed(seed), Options::default(), 3, 20).trace.hash()).collect();
     let threads: Vec<_> = (0..4)
@@ -191,10 +191,10 @@ fn hashes_never_change() {
 
 #[test]
 fn two_runs_are_bisected_to_the_first_event_that_differs() {
-    let world = |odd: u64| {
+    let simulation = |odd: u64| {
         move |keep: Keep| {
             let options = Options { keep, ..Options::default() };
-            let outcome = World::run(Tape::from_seed(3), options, move || {
+            let outcome = Simulation::run(Tape::from_seed(3), options, move || {
                 for number in 0..5_000 {
                     schedule::event(9, &[number + u64::from(number == odd)]);
                     schedule::note(|| format!("number {number}"));
@@ -205,8 +205,8 @@ fn two_runs_are_bisected_to_the_first_event_that_differs() {
             outcome.trace
         }
     };
-    let difference = first_difference(world(u64::MAX), world(4_321)).expect("they differ");
+    let difference = first_difference(simulation(u64::MAX), simulation(4_321)).expect("they differ");
     let (left, right) = (difference.left.expect("not ended"), difference.right.expect("not ended"));
     assert_eq!((left.text.as_str(), right.text.as_str()), ("event 9 [4321]", "event 9 [4322]"));
-    assert!(first_difference(world(1), world(1)).is_none());
+    assert!(first_difference(simulation(1), simulation(1)).is_none());
 }

@@ -9,7 +9,7 @@ use tinylsm::base::error::{ErrorKind, Result};
 use tinylsm::sync::process_id;
 use tinylsm::vfs::{LockMode, Vfs, WriteFile, read_full};
 use tinylsm_sim::disk::{Damage, FaultPlan, Profile, SimDisk};
-use tinylsm_sim::schedule::{self, Options, World};
+use tinylsm_sim::schedule::{self, Options, Simulation};
 use tinylsm_sim::tape::Tape;
 
 const ROOT: &str = "/db";
@@ -375,7 +375,7 @@ fn who_holds_a_directory_goes_with_it() {
 
 #[test]
 fn a_forked_child_in_a_simulation_has_another_number_and_frees_no_lock() {
-    let outcome = World::run(Tape::from_seed(1), Options::default(), || {
+    let outcome = Simulation::run(Tape::from_seed(1), Options::default(), || {
         let disk = disk();
         let lock = disk.lock(&at("LOCK"), LockMode::Exclusive).unwrap();
         let parent = process_id();

@@ -2,10 +2,10 @@
 
 use tinylsm_sim::disk::Profile;
 use tinylsm_sim::trace::Keep;
-use tinylsm_sim::world::goals::{Events, missed, tally};
-use tinylsm_sim::world::operations::Operation;
-use tinylsm_sim::world::run::run_with;
-use tinylsm_sim::world::story::Settings;
+use tinylsm_sim::workload::driver::Settings;
+use tinylsm_sim::workload::goals::{Events, missed, tally};
+use tinylsm_sim::workload::operations::Operation;
+use tinylsm_sim::workload::run::run_with;
 
 const FIRST_SEED: u64 = 3_000_000;
 /// Enough for whatever comes up in every third run.
@@ -18,7 +18,7 @@ fn missed_without(without: Option<Operation>) -> Vec<String> {
     for seed in FIRST_SEED..FIRST_SEED + RUNS {
         let ended = run_with(seed, Profile::Kill, Keep::Nothing, &settings);
         assert!(ended.violation.is_none(), "seed {seed}: {:?}", ended.violation);
-        tally(&mut events, &ended.tale.events);
+        tally(&mut events, &ended.summary.events);
     }
     missed(Profile::Kill, RUNS, &events)
 }

@@ -122,7 +122,7 @@ fn litmus(
             let image = disk.image();
             let outcome = outcome(&image);
             if !allowed.must.contains(&outcome.as_str()) && !allowed.may.contains(&outcome.as_str()) {
-                panic!("{profile:?} left {outcome:?}\n{}", image.crash_story().unwrap());
+                panic!("{profile:?} left {outcome:?}\n{}", image.crash_report().unwrap());
             }
             *seen.entry(outcome).or_default() += 1;
         }
@@ -747,7 +747,7 @@ fn a_trim_takes_away_a_failed_append_for_readers_and_a_sync_for_good() {
         litmus(
             |disk| {
                 let mut file = durable(disk, "f", &a[..1000]);
-                // Room for three quarters of it, of which any part is taken.
+                // Space for three quarters of it, of which any part is taken.
                 disk.set_space(Some(1000 + 2250));
                 while read(disk, "f").unwrap().len() == 1000 {
                     file = durable_again(disk, &a[..1000]);
@@ -867,8 +867,8 @@ fn l30_a_second_power_loss_changes_nothing() {
             for name in ["a", "b", "c"] {
                 assert_eq!(read(&image, name), read(&again, name));
             }
-            let story = again.crash_story().unwrap();
-            assert!(story.losses().is_empty(), "{story}");
+            let report = again.crash_report().unwrap();
+            assert!(report.losses().is_empty(), "{report}");
         }
     }
 }

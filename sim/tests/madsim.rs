@@ -1,4 +1,4 @@
-//! The envelope: inside madsim, nothing of the real machine reaches a world unnoticed.
+//! The envelope: inside madsim, nothing of the real machine reaches a simulation unnoticed.
 //!
 //! Every alarm has a positive control here, so that the silence of later sweeps means something.
 
@@ -18,13 +18,13 @@ mod enveloped {
     use std::time::{Duration, Instant, SystemTime};
     use tinylsm::sync::{Condvar, Mutex, spawn};
     use tinylsm_sim::envelope::{Leak, check, enclose};
-    use tinylsm_sim::schedule::{self, Failure, Options, World};
+    use tinylsm_sim::schedule::{self, Failure, Options, Simulation};
     use tinylsm_sim::tape::{Label, Tape};
 
-    /// Runs a world with locks, waits, sleeps and choices; returns its trace's hash.
-    fn world(seed: u64) -> u64 {
+    /// Runs a simulation with locks, waits, sleeps and choices; returns its trace's hash.
+    fn simulation(seed: u64) -> u64 {
         let tape = Tape::from_seed(seed);
-        let outcome = World::run(tape.clone(), Options::default(), move || {
+        let outcome = Simulation::run(tape.clone(), Options::default(), move || {
             let shared = Arc::new((Mutex::new(0_u64), Condvar::new()));
             let threads: Vec<_> = (0..3)
                 .map(|_| {
@@ -36,7 +36,7 @@ mod enveloped {
                             shared.1.notify_all();
                         }
                     };
-                    spawn("adder", body).expect("a world has threads to give")
+                    spawn("adder", body).expect("a simulation has threads to give")
                 })
                 .collect();
             let mut sum = shared.0.lock();
@@ -50,16 +50,18 @@ mod enveloped {
         outcome.trace.hash()
     }
 
-    /// Runs a world whose only event is what `number` gives.
-    fn world_of(number: fn() -> u64) -> u64 {
-        World::run(Tape::zeros(), Options::default(), move || schedule::event(1, &[number()])).trace.hash()
+    /// Runs a simulation whose only event is what `number` gives.
+    fn simulation_of(number: fn() -> u64) -> u64 {
+        Simulation::run(Tape::zeros(), Options::default(), move || schedule::event(1, &[number()]))
+            .trace
+            .hash()
     }
 
     #[test]
-    fn a_world_goes_the_same_way_inside_and_outside() {
+    fn a_simulation_goes_the_same_way_inside_and_outside() {
         for seed in 0..50 {
-            let inside = check(|| move || world(seed)).expect("a world touches nothing real");
-            assert_eq!(inside, world(seed), "seed {seed}");
+            let inside = check(|| move || simulation(seed)).expect("a simulation touches nothing real");
+            assert_eq!(inside, simulation(seed), "seed {seed}");
         }
     }
 
@@ -77,20 +79,20 @@ mod enveloped {
             (0..1_000_000_u64).for_each(|number| drop(std::hint::black_box(Box::new(number))));
             began.elapsed()
         });
-        assert_eq!(passed.value, Duration::ZERO, "madsim's clock stands still while a world runs");
+        assert_eq!(passed.value, Duration::ZERO, "madsim's clock stands still while a simulation runs");
     }
 
     #[test]
-    fn a_world_that_looks_at_the_clock_is_found() {
+    fn a_simulation_that_looks_at_the_clock_is_found() {
         let look = || {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
             now.expect("after 1970").as_nanos() as u64
         };
-        assert!(matches!(check(|| move || world_of(look)), Err(Leak::Differs { .. })));
+        assert!(matches!(check(|| move || simulation_of(look)), Err(Leak::Differs { .. })));
     }
 
     #[test]
-    fn a_world_that_asks_for_entropy_is_found() {
+    fn a_simulation_that_asks_for_entropy_is_found() {
         fn ask() -> u64 {
             let mut bytes = [0_u8; 8];
             getrandom::fill(&mut bytes).expect("the system has entropy");
@@ -100,24 +102,24 @@ mod enveloped {
             ask();
             0
         }
-        assert_eq!(check(|| || world_of(ask)), Err(Leak::Entropy));
-        assert_eq!(check(|| || world_of(ask_and_forget)), Err(Leak::Entropy));
-        assert!(!enclose(9, || world_of(|| 7)).drew_entropy);
+        assert_eq!(check(|| || simulation_of(ask)), Err(Leak::Entropy));
+        assert_eq!(check(|| || simulation_of(ask_and_forget)), Err(Leak::Entropy));
+        assert!(!enclose(9, || simulation_of(|| 7)).drew_entropy);
     }
 
     #[test]
-    fn a_world_that_depends_on_the_order_of_a_hash_map_is_found() {
+    fn a_simulation_that_depends_on_the_order_of_a_hash_map_is_found() {
         let order = || {
             let map: HashMap<u64, ()> = (0..100).map(|key| (key, ())).collect();
             map.keys().fold(0, |order: u64, &key| order.wrapping_mul(31).wrapping_add(key))
         };
-        assert!(matches!(check(|| move || world_of(order)), Err(Leak::Differs { .. })));
+        assert!(matches!(check(|| move || simulation_of(order)), Err(Leak::Differs { .. })));
     }
 
     #[test]
     fn an_operating_system_thread_is_refused() {
         let failure = enclose(1, || {
-            World::run(Tape::zeros(), Options::default(), || drop(std::thread::spawn(|| ()))).failure
+            Simulation::run(Tape::zeros(), Options::default(), || drop(std::thread::spawn(|| ()))).failure
         });
         assert!(matches!(failure.value, Some(Failure::Panic { .. })), "{failure:?}");
         let alone = catch_unwind(AssertUnwindSafe(|| enclose(1, || drop(std::thread::spawn(|| ())))));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tinylsm::sync::{Condvar, JoinHandle, Mutex, spawn, yield_point};
-use tinylsm_sim::schedule::{self, Failure, Options, Outcome, StrategyKind, World};
+use tinylsm_sim::schedule::{self, Failure, Options, Outcome, Simulation, StrategyKind};
 use tinylsm_sim::tape::Tape;
 
 fn start(name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle {
@@ -15,7 +15,7 @@ fn start(name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle {
 }
 
 fn run<R: Send + 'static>(seed: u64, main: impl FnOnce() -> R + Send + 'static) -> Outcome<R> {
-    World::run(Tape::from_seed(seed), Options::default(), main)
+    Simulation::run(Tape::from_seed(seed), Options::default(), main)
 }
 
 /// Raises a number `count` times by reading and writing apart, under a lock or without.
@@ -49,7 +49,7 @@ fn locks_exclude_under_every_strategy() {
     for kind in StrategyKind::ALL {
         for seed in 0..50 {
             let options = Options { strategy: Some(kind), ..Options::default() };
-            let outcome = World::run(Tape::from_seed(seed), options, || sum(true));
+            let outcome = Simulation::run(Tape::from_seed(seed), options, || sum(true));
             assert_eq!(outcome.failure, None, "{kind:?} seed {seed}");
             assert_eq!(outcome.value, Some(30), "{kind:?} seed {seed}");
         }
@@ -61,7 +61,7 @@ fn a_planted_race_is_found_within_a_few_seeds() {
     for kind in StrategyKind::ALL {
         let caught = (0..100).find(|&seed| {
             let options = Options { strategy: Some(kind), ..Options::default() };
-            World::run(Tape::from_seed(seed), options, || sum(false)).value != Some(30)
+            Simulation::run(Tape::from_seed(seed), options, || sum(false)).value != Some(30)
         });
         let seeds_max = if kind == StrategyKind::RandomWalk { 5 } else { 50 };
         assert!(caught.is_some_and(|seed| seed < seeds_max), "{kind:?}: {caught:?}");
@@ -70,7 +70,7 @@ fn a_planted_race_is_found_within_a_few_seeds() {
 
 #[test]
 fn the_simplest_tape_does_not_race() {
-    let outcome = World::run(Tape::zeros(), Options::default(), || sum(false));
+    let outcome = Simulation::run(Tape::zeros(), Options::default(), || sum(false));
     assert_eq!(outcome.value, Some(30));
 }
 
@@ -117,7 +117,7 @@ fn no_notification_is_lost() {
     for kind in StrategyKind::ALL {
         for seed in 0..100 {
             let options = Options { strategy: Some(kind), ..Options::default() };
-            let outcome = World::run(Tape::from_seed(seed), options, || handoff(20));
+            let outcome = Simulation::run(Tape::from_seed(seed), options, || handoff(20));
             assert_eq!(outcome.failure, None, "{kind:?} seed {seed}");
         }
     }
@@ -172,7 +172,7 @@ fn a_notification_beats_a_later_timeout() {
 #[test]
 fn sleepers_wake_in_the_order_of_their_times() {
     let options = Options { strategy: Some(StrategyKind::RandomWalk), ..Options::default() };
-    let outcome = World::run(Tape::from_seed(1), options, || {
+    let outcome = Simulation::run(Tape::from_seed(1), options, || {
         let order = Arc::new(Mutex::new(Vec::new()));
         let threads: Vec<_> = [30, 10, 20]
             .into_iter()
@@ -193,7 +193,7 @@ fn sleepers_wake_in_the_order_of_their_times() {
 }
 
 #[test]
-fn spurious_wake_ups_happen_in_some_worlds() {
+fn spurious_wake_ups_happen_in_some_simulations() {
     let woken_early = |seed| {
         let outcome = run(seed, || {
             let (lock, condition) = (Mutex::new(()), Condvar::new());
@@ -202,7 +202,7 @@ fn spurious_wake_ups_happen_in_some_worlds() {
         outcome.value == Some(true)
     };
     let count = (0..40).filter(|&seed| woken_early(seed)).count();
-    assert!((5..35).contains(&count), "{count} of 40 worlds");
+    assert!((5..35).contains(&count), "{count} of 40 simulations");
 }
 
 #[test]
@@ -250,10 +250,10 @@ fn a_thread_that_nobody_wakes_is_a_deadlock() {
 }
 
 #[test]
-fn an_endless_world_is_stopped() {
+fn an_endless_simulation_is_stopped() {
     let strategy = Some(StrategyKind::RandomWalk);
     let options = Options { steps_max: 10_000, strategy, ..Options::default() };
-    let outcome = World::run(Tape::from_seed(1), options, || {
+    let outcome = Simulation::run(Tape::from_seed(1), options, || {
         start("spinner", || {
             loop {
                 yield_point("spin");
@@ -272,7 +272,7 @@ fn a_waiting_loop_ends_under_every_strategy() {
     for kind in StrategyKind::ALL {
         for tape in [Tape::zeros(), Tape::from_seed(8)] {
             let options = Options { strategy: Some(kind), ..Options::default() };
-            let outcome = World::run(tape, options, || {
+            let outcome = Simulation::run(tape, options, || {
                 let flag = Arc::new(AtomicBool::new(false));
                 let other = Arc::clone(&flag);
                 let thread = start("setter", move || other.store(true, Ordering::Relaxed));
@@ -290,7 +290,7 @@ fn a_waiting_loop_ends_under_every_strategy() {
 fn starvation_keeps_a_thread_from_running_for_long() {
     let gap_ns = |seed| {
         let options = Options { strategy: Some(StrategyKind::Starvation), ..Options::default() };
-        let outcome = World::run(Tape::from_seed(seed), options, || {
+        let outcome = Simulation::run(Tape::from_seed(seed), options, || {
             let (mut last, mut longest) = (schedule::now(), 0);
             let busy = start("busy", || {
                 for _ in 0..2_000 {
@@ -311,7 +311,7 @@ fn starvation_keeps_a_thread_from_running_for_long() {
 }
 
 #[test]
-fn a_panic_is_the_failure_of_its_world() {
+fn a_panic_is_the_failure_of_its_simulation() {
     let outcome = run(2, || {
         let shared = Arc::new(Mutex::new(0));
         let other = Arc::clone(&shared);
@@ -322,7 +322,7 @@ fn a_panic_is_the_failure_of_its_world() {
             assert_eq!(*value, wanted, "the planted mistake");
         });
         thread.join();
-        unreachable!("a panic ends the world at once");
+        unreachable!("a panic ends the simulation at once");
     });
     let Some(Failure::Panic { thread, message, location, stranded }) = outcome.failure else {
         panic!("{outcome:?}");
@@ -343,7 +343,7 @@ fn a_caught_panic_is_no_failure() {
             resume_unwind(Box::new("caught"));
         }));
         assert!(caught.is_err());
-        yield_point("life goes on");
+        yield_point("it goes on");
         *lock.lock()
     });
     assert_eq!((outcome.failure, outcome.value), (None, Some(1)));
@@ -415,7 +415,7 @@ fn threads_that_are_torn_down_drop_what_they_own() {
 }
 
 #[test]
-fn objects_may_outlive_a_world() {
+fn objects_may_outlive_a_simulation() {
     let shared = Arc::new((Mutex::new(0), Condvar::new()));
     for seed in 0..4 {
         let shared = Arc::clone(&shared);

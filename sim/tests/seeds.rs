@@ -1,14 +1,14 @@
-//! Every seed that once found a bug, for ever.
+//! Every seed that once found a bug, forever.
 //!
-//! The world of a seed changes when the workload does, so `cargo sim mutants` checks that each still fails where its
+//! The run of a seed changes when the workload does, so `cargo sim mutants` checks that each still fails where its
 //! bug is planted again.
 
 #![allow(clippy::disallowed_methods, reason = "the seed files lie on the real disk")]
 
 use std::path::Path;
 use tinylsm_sim::trace::Keep;
-use tinylsm_sim::world::run::run;
-use tinylsm_sim::world::seed_file::SeedFile;
+use tinylsm_sim::workload::run::run;
+use tinylsm_sim::workload::seed_file::SeedFile;
 
 #[test]
 fn what_was_found_once_is_not_found_again() {

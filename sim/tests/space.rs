@@ -10,10 +10,10 @@ use tinylsm::sync::spawn;
 use tinylsm::vfs::Vfs;
 use tinylsm::{Background, Db, Durability, KeyspaceOptions, Options};
 use tinylsm_sim::disk::{Profile, SimDisk};
-use tinylsm_sim::schedule::{self, StrategyKind, World};
+use tinylsm_sim::schedule::{self, Simulation, StrategyKind};
 use tinylsm_sim::tape::Tape;
 
-/// Each runs one world.
+/// Each runs one run.
 const SEEDS: std::ops::Range<u64> = 0..100;
 
 fn options() -> Options {
@@ -44,19 +44,19 @@ fn larger_memtable() -> Options {
     options().memtable_bytes(64 << 10)
 }
 
-/// Runs `body` with an open database in the world of each seed.
-fn in_worlds(body: fn(&mut Draws, &SimDisk, Db)) {
-    in_worlds_with(options, body);
+/// Runs `body` with an open database in the run of each seed.
+fn in_runs(body: fn(&mut Draws, &SimDisk, Db)) {
+    in_runs_with(options, body);
 }
 
-fn in_worlds_with(options: fn() -> Options, body: fn(&mut Draws, &SimDisk, Db)) {
+fn in_runs_with(options: fn() -> Options, body: fn(&mut Draws, &SimDisk, Db)) {
     for seed in SEEDS {
         let tape = Tape::from_seed(seed);
         let disk = SimDisk::new(Profile::Worst, tape.clone());
         // What is stated here comes within a time, and no thread starves for longer than that.
         let strategy = Some(StrategyKind::RandomWalk);
         let options_of_run = schedule::Options { strategy, ..schedule::Options::default() };
-        let outcome = World::run(tape, options_of_run, move || {
+        let outcome = Simulation::run(tape, options_of_run, move || {
             let threads = Background::Threads(2);
             let db = Db::builder("/db").vfs(Arc::new(disk.clone())).options(options()).background(threads);
             body(&mut Draws(seed * 2 + 1), &disk, db.open().unwrap());
@@ -117,7 +117,7 @@ fn entries(db: &Db) -> u64 {
 
 #[test]
 fn compact_range_leaves_nothing_that_nobody_needs() {
-    in_worlds(|draws, _, db| {
+    in_runs(|draws, _, db| {
         let mut live: BTreeSet<u64> = BTreeSet::new();
         let mut snapshots = Vec::new();
         for _ in 0..6 {
@@ -147,7 +147,7 @@ fn compact_range_leaves_nothing_that_nobody_needs() {
 
 #[test]
 fn compact_range_ends_while_others_write() {
-    in_worlds(|draws, _, db| {
+    in_runs(|draws, _, db| {
         let writers: Vec<_> = (0..2u64)
             .map(|which| {
                 let (db, mut draws) = (db.clone(), Draws(draws.0 ^ which));
@@ -187,7 +187,7 @@ fn compact_range_ends_while_others_write() {
 
 #[test]
 fn a_quiet_database_gives_back_what_was_deleted_and_what_a_snapshot_held() {
-    in_worlds(|draws, disk, db| {
+    in_runs(|draws, disk, db| {
         let put_all = || {
             for key in 0..120 {
                 db.put(format!("key{key:03}"), [7; 60]).unwrap();
@@ -217,7 +217,7 @@ fn a_quiet_database_gives_back_what_was_deleted_and_what_a_snapshot_held() {
 
 #[test]
 fn half_of_the_data_comes_back_within_its_time_once_it_is_deleted() {
-    in_worlds_with(larger_tables, |draws, disk, db| {
+    in_runs_with(larger_tables, |draws, disk, db| {
         for key in 0..400 {
             db.put(format!("key{key:03}"), draws.value(60)).unwrap();
         }
@@ -234,7 +234,7 @@ fn half_of_the_data_comes_back_within_its_time_once_it_is_deleted() {
 
 #[test]
 fn what_a_snapshot_held_comes_back_within_its_time_once_it_is_released() {
-    in_worlds_with(larger_tables, |draws, disk, db| {
+    in_runs_with(larger_tables, |draws, disk, db| {
         let put_all = |draws: &mut Draws| {
             for key in 0..200 {
                 db.put(format!("key{key:03}"), draws.value(60)).unwrap();
@@ -267,7 +267,7 @@ fn what_a_snapshot_held_comes_back_within_its_time_once_it_is_released() {
 
 #[test]
 fn walking_over_deletes_makes_the_merge_due_that_removes_them() {
-    in_worlds_with(larger_memtable, |draws, disk, db| {
+    in_runs_with(larger_memtable, |draws, disk, db| {
         for key in 0..400 {
             db.put(format!("key{key:03}"), draws.value(20)).unwrap();
         }

@@ -2,7 +2,7 @@
 
 use tinylsm_sim::disk::Profile;
 use tinylsm_sim::trace::Keep;
-use tinylsm_sim::world::run::run;
+use tinylsm_sim::workload::run::run;
 
 /// Far from the seeds that people try by hand.
 const FIRST_SEED: u64 = 1_000_000;
@@ -53,12 +53,12 @@ fn a_seed_gives_the_same_run_twice() {
 fn no_clock_entropy_or_thread_call_escapes() {
     use tinylsm_sim::envelope::check;
     for seed in 0..12 {
-        let world = move || {
+        let run = move || {
             let ended = run(seed, Profile::Worst, Keep::Nothing);
             (ended.hash, ended.steps, ended.violation.map(|violation| violation.message))
         };
-        let inside = check(|| world).unwrap_or_else(|leak| panic!("seed {seed} leaks: {leak:?}"));
-        assert_eq!(inside, world(), "seed {seed} goes differently inside a madsim runtime");
+        let inside = check(|| run).unwrap_or_else(|leak| panic!("seed {seed} leaks: {leak:?}"));
+        assert_eq!(inside, run(), "seed {seed} goes differently inside a madsim runtime");
         assert_eq!(inside.2, None, "seed {seed}");
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// and while it fails for the sake of one, memory fills up until puts and deletes to any keyspace get `Busy`. Nothing is
 /// lost. Once the comparator answers again it goes on by itself within minutes, or at once with `Db::resume`.
 pub trait Comparator: Send + Sync + 'static {
-    /// Names the order for ever; stored with the keyspace, at most 255 bytes.
+    /// Names the order forever; stored with the keyspace, at most 255 bytes.
     fn name(&self) -> &str;
 
     /// Compares two user keys.

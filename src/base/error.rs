@@ -27,7 +27,7 @@ pub enum ErrorKind {
     Incompatible,
     /// Bytes on disk are not what was written. The text names file and offset. Restore from a backup.
     Corruption,
-    /// The disk or a quota is full. Make room and retry.
+    /// The disk or a quota is full. Make space and retry.
     NoSpace,
     /// The process or the system has no descriptor, memory or thread to give. Nothing was lost and nothing is
     /// missing: free some, or raise the limit, and retry.

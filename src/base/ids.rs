@@ -3,7 +3,7 @@
 use crate::base::limits;
 use std::fmt;
 
-/// Names one file of a database for ever. Tables, WAL segments and manifests share one sequence of numbers.
+/// Names one file of a database forever. Tables, WAL segments and manifests share one sequence of numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileNumber(pub u64);
 
@@ -20,7 +20,7 @@ impl fmt::Display for FileNumber {
     }
 }
 
-/// Names one keyspace of a database for ever; 0 is the default keyspace.
+/// Names one keyspace of a database forever; 0 is the default keyspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyspaceId(pub u32);
 

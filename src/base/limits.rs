@@ -2,7 +2,7 @@
 
 /// Longest user key. A key is copied into index blocks and table bounds, and a two-byte length fits it.
 pub const KEY_LEN_BYTES_MAX: usize = 65_535;
-/// Longest value a caller may write. One record must fit a WAL frame with room to spare.
+/// Longest value a caller may write. One record must fit a WAL frame with space to spare.
 pub const VALUE_LEN_BYTES_MAX: usize = 64 << 20;
 /// Bytes of expiry in front of the value of a put-with-expiry.
 pub const EXPIRY_LEN_BYTES: usize = 8;
@@ -27,7 +27,7 @@ pub const BLOCK_LEN_BYTES_MAX: usize = BLOCK_TARGET_LEN_BYTES_MAX
 /// Bytes of index from which on a table is cut, whatever its length: it is in memory while the table is open, and its
 /// length has 32 bits. Reached by keys near their limit only.
 pub const TABLE_INDEX_LEN_BYTES_MAX: usize = 256 << 20;
-/// Largest properties block: two keys of a table, two names, and room for what a later version may add.
+/// Largest properties block: two keys of a table, two names, and space for what a later version may add.
 pub const PROPERTIES_LEN_BYTES_MAX: usize = 1 << 20;
 /// Longest stored options of a keyspace.
 pub const OPTIONS_LEN_BYTES_MAX: usize = 64 << 10;
@@ -44,7 +44,7 @@ pub const fn manifest_ahead_len(roll_bytes: u64) -> u64 {
 }
 
 /// Free space on the disk from which on a manifest's edit is written without allocating, if the disk refuses that.
-pub const UNALLOCATED_ROOM_LEN_BYTES: u64 = 1 << 20;
+pub const UNALLOCATED_SPACE_LEN_BYTES: u64 = 1 << 20;
 
 /// About what a table or a keyspace takes in a manifest, besides a table's keys.
 pub const CATALOG_ENTRY_LEN_BYTES: u64 = 128;
@@ -101,7 +101,7 @@ pub const fn reserve_len_min(memtable_bytes: usize) -> u64 {
 
 /// What the smallest table takes on a disk, which gives files whole blocks; less where memtables are so small that it would
 /// be most of what there is.
-pub const fn table_room_len_bytes(memtable_bytes: usize) -> u64 {
+pub const fn table_space_len_bytes(memtable_bytes: usize) -> u64 {
     let part = memtable_bytes as u64 / 64;
     if part < TABLE_OVERHEAD_LEN_BYTES {
         TABLE_OVERHEAD_LEN_BYTES

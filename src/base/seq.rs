@@ -11,7 +11,7 @@ impl SeqNum {
     pub const ZERO: SeqNum = SeqNum(0);
     /// The largest number that fits beside a kind in an internal key.
     pub const MAX: SeqNum = SeqNum((1 << 56) - 1);
-    /// The largest number that a commit may have. The rest is room: a number from a disk and the count of a batch
+    /// The largest number that a commit may have. The rest is space: a number from a disk and the count of a batch
     /// never add up to more than [`SeqNum::MAX`].
     pub const LAST: SeqNum = SeqNum(SeqNum::MAX.0 - 0xFFFF_FFFF);
 

@@ -17,7 +17,7 @@
 //! Every merge brings entries down or is rid of some, so without writes, reads and released snapshots there comes the
 //! moment when none is due. What a merge could not drop because of a live snapshot is due again when that one is gone.
 //!
-//! A merge that has no room on the disk is not begun; a smaller one that frees something is, or one that has room if it
+//! A merge that has no space on the disk is not begun; a smaller one that frees something is, or one that has space if it
 //! frees what is to be expected.
 
 use crate::base::comparator::KeyOrder;
@@ -90,8 +90,8 @@ pub struct Unflushed {
 pub struct Pick {
     /// The merge that is due, if any is.
     pub plan: Option<Plan>,
-    /// A merge would be due if there were room on the disk.
-    pub lacks_room: bool,
+    /// A merge would be due if there were space on the disk.
+    pub lacks_space: bool,
     /// Live snapshots, ascending, whose end may make a merge due.
     pub awaited: Vec<SeqNum>,
 }
@@ -103,12 +103,12 @@ pub fn pick(tables: &Tables, limits: LevelLimits, order: &KeyOrder, situation: S
         Picker { survey, limits, situation, needs: Plan::needs_bytes, is_short: Cell::new(false) };
     let mut plan = picker.due();
     if plan.is_none() && picker.is_short.get() {
-        // No merge is sure to have room. One of them probably has, and it gives up when it has not.
+        // No merge is sure to have space. One of them probably has, and it gives up when it has not.
         picker.needs = Plan::likely_needs_bytes;
         plan = picker.due();
     }
     let awaited = if plan.is_none() { picker.survey.awaited() } else { Vec::new() };
-    Pick { lacks_room: plan.is_none() && picker.is_short.get(), plan, awaited }
+    Pick { lacks_space: plan.is_none() && picker.is_short.get(), plan, awaited }
 }
 
 /// Returns a merge of a level that has grown over its limit, if one has: what writers may come to wait for. What it costs
@@ -183,7 +183,7 @@ struct Picker<'a> {
     situation: Situation<'a>,
     /// How many bytes on the disk a merge asks for.
     needs: fn(&Plan) -> u64,
-    /// A merge that was due had no room on the disk.
+    /// A merge that was due had no space on the disk.
     is_short: Cell<bool>,
 }
 
@@ -192,7 +192,7 @@ impl Picker<'_> {
         self.by_score().or_else(|| self.by_worth())
     }
 
-    /// Returns a merge from the most overdue level that has one with room on the disk.
+    /// Returns a merge from the most overdue level that has one with space on the disk.
     fn by_score(&self) -> Option<Plan> {
         // Scores are in thousandths of what makes a level due, in whole numbers, so that every machine agrees.
         let tables = self.survey.tables();
@@ -215,7 +215,7 @@ impl Picker<'_> {
         let tables = self.survey.tables().level(level);
         let cost = |live: &LiveTable| {
             let range = (&live.meta.smallest[..], &live.meta.largest[..]);
-            let (_, freed) = self.survey.freed_by(live, self.survey.beneath(level, range));
+            let (_, freed) = self.survey.freed_by(live, self.survey.below(level, range));
             let overlap = self.survey.overlap(level + 1, range).bytes;
             (overlap.saturating_mul(1000) / (live.meta.len_bytes + freed).max(1), live.meta.number)
         };
@@ -254,7 +254,7 @@ impl Picker<'_> {
             .or_else(|| if self.is_short.get() { self.shaded() } else { None })
     }
 
-    /// Returns the merge of a single table with what lies above it that frees the largest part of it and has room on
+    /// Returns the merge of a single table with what lies above it that frees the largest part of it and has space on
     /// the disk.
     fn shaded(&self) -> Option<Plan> {
         let levels = self.survey.tables().levels().iter().enumerate().skip(1);
@@ -273,7 +273,7 @@ impl Picker<'_> {
         })
     }
 
-    /// Returns the merge with the best ratio of gain to price of those that are due and have room on the disk.
+    /// Returns the merge with the best ratio of gain to price of those that are due and have space on the disk.
     fn best(
         &self,
         candidates: &[Candidate],
@@ -300,7 +300,7 @@ impl Picker<'_> {
         }
     }
 
-    /// Tells whether a merge can be done: it has room on the disk, and what it reads can be read.
+    /// Tells whether a merge can be done: it has space on the disk, and what it reads can be read.
     fn fits(&self, plan: &Plan) -> bool {
         if plan.inputs().any(|live| self.situation.parked.contains(&live.meta.number)) {
             return false;

@@ -4,7 +4,7 @@ use crate::base::comparator::KeyOrder;
 use crate::compaction::space::{LiveTable, Survey, range_of};
 use std::sync::Arc;
 
-/// A table that is moved to where nothing lies beneath is rewritten if so much of it is freed: one part of this many.
+/// A table that is moved to where nothing lies below is rewritten if so much of it is freed: one part of this many.
 const MOVED_GARBAGE_PART: u64 = 8;
 
 /// A merge to be done.
@@ -88,12 +88,11 @@ impl Plan {
         let range = range_of(&upper, order).expect("a merge has inputs");
         let lower: Vec<LiveTable> =
             tables.overlapping(level + 1, range.0, range.1, order).map(Arc::clone).collect();
-        let beneath = survey.beneath(level, range);
+        let below = survey.below(level, range);
         let frees_bytes =
-            upper.iter().map(|live| survey.freed_by(live, beneath).1).fold(0, u64::saturating_add);
+            upper.iter().map(|live| survey.freed_by(live, below).1).fold(0, u64::saturating_add);
         let is_single = upper.len() == 1 && lower.is_empty();
-        let shed_bytes =
-            if is_single && beneath.bytes == 0 { survey.reclaimable_bytes(&upper[0]) } else { 0 };
+        let shed_bytes = if is_single && below.bytes == 0 { survey.reclaimable_bytes(&upper[0]) } else { 0 };
         let is_shedding = match thrift {
             Thrift::Frugal => shed_bytes >= upper[0].meta.len_bytes / MOVED_GARBAGE_PART,
             Thrift::Thorough => shed_bytes > 0,

@@ -2,7 +2,7 @@
 //!
 //! Pure estimates from what tables say about themselves; no entry is read. Two things can be freed:
 //!
-//! - *Garbage in a table*: deletes, and versions that were kept for a snapshot. With nothing of its range beneath, a
+//! - *Garbage in a table*: deletes, and versions that were kept for a snapshot. With nothing of its range below, a
 //!   table is rid of them by being rewritten where it is. What a live snapshot still holds is not counted, or the same
 //!   table would be rewritten again and again: the merge that wrote it noted for whom it kept what
 //!   ([`crate::mvcc::retain::Kept`]).
@@ -84,7 +84,7 @@ impl AddAssign for Amount {
     }
 }
 
-/// The tables of a version with their sums, for looking up what lies beneath a range.
+/// The tables of a version with their sums, for looking up what lies below a range.
 pub struct Survey<'a> {
     tables: &'a Tables,
     order: &'a KeyOrder,
@@ -138,13 +138,13 @@ impl<'a> Survey<'a> {
     }
 
     /// Returns what the tables of all sorted levels below `level` have that share keys with a range.
-    pub fn beneath(&self, level: usize, range: (&[u8], &[u8])) -> Amount {
+    pub fn below(&self, level: usize, range: (&[u8], &[u8])) -> Amount {
         let mut sum = Amount::default();
         (level + 1..LEVELS_COUNT).for_each(|deeper| sum += self.overlap(deeper, range));
         sum
     }
 
-    /// Tells whether rewriting a table with nothing beneath it can free anything.
+    /// Tells whether rewriting a table with nothing below it can free anything.
     pub fn can_shrink(&self, live: &LiveTable) -> bool {
         live.table.properties().is_ok_and(Properties::may_shrink)
             && live.kept.as_ref().is_none_or(|kept| {
@@ -152,7 +152,7 @@ impl<'a> Survey<'a> {
             })
     }
 
-    /// Estimates what rewriting a table with nothing beneath it would free; never nothing where it can free anything.
+    /// Estimates what rewriting a table with nothing below it would free; never nothing where it can free anything.
     pub fn reclaimable_bytes(&self, live: &LiveTable) -> u64 {
         if !self.can_shrink(live) {
             return 0;
@@ -167,11 +167,11 @@ impl<'a> Survey<'a> {
         freed.max(1)
     }
 
-    /// Estimates what merging a table down to what lies `beneath` would free in both: in all, and because of its deletes.
-    pub fn freed_by(&self, live: &LiveTable, beneath: Amount) -> (u64, u64) {
+    /// Estimates what merging a table down to what lies `below` would free in both: in all, and because of its deletes.
+    pub fn freed_by(&self, live: &LiveTable, below: Amount) -> (u64, u64) {
         let (entries, deletes) = (live.meta.entries, live.meta.deletes);
-        let all = beneath.share_bytes(entries) + garbage_bytes(live);
-        let surely = beneath.share_bytes(deletes) + deletes_bytes(live, deletes);
+        let all = below.share_bytes(entries) + garbage_bytes(live);
+        let surely = below.share_bytes(deletes) + deletes_bytes(live, deletes);
         (all, surely)
     }
 
@@ -229,10 +229,10 @@ impl<'a> Survey<'a> {
         let tables = self.tables.level(0);
         let range = range_of(tables, self.order)?;
         let next = self.overlap(1, range);
-        let mut beneath = self.beneath(0, range);
+        let mut below = self.below(0, range);
         let steps_bytes = steps_bytes(tables);
         let price_bytes = next.bytes + self.tables.level_len_bytes(0);
-        if tables.len() == 1 && beneath.bytes == 0 {
+        if tables.len() == 1 && below.bytes == 0 {
             let frees_bytes = self.reclaimable_bytes(&tables[0]);
             let source = Source::Level0;
             let candidate =
@@ -242,21 +242,21 @@ impl<'a> Survey<'a> {
         let (mut frees_bytes, mut frees_surely_bytes) = (0, 0);
         // The newer tables of level 0, which come first, hide entries of the older ones as well.
         for live in tables.iter().rev() {
-            let (freed, surely) = self.freed_by(live, beneath);
+            let (freed, surely) = self.freed_by(live, below);
             frees_bytes += freed;
             frees_surely_bytes += surely;
-            beneath += Amount::of(live);
+            below += Amount::of(live);
         }
         let source = Source::Level0;
         let candidate = Candidate { source, price_bytes, frees_bytes, frees_surely_bytes, steps_bytes };
-        Some(candidate.bounded(beneath.bytes))
+        Some(candidate.bounded(below.bytes))
     }
 
     fn sorted(&self, level: usize, at: usize, live: &LiveTable) -> Option<Candidate> {
         let range = (&live.meta.smallest[..], &live.meta.largest[..]);
         let steps_bytes = steps_bytes(std::slice::from_ref(live));
-        let beneath = self.beneath(level, range);
-        if beneath.bytes == 0 {
+        let below = self.below(level, range);
+        if below.bytes == 0 {
             let frees_bytes = self.reclaimable_bytes(live);
             return (frees_bytes > 0).then_some(Candidate {
                 source: Source::InPlace(level, at),
@@ -267,10 +267,10 @@ impl<'a> Survey<'a> {
             });
         }
         let price_bytes = live.meta.len_bytes + self.overlap(level + 1, range).bytes;
-        let (frees_bytes, frees_surely_bytes) = self.freed_by(live, beneath);
+        let (frees_bytes, frees_surely_bytes) = self.freed_by(live, below);
         let source = Source::Down(level, at);
         let candidate = Candidate { source, price_bytes, frees_bytes, frees_surely_bytes, steps_bytes };
-        Some(candidate.bounded(beneath.bytes + live.meta.len_bytes))
+        Some(candidate.bounded(below.bytes + live.meta.len_bytes))
     }
 }
 

@@ -169,7 +169,7 @@ impl Forest {
         })
     }
 
-    /// Merges; `false` if there was no room for it, which can be only where it was not sure to have any.
+    /// Merges; `false` if there was no space for it, which can be only where it was not sure to have any.
     fn run(&mut self, plan: &Plan) -> bool {
         let outputs = match self.merge(plan) {
             Ok(outputs) => outputs,
@@ -225,7 +225,7 @@ impl Forest {
                 return (count, awaited);
             }
         }
-        panic!("merges are due for ever:\n{}", self.picture());
+        panic!("merges are due forever:\n{}", self.picture());
     }
 
     fn walk(&self, range: (Option<u16>, Option<u16>)) -> RangeWalk {
@@ -238,7 +238,7 @@ impl Forest {
         let Some(plan) = walk.next(&self.tree.tables, &KeyOrder::Bytewise, &self.live()) else {
             return false;
         };
-        assert!(self.run(&plan), "a walk is only taken where there is room");
+        assert!(self.run(&plan), "a walk is only taken where there is space");
         walk.installed(&plan, &KeyOrder::Bytewise);
         true
     }
@@ -427,7 +427,7 @@ fn on_a_full_disk_a_smaller_merge_frees_what_it_can() {
     forest.load(600, 100);
     let full = forest.bytes();
     forest.fill((0..600).filter(|number| number % 3 > 0), None);
-    // Too little for level 0 and all that lies beneath it, enough for one table.
+    // Too little for level 0 and all that lies below it, enough for one table.
     forest.available_bytes = Some(TABLE_BYTES);
     let (count, _) = forest.settle(false);
     assert!(count > 0);
@@ -496,7 +496,7 @@ fn steps_in_the_memtable_make_it_due_to_be_sealed() {
     assert!(is_due(&forest, 0, true));
     assert!(!is_due(&forest, 0, false));
     forest.available_bytes = Some(10);
-    assert!(!is_due(&forest, u64::MAX, true), "there is no room for the table");
+    assert!(!is_due(&forest, u64::MAX, true), "there is no space for the table");
 }
 
 #[test]

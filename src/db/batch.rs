@@ -3,7 +3,7 @@
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::limits;
-use crate::db::keyspace::Keyspace;
+use crate::db::keyspace::{Keyspace, check_sizes, refused};
 use crate::db::state::Core;
 use crate::db::writing::Reach;
 use crate::format::batch::Batch;
@@ -152,35 +152,4 @@ impl From<&mut WriteBatch> for WriteBatch {
     fn from(batch: &mut WriteBatch) -> WriteBatch {
         batch.clone()
     }
-}
-
-/// Checks an operation, a put if it has a value, against the limits.
-///
-/// # Errors
-/// `InvalidArgument` that names it.
-pub(crate) fn check_sizes(keyspace: &Keyspace, key: &[u8], value_len: Option<usize>) -> Result<()> {
-    if key.len() > limits::KEY_LEN_BYTES_MAX {
-        let rule =
-            format!("the key has {} bytes; at most {} are allowed", key.len(), limits::KEY_LEN_BYTES_MAX);
-        return Err(refused(keyspace, key, value_len, &rule));
-    }
-    if let Some(len) = value_len.filter(|len| *len > limits::VALUE_LEN_BYTES_MAX) {
-        let rule = format!("the value has {len} bytes; at most {} are allowed", limits::VALUE_LEN_BYTES_MAX);
-        return Err(refused(keyspace, key, value_len, &rule));
-    }
-    Ok(())
-}
-
-/// Bytes of a key that an error's text shows.
-const SHOWN_KEY_LEN_BYTES_MAX: usize = 32;
-
-#[cold]
-fn refused(keyspace: &Keyspace, key: &[u8], value_len: Option<usize>, rule: &str) -> Error {
-    let operation = if value_len.is_some() { "put" } else { "delete" };
-    let (shown, dots) = match key.split_at_checked(SHOWN_KEY_LEN_BYTES_MAX) {
-        Some((head, rest)) if !rest.is_empty() => (head, "…"),
-        _ => (key, ""),
-    };
-    let key = shown.escape_ascii();
-    Error::invalid(format!("{operation} of key \"{key}{dots}\" in keyspace {:?}: {rule}", keyspace.name()))
 }

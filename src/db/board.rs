@@ -3,7 +3,7 @@
 //! Pure data, kept under the book's lock; nothing here runs a job. Claims, pauses and errors belong to one kind of job,
 //! and merges to one keyspace as well, so that a merge that fails delays nothing elsewhere, and no failure is forgotten
 //! when something else succeeds. A flush is of one generation, which is of all keyspaces (docs/decisions/0001): one that
-//! fails for ever, because the comparator of one keyspace panics, comes to stop the writes to all of them.
+//! fails forever, because the comparator of one keyspace panics, comes to stop the writes to all of them.
 //!
 //! ```text
 //!           due, and its pause is over

@@ -111,9 +111,9 @@ impl DbBuilder {
     /// a file that would be removed although no database can have left it (`Incompatible`: `RESERVE`, or `NNNNNN.tmp` and no
     /// manifest).
     ///
-    /// A disk that is too full for that, even with the reserve of an earlier life, is no error: the database can be read
+    /// A disk that is too full for that, even with the reserve of an earlier incarnation, is no error: the database can be read
     /// as it was recovered, [`Db::background_errors`] says that writing is off, and [`Db::resume`] takes it up, and makes
-    /// durable what was not, once there is room.
+    /// durable what was not, once there is space.
     ///
     /// # Errors
     /// `NotFound`; `Locked` if it is open already; `InvalidArgument` for an option out of range; `Incompatible` for

@@ -71,7 +71,7 @@ impl Core {
         // If this fails, the log still holds everything, and the next opening flushes it.
         drop(self.flush_at_the_end(&mut leader));
         self.shrink_reserve_at_the_end();
-        // The little that is still to be written may need the room of what is not needed.
+        // The little that is still to be written may need the space of what is not needed.
         self.purge_at_the_end();
         let wal = leader.wal.as_mut().expect("a writable database has an open segment");
         wal.finish()?;
@@ -97,7 +97,7 @@ impl Core {
         drop(self.run_purge(&names));
     }
 
-    /// Makes durable what the log holds that a full disk ended, and states that: the next opening need not find the room to
+    /// Makes durable what the log holds that a full disk ended, and states that: the next opening need not find the space to
     /// write it again.
     fn state_end(&self) -> Result<()> {
         let mut leader = self.writing.leader.lock();
@@ -123,7 +123,7 @@ impl Core {
         }
     }
 
-    /// Writes out sealed memtables of earlier lives if they are more than may wait, and removes what is not needed: lives
+    /// Writes out sealed memtables of earlier incarnations if they are more than may wait, and removes what is not needed: incarnations
     /// that end before the background comes to it would leave more each time. What fails here is left to the background.
     pub(crate) fn tidy_up(&self) {
         loop {

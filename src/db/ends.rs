@@ -92,7 +92,7 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    /// Begins a database's life in this process.
+    /// Begins what is known of a database in this process.
     pub(crate) fn new() -> Ends {
         Ends {
             phase: AtomicU8::new(Phase::Opening as u8),
@@ -253,7 +253,7 @@ impl Ends {
 pub(crate) fn writing_is_off(cause: &Error) -> Error {
     if is_mendable(cause) {
         let lacking =
-            if cause.kind() == ErrorKind::Exhausted { "there are descriptors" } else { "there is room" };
+            if cause.kind() == ErrorKind::Exhausted { "there are descriptors" } else { "there is space" };
         let context = format!("no write is taken until {lacking} and Db::resume was called");
         return cause.clone().within(ErrorKind::ReadOnly, &context);
     }
@@ -262,7 +262,7 @@ pub(crate) fn writing_is_off(cause: &Error) -> Error {
 }
 
 /// Tells whether a failure of log or manifest leaves all that counts as it was: it met a full disk, which a new file
-/// behind the old one mends once there is room. Not so a sync, or an edit that is half in a manifest.
+/// behind the old one mends once there is space. Not so a sync, or an edit that is half in a manifest.
 pub(crate) fn is_mendable(error: &Error) -> bool {
     let name = error.file().and_then(Path::file_name).and_then(OsStr::to_str).and_then(FileName::parse);
     let is_edit = matches!(name, Some(FileName::Manifest(_))) && error.operation() == Some("append");

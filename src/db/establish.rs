@@ -183,7 +183,7 @@ impl Core {
             remove(*name, &mut plan.names)?;
         }
         let witness = FileName::Temporary(self.take_file_number());
-        // Even a name may find no room before the others are gone.
+        // Even a name may find no space before the others are gone.
         drop(disk.create_new(&witness.path(path))?);
         plan.names.insert(witness);
         plan.dead.insert(witness);

@@ -1,4 +1,4 @@
-//! The life of every file of a database, whatever its kind.
+//! The states of every file of a database, whatever its kind.
 //!
 //! ```text
 //! pending ──▶ live ──▶ obsolete ──▶ removable ──▶ gone

@@ -194,7 +194,7 @@ impl Core {
                 if let Some(job) = self.claim_log_job(&mut book, now) {
                     return Some(job);
                 }
-                // Before merges, which may be due for as long as somebody writes; but room that one made is theirs first.
+                // Before merges, which may be due for as long as somebody writes; but space that one made is theirs first.
                 if !self.reserve.is_spent()
                     && let Some(job) = self.claim_reserve(&mut book, now)
                 {
@@ -319,10 +319,10 @@ impl Core {
                     len_bytes: tree.active.len_bytes(),
                     steps_count: tree.active.steps_count(),
                 };
-                if pick.lacks_room {
+                if pick.lacks_space {
                     let mut book = self.book.lock();
-                    book.short_of_room.insert(id);
-                    // Whoever makes room from here on sees it; what was made meanwhile is seen here.
+                    book.short_of_space.insert(id);
+                    // Whoever makes space from here on sees it; what was made meanwhile is seen here.
                     if !self.reserve.is_spent() {
                         book.nominate_short();
                     }
@@ -437,7 +437,7 @@ impl Core {
     pub(crate) fn forget_if_dropped(&self, book: &mut Book, id: KeyspaceId) {
         if self.view.state().find(id).is_none() {
             book.board.forget_keyspace(id);
-            book.short_of_room.remove(&id);
+            book.short_of_space.remove(&id);
             book.damaged.retain(|_, damage| damage.keyspace != id);
             // Nothing of it waits for a snapshot to go.
             self.view.snapshots.watch(id, Vec::new());
@@ -714,7 +714,7 @@ impl Core {
         // Stated once for all of them; where that fails, those whose numbers are stated already still go.
         let stated = names.keys().filter_map(FileName::number).max().map(|last| self.state_number(last));
         let mut result = stated.unwrap_or(Ok(()));
-        let (mut left, mut has_made_room) = (Vec::new(), false);
+        let (mut left, mut has_made_space) = (Vec::new(), false);
         for (name, len) in names {
             if name.number().is_some_and(|number| !self.is_stated(number)) {
                 // What a full disk did not let be created needs no removal.
@@ -725,7 +725,7 @@ impl Core {
             }
             match self.remove(*name) {
                 // A failed attempt to make a reserve is removed here too, and must not lead to the next one at once.
-                Ok(()) => has_made_room |= !matches!(name, FileName::Temporary(_)),
+                Ok(()) => has_made_space |= !matches!(name, FileName::Temporary(_)),
                 Err(error) => {
                     left.push((*name, *len));
                     result = Err(error);
@@ -734,12 +734,12 @@ impl Core {
         }
         let mut book = self.book.lock();
         left.into_iter().for_each(|(name, len)| book.files.discard(name, len));
-        if has_made_room {
+        if has_made_space {
             book.nominate_short();
             book.board.retry_now(|kind| kind == JobKind::Reserve);
         }
         drop(book);
-        if has_made_room {
+        if has_made_space {
             self.reserve.try_now();
         }
         result

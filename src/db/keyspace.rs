@@ -3,14 +3,14 @@
 use crate::base::comparator::BYTEWISE_NAME;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
+use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::slice::Slice;
-use crate::db::batch::check_sizes;
 use crate::db::iter::Iter;
 use crate::db::options::{KeyspaceOptions, WriteOptions};
 use crate::db::range::{KeyRange, owned_bounds, prefix_bounds};
 use crate::db::state::{Core, KeyspaceInfo, KeyspaceTree, State};
-use crate::db::told;
+use crate::db::trace;
 use crate::db::writing::Reach;
 use crate::db::{Db, Handle};
 use crate::format::batch::Batch;
@@ -259,7 +259,7 @@ impl Keyspace {
     #[inline]
     fn get_in(&self, tree: &Tree, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
         let answer = get::get(tree, key, horizon);
-        told::tell_get(&self.info.name, key, &answer);
+        trace::tell_get(&self.info.name, key, &answer);
         answer
     }
 
@@ -319,7 +319,7 @@ impl Keyspace {
         let keyspace = self.find(state)?;
         self.core().count_seek(keyspace);
         let (lower, upper) = owned_bounds(&range);
-        told::tell_range(&self.info.name, &lower, &upper);
+        trace::tell_range(&self.info.name, &lower, &upper);
         let tree = keyspace.tree_at(horizon.seq).clone();
         let scan = contained(&keyspace.tree.order, "making an iterator", || {
             Ok(Scan::new(tree, horizon, lower, upper).telling(Arc::clone(&keyspace.waste)))
@@ -352,4 +352,35 @@ impl std::fmt::Debug for Keyspace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Keyspace({:?})", self.name())
     }
+}
+
+/// Checks an operation, a put if it has a value, against the limits.
+///
+/// # Errors
+/// `InvalidArgument` that names it.
+pub(in crate::db) fn check_sizes(keyspace: &Keyspace, key: &[u8], value_len: Option<usize>) -> Result<()> {
+    if key.len() > limits::KEY_LEN_BYTES_MAX {
+        let rule =
+            format!("the key has {} bytes; at most {} are allowed", key.len(), limits::KEY_LEN_BYTES_MAX);
+        return Err(refused(keyspace, key, value_len, &rule));
+    }
+    if let Some(len) = value_len.filter(|len| *len > limits::VALUE_LEN_BYTES_MAX) {
+        let rule = format!("the value has {len} bytes; at most {} are allowed", limits::VALUE_LEN_BYTES_MAX);
+        return Err(refused(keyspace, key, value_len, &rule));
+    }
+    Ok(())
+}
+
+/// Bytes of a key that an error's text shows.
+const SHOWN_KEY_LEN_BYTES_MAX: usize = 32;
+
+#[cold]
+pub(in crate::db) fn refused(keyspace: &Keyspace, key: &[u8], value_len: Option<usize>, rule: &str) -> Error {
+    let operation = if value_len.is_some() { "put" } else { "delete" };
+    let (shown, dots) = match key.split_at_checked(SHOWN_KEY_LEN_BYTES_MAX) {
+        Some((head, rest)) if !rest.is_empty() => (head, "…"),
+        _ => (key, ""),
+    };
+    let key = shown.escape_ascii();
+    Error::invalid(format!("{operation} of key \"{key}{dots}\" in keyspace {:?}: {rule}", keyspace.name()))
 }

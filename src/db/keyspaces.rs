@@ -6,7 +6,7 @@
 //! its result, and what it wrote is removed (`jobs.rs`). Commit leadership is held throughout, so no commit is under way; one
 //! that was admitted before names a keyspace that is gone, and is refused by the leader.
 //!
-//! *Dropping* takes a keyspace out of the manifest. Its number stays taken for ever, and so what the log still has for it is
+//! *Dropping* takes a keyspace out of the manifest. Its number stays taken forever, and so what the log still has for it is
 //! passed over when it is replayed.
 //!
 //! *Emptying* is a commit with a number of its own, so that what a snapshot sees is decided by numbers, as always. It takes
@@ -186,7 +186,7 @@ impl Core {
         Ok(seq)
     }
 
-    /// Takes the way that frees room: on a full disk, in the room of the reserve.
+    /// Takes the way that frees space: on a full disk, in the space of the reserve.
     fn prepare_to_free(&self) -> Result<()> {
         self.ends.check_process()?;
         if self.ends.phase() == Phase::Failed && self.reserve.held_bytes() > 0 {

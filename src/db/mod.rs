@@ -3,7 +3,7 @@
 //! Owns what ties the modules below together: which memtable belongs to which WAL segment, which tables make up what
 //! readers see, who may write now, what happens after a failure. `state.rs` says what there is and in which order
 //! it is locked. One owner each for what goes wrong most easily: `ends.rs` for the phases from opening to closed, `board.rs`
-//! for which background job may run, `files.rs` for the life of every file, `directory.rs` for the directory itself.
+//! for which background job may run, `files.rs` for the states of every file, `directory.rs` for the directory itself.
 //! `opening.rs` and `establish.rs` say how a database comes to be, `writing.rs`, `keyspaces.rs`, `jobs.rs` and `waiting.rs` how it changes,
 //! `closing.rs` how it ends.
 
@@ -28,7 +28,7 @@ mod keyspaces;
 mod opening;
 mod reserve;
 mod state;
-mod told;
+mod trace;
 mod waiting;
 mod writing;
 
@@ -129,7 +129,7 @@ impl Db {
         Db::builder(path).open()
     }
 
-    /// Opens a new database that lives in memory and dies with its last handle.
+    /// Opens a new database that is kept in memory and gone with its last handle.
     ///
     /// # Errors
     /// `Io` if the system has no thread to give.
@@ -515,7 +515,7 @@ impl Db {
     /// whatever its durability.
     ///
     /// # Errors
-    /// `ReadOnly` if writing was turned off by anything else: reopen. `NoSpace` if there is no room yet; what resuming
+    /// `ReadOnly` if writing was turned off by anything else: reopen. `NoSpace` if there is no space yet; what resuming
     /// met otherwise.
     pub fn resume(&self) -> Result<()> {
         self.core().resume()
@@ -604,7 +604,7 @@ impl Db {
     /// that were read stay as they are. Files that they held are removed by then, or by the next opening. Once this returns,
     /// nothing of this database writes, renames or removes anything in the directory, which can be opened again at once.
     ///
-    /// A database that was opened on a full disk and never got room to write has nothing to make durable, and closes
+    /// A database that was opened on a full disk and never got space to write has nothing to make durable, and closes
     /// well: what it recovered stays as it was found, no more durable than before.
     ///
     /// # Errors

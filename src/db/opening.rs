@@ -9,7 +9,7 @@
 //! Then the effects, in [`crate::db::establish`]: a fresh segment and a fresh manifest. No file that was read is modified,
 //! so a crash anywhere inside recovers again, and a disk too full for the effects leaves a database that can be read.
 //!
-//! What the old segments hold is written again into the fresh one if it is little, so that a hundred short lives leave
+//! What the old segments hold is written again into the fresh one if it is little, so that a hundred short incarnations leave
 //! one segment and not a hundred. If it is more, it becomes sealed memtables, which are flushed like any others.
 
 use crate::base::comparator::KeyOrder;
@@ -562,7 +562,7 @@ impl Opening {
         let established = core.establish(&mut core.writing.leader.lock());
         match &established {
             Ok(()) => {}
-            // All that is there can be read, and writing is taken up by resuming once there is room.
+            // All that is there can be read, and writing is taken up by resuming once there is space.
             Err(error) if is_mendable(error) && !is_new => drop(core.fail(error)),
             Err(error) => return Err(error.clone()),
         }

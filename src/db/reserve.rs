@@ -1,14 +1,14 @@
 //! Space set aside for a full disk.
 //!
 //! A database on a full disk must be able to shrink: a delete needs a little log, a flush or a merge writes its new tables
-//! before the old ones go. So a file `RESERVE` of allocated zeros lies in the directory while there is room. Puts, jobs
+//! before the old ones go. So a file `RESERVE` of allocated zeros lies in the directory while there is space. Puts, jobs
 //! and openings that meet a full disk leave it alone. It is removed when somebody deletes, flushes or merges on a full
 //! disk. From then on puts are refused with `NoSpace`, deletes are taken, jobs go on, and the reserve is set aside again
-//! once there is room for it and as much again.
+//! once there is space for it and as much again.
 //!
 //! How large it is:
 //!
-//! - room for a manifest, which the next opening or a mended log may have to begin, for what that opening writes again of
+//! - space for a manifest, which the next opening or a mended log may have to begin, for what that opening writes again of
 //!   the log, and for two of the smallest tables in each keyspace;
 //! - and a part of what the tables take, for merges; or as much as the largest generation of memtables, if that is
 //!   more, since nothing is freed before it is flushed, and a flush frees its log only at its end.
@@ -40,11 +40,11 @@ pub(crate) struct Reserve {
     is_asked_for: AtomicBool,
     /// The disk allocates nothing.
     is_impossible: AtomicBool,
-    /// Monotonic time before which it is not tried: there was no room, and nobody needs it yet.
+    /// Monotonic time before which it is not tried: there was no space, and nobody needs it yet.
     try_at: AtomicU64,
     /// Bytes of active memtables from which on the background is told that it may have become too small.
     tell_at_bytes: AtomicU64,
-    /// Bytes at which active memtables are sealed early, since there is no room for a reserve that follows them; 0 for
+    /// Bytes at which active memtables are sealed early, since there is no space for a reserve that follows them; 0 for
     /// their full size.
     seal_at_bytes: AtomicU64,
 }
@@ -58,7 +58,7 @@ struct Target {
     least_bytes: u64,
 }
 
-/// How long to wait for room that nobody needs yet.
+/// How long to wait for space that nobody needs yet.
 const TRY_AGAIN_AFTER_NANOS: u64 = 10_000_000_000;
 
 impl Reserve {
@@ -67,7 +67,7 @@ impl Reserve {
         self.held_bytes.load(Ordering::Relaxed)
     }
 
-    /// Notes that room may have been made: it is tried without waiting.
+    /// Notes that space may have been made: it is tried without waiting.
     pub(crate) fn try_now(&self) {
         self.try_at.store(0, Ordering::Relaxed);
     }
@@ -123,7 +123,7 @@ impl Core {
         // However few they are, deletes become a table in each keyspace that has any, and a merge makes another; and an
         // opening begins a segment, a manifest and a `CURRENT`.
         let files_count = 2 * state.filled_count() + 3;
-        let files = files_count * limits::table_room_len_bytes(self.options.memtable_bytes);
+        let files = files_count * limits::table_space_len_bytes(self.options.memtable_bytes);
         // What no sync has covered is written again by an opening.
         let unsynced = book.active_wal.as_ref().map_or(0, |segment| segment.unsynced_len());
         let fixed = files + self.manifest_bytes() + 2 * unsynced.min(self.write_back_len());
@@ -136,7 +136,7 @@ impl Core {
 
     /// Returns about how many bytes the tables of the largest generation of memtables will take.
     fn unflushed_bytes(&self, book: &Book) -> u64 {
-        let block = limits::table_room_len_bytes(self.options.memtable_bytes);
+        let block = limits::table_space_len_bytes(self.options.memtable_bytes);
         let len_of = |memtable: &Memtable| memtable.table_len_bytes().next_multiple_of(block);
         let sealed = book
             .sealed
@@ -170,7 +170,7 @@ impl Core {
             && self.is_quiet(book)
     }
 
-    /// Tells whether the room that the reserve made is still wanted by what is sealed. Where the disk does not tell of a
+    /// Tells whether the space that the reserve made is still wanted by what is sealed. Where the disk does not tell of a
     /// quota, a new reserve would take it away again.
     fn is_flush_first(&self, book: &Book) -> bool {
         let trouble = book.board.trouble(JobKind::Flush);
@@ -198,13 +198,13 @@ impl Core {
         job.map(|job| self.run_claimed(job));
     }
 
-    /// Returns when to look for room again, if there was none and that is after `now`.
+    /// Returns when to look for space again, if there was none and that is after `now`.
     pub(crate) fn reserve_try_at(&self, now: u64) -> Option<u64> {
         let try_at = self.reserve.try_at.load(Ordering::Relaxed);
         (try_at > now).then_some(try_at)
     }
 
-    /// Sets space aside, if there is room for it and as much again.
+    /// Sets space aside, if there is space for it and as much again.
     ///
     /// # Errors
     /// `NoSpace` while there is not, if it was spent; what the disk meets. Tried again after a pause.
@@ -213,7 +213,7 @@ impl Core {
         let held = self.reserve.held_bytes();
         let available = self.directory.available_space(self.directory.path())?;
         if held >= least_bytes && !is_too_large(held, target) && self.reserve.seals_early() {
-            // It serves memtables that are sealed early. Larger ones may come once there is room for what they need.
+            // It serves memtables that are sealed early. Larger ones may come once there is space for what they need.
             let grown = target.saturating_add(self.options.memtable_bytes as u64);
             if available.saturating_add(held) >= grown.saturating_mul(2) {
                 self.reserve.seal_at_bytes.store(0, Ordering::Relaxed);
@@ -222,14 +222,14 @@ impl Core {
             }
             return Ok(());
         }
-        // The old one stays until the new one is there: whoever fills the disk meanwhile must not get its room.
-        let has_room = available >= target && available.saturating_add(held) >= target.saturating_mul(2);
-        if held > target && !has_room {
+        // The old one stays until the new one is there: whoever fills the disk meanwhile must not get its space.
+        let has_space = available >= target && available.saturating_add(held) >= target.saturating_mul(2);
+        if held > target && !has_space {
             // A smaller one would be right, and one that is too large does no harm.
             self.reserve.try_at.store(self.try_again_at(), Ordering::Relaxed);
             return Ok(());
         }
-        if held < target && !has_room {
+        if held < target && !has_space {
             if !self.reserve.is_spent() {
                 // What is there serves as well as it can: half of it for a flush, half for what an opening writes again.
                 let seal_at_bytes = (held / 2).max(limits::SEAL_EARLY_LEN_BYTES_MIN);
@@ -252,8 +252,8 @@ impl Core {
         let made = self.make_reserve(target, number);
         if let Err(error) = &made {
             self.book.lock().files.discard(FileName::Temporary(number), 0);
-            let is_room_gone = matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Exhausted);
-            if is_room_gone && !self.reserve.is_spent() {
+            let is_space_gone = matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Exhausted);
+            if is_space_gone && !self.reserve.is_spent() {
                 // Nobody needs it yet.
                 self.reserve.try_at.store(self.try_again_at(), Ordering::Relaxed);
                 return Ok(());
@@ -297,7 +297,7 @@ impl Core {
         self.reserve.seal_at_bytes.store(0, Ordering::Relaxed);
         self.reserve.tell_at_bytes.store(len / 4, Ordering::Relaxed);
         self.reserve.is_spent.store(false, Ordering::Relaxed);
-        // Merges are picked without regard to room from here on.
+        // Merges are picked without regard to space from here on.
         self.book.lock().nominate_short();
         Ok(())
     }
@@ -321,12 +321,12 @@ impl Core {
         Some(available.saturating_sub(self.manifest_bytes() + unflushed))
     }
 
-    /// Returns how much of the log may be allocated ahead: nothing that the reserve has made room for.
+    /// Returns how much of the log may be allocated ahead: nothing that the reserve has made space for.
     pub(crate) fn preallocate_bytes(&self) -> u64 {
         if self.reserve.is_spent() { 0 } else { self.options.wal_preallocate_bytes }
     }
 
-    /// Gives the reserve up, once nobody is making another; tells whether that made room.
+    /// Gives the reserve up, once nobody is making another; tells whether that made space.
     pub(crate) fn spend_reserve(&self) -> bool {
         let mut book = self.book.lock();
         while book.board.is_running(JobKind::Reserve) {
@@ -337,7 +337,7 @@ impl Core {
         }
         book.board.claim(JobKind::Reserve);
         drop(book);
-        // Puts are refused before they could take the room. Where none is wanted any more, there is none to come back.
+        // Puts are refused before they could take the space. Where none is wanted any more, there is none to come back.
         let is_wanted = self.options.reserve_bytes_max > 0;
         self.reserve.is_spent.store(is_wanted, Ordering::Relaxed);
         let spent = contain("spending the reserve", || self.remove_reserve());
@@ -350,7 +350,7 @@ impl Core {
         spent.is_ok()
     }
 
-    /// Takes over the reserve that an earlier life left.
+    /// Takes over the reserve that an earlier incarnation left.
     ///
     /// # Errors
     /// `Io`, `Exhausted`: it cannot be looked at. Without a look it could neither be used nor be made anew on a full disk.

@@ -479,14 +479,14 @@ pub(crate) struct Book {
     pub files: FileLife,
     /// The keyspace that was merged last: the others come first.
     pub merged_last: Option<KeyspaceId>,
-    /// Keyspaces whose merges had no room on the disk when they were looked at.
-    pub short_of_room: BTreeSet<KeyspaceId>,
+    /// Keyspaces whose merges had no space on the disk when they were looked at.
+    pub short_of_space: BTreeSet<KeyspaceId>,
     /// Tables that a merge could not read, or that a degraded opening could not open.
     pub damaged: BTreeMap<FileNumber, Damage>,
     pub quiet: Quiet,
     /// A look found that memtables which are not full should be sealed.
     pub is_seal_wanted: bool,
-    /// How often a job has made something due that a look had found at rest: such a seal, or room on the disk.
+    /// How often a job has made something due that a look had found at rest: such a seal, or space on the disk.
     pub revivals_count: u64,
 }
 
@@ -566,9 +566,9 @@ pub(crate) struct Counters {
 }
 
 impl Book {
-    /// Has keyspaces looked at again whose merges had no room: there may be some now.
+    /// Has keyspaces looked at again whose merges had no space: there may be some now.
     pub(crate) fn nominate_short(&mut self) {
-        for id in std::mem::take(&mut self.short_of_room) {
+        for id in std::mem::take(&mut self.short_of_space) {
             self.board.revive(id);
             self.revivals_count += 1;
         }
@@ -611,8 +611,8 @@ impl Book {
         self.damaged.values().map(|damage| damage.retry_at).filter(|at| *at > now).min()
     }
 
-    /// Tells whether a job that frees room on the disk runs or may be about to.
-    pub(crate) fn may_make_room(&self, now: u64) -> bool {
+    /// Tells whether a job that frees space on the disk runs or may be about to.
+    pub(crate) fn may_make_space(&self, now: u64) -> bool {
         self.board.is_working()
             || self.board.next_candidate(None, now).is_some()
             || self.files.has_removable()
@@ -830,7 +830,7 @@ impl Core {
             return self.roll(manifest, changes).map_err(refused);
         }
         let mut installed = manifest.install(changes);
-        if matches!(installed, Err(Failure::NotInstalled(_))) && self.has_room_for_edit(changes) {
+        if matches!(installed, Err(Failure::NotInstalled(_))) && self.has_space_for_edit(changes) {
             manifest.go_unallocated();
             installed = manifest.install(changes);
         }
@@ -850,12 +850,12 @@ impl Core {
         Ok(())
     }
 
-    /// Tells whether there is so much room that an edit was refused only because the disk cannot allocate. What the disk
-    /// says of its room is not enough, since it may not know of a quota: as much is written to a file that goes again.
-    fn has_room_for_edit(&self, changes: &[Change]) -> bool {
+    /// Tells whether there is so much space that an edit was refused only because the disk cannot allocate. What the disk
+    /// says of its space is not enough, since it may not know of a quota: as much is written to a file that goes again.
+    fn has_space_for_edit(&self, changes: &[Change]) -> bool {
         let len = changes.iter().map(edit::len_bytes_max).sum::<usize>() as u64;
         let available = self.directory.available_space(self.directory.path());
-        if !available.is_ok_and(|bytes| bytes >= len + limits::UNALLOCATED_ROOM_LEN_BYTES) {
+        if !available.is_ok_and(|bytes| bytes >= len + limits::UNALLOCATED_SPACE_LEN_BYTES) {
             return false;
         }
         let path = FileName::Temporary(self.take_file_number()).path(self.directory.path());
@@ -924,7 +924,7 @@ impl Core {
     }
 }
 
-/// Makes a failure that leaves the manifest in doubt one that no room on the disk mends.
+/// Makes a failure that leaves the manifest in doubt one that no space on the disk mends.
 fn in_doubt(error: Error) -> Error {
     if !is_mendable(&error) {
         return error;

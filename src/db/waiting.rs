@@ -180,7 +180,7 @@ impl Core {
         loop {
             self.await_merge_claim(id)?;
             let keyspace = look().inspect_err(|_| self.give_merge_claim_back(id))?;
-            // On a full disk, first whatever frees most in the room that there is.
+            // On a full disk, first whatever frees most in the space that there is.
             is_helping = !is_helping || self.reserve.is_spent();
             let planned =
                 contain("picking a merge", || Ok(self.plan_range(&keyspace, &mut walk, &mut is_helping)));
@@ -201,7 +201,7 @@ impl Core {
                 if error.kind() != ErrorKind::NoSpace || attempts_left == 0 {
                     return Err(error);
                 }
-                // Tried again in the room that the reserve and the files of earlier merges make.
+                // Tried again in the space that the reserve and the files of earlier merges make.
                 attempts_left -= 1;
                 if !self.use_reserve()? {
                     self.purge_now();
@@ -310,7 +310,7 @@ impl Idleness {
         let is_flushed =
             book.sealed.is_empty() && !book.is_seal_wanted && !book.board.is_running(JobKind::Seal);
         // A count tells of what was sealed and flushed between two looks of this caller: the look that wanted the seal
-        // has found nothing to merge, and the flush may have made something due. So it is with room on the disk.
+        // has found nothing to merge, and the flush may have made something due. So it is with space on the disk.
         if !is_flushed || book.revivals_count != self.revivals_before {
             self.revivals_before = book.revivals_count;
             self.rest = None;

@@ -1,4 +1,4 @@
-//! How a write goes: wait for room, queue up, and perhaps lead.
+//! How a write goes: wait for space, queue up, and perhaps lead.
 
 use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
@@ -60,12 +60,12 @@ impl Core {
         if !is_of_deletes {
             return self.commit_once(request, reach).1;
         }
-        self.make_room_for_deletes(reach)?;
+        self.make_space_for_deletes(reach)?;
         if self.reserve.is_spent() {
             return self.commit_on_full_disk(request, reach);
         }
         match self.commit_once(request, reach) {
-            // Where going on in the reserve's room fails, the attempt may be in the log, as its error says.
+            // Where going on in the reserve's space fails, the attempt may be in the log, as its error says.
             (request, Err(error)) if error.kind() == ErrorKind::NoSpace => {
                 match self.use_reserve_for_deletes() {
                     Ok(true) => self.commit_on_full_disk(request, reach),
@@ -76,7 +76,7 @@ impl Core {
         }
     }
 
-    /// Commits deletes when the reserve is spent: a job may take the room for a moment that they need, and gives it back
+    /// Commits deletes when the reserve is spent: a job may take the space for a moment that they need, and gives it back
     /// when it fails.
     fn commit_on_full_disk(&self, mut request: Request, reach: Reach<'_>) -> Result<SeqNum> {
         let mut in_doubt = None;
@@ -106,7 +106,7 @@ impl Core {
         answer.map_err(|error| in_doubt.unwrap_or(error))
     }
 
-    /// Commits a batch if there is room; gives it back, for another attempt.
+    /// Commits a batch if there is space; gives it back, for another attempt.
     fn commit_once(&self, mut request: Request, reach: Reach<'_>) -> (Request, Result<SeqNum>) {
         let checked = self.check_keyspaces(&mut request, reach);
         if let Err(error) = checked.and_then(|()| self.admit(&request, reach)) {
@@ -136,15 +136,15 @@ impl Core {
         self.ends.check_writable()?;
         let is_spent = self.reserve.is_spent();
         if reach.has_puts && is_spent {
-            let message = "the disk is full: only deletes are taken until there is room again";
+            let message = "the disk is full: only deletes are taken until there is space again";
             return Err(Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path()));
         }
         // On a full disk, flushes and merges wait for what deletes free, so these do not wait for them.
-        if request.batch.count() == 0 || is_spent { Ok(()) } else { self.wait_for_room(reach.keyspaces) }
+        if request.batch.count() == 0 || is_spent { Ok(()) } else { self.wait_for_space(reach.keyspaces) }
     }
 
     /// Gives the reserve up for deletes that would meet a full disk: that is what it is for.
-    fn make_room_for_deletes(&self, reach: Reach<'_>) -> Result<()> {
+    fn make_space_for_deletes(&self, reach: Reach<'_>) -> Result<()> {
         if self.reserve.held_bytes() == 0 {
             return Ok(());
         }
@@ -158,7 +158,7 @@ impl Core {
         book.board.troubles().any(|(_, error)| error.kind() == ErrorKind::NoSpace)
     }
 
-    /// Gives the reserve up if a full disk stopped writing or a job, and goes on in the room that this makes; tells whether
+    /// Gives the reserve up if a full disk stopped writing or a job, and goes on in the space that this makes; tells whether
     /// there was one.
     ///
     /// # Errors
@@ -180,8 +180,8 @@ impl Core {
         resumed.map(|()| true)
     }
 
-    /// As [`Core::use_reserve`], for deletes: what is sealed is flushed first into the room that this makes, since its log
-    /// goes with that, and deletes would only take room away from it. Where it does not fit, deletes are what helps.
+    /// As [`Core::use_reserve`], for deletes: what is sealed is flushed first into the space that this makes, since its log
+    /// goes with that, and deletes would only take space away from it. Where it does not fit, deletes are what helps.
     ///
     /// # Errors
     /// As `Db::resume`.
@@ -193,7 +193,7 @@ impl Core {
         Ok(is_used)
     }
 
-    /// Tries again in the room of the reserve what has met a full disk.
+    /// Tries again in the space of the reserve what has met a full disk.
     ///
     /// # Errors
     /// What the last attempt meets.
@@ -373,7 +373,7 @@ impl Core {
     }
 
     /// Waits until background work has caught up enough for another write to some keyspaces.
-    fn wait_for_room(&self, keyspaces: &[KeyspaceId]) -> Result<()> {
+    fn wait_for_space(&self, keyspaces: &[KeyspaceId]) -> Result<()> {
         match self.pace(keyspaces) {
             Pace::Go => Ok(()),
             Pace::Delay(delay) => self.stall(|| {
@@ -444,9 +444,9 @@ impl Core {
         let awaited = awaited.chain(merges.filter(|_| !awaits_flushes));
         let mut short = awaited.filter_map(|kind| Some((kind, book.board.pausing(kind, now)?)));
         if let Some((kind, error)) = short.find(|(_, error)| error.kind() == ErrorKind::NoSpace)
-            && !book.may_make_room(now)
+            && !book.may_make_space(now)
         {
-            let context = format!("writes wait for a {}, which finds no room", kind.name());
+            let context = format!("writes wait for a {}, which finds no space", kind.name());
             return Some(error.clone().within(ErrorKind::NoSpace, &context));
         }
         let is_stuck = |id: &KeyspaceId| {

@@ -43,7 +43,7 @@ impl Batch {
         Batch { frame: vec![0; OPERATIONS_START], count: 0 }
     }
 
-    /// Makes an empty batch with room for `bytes` of operations.
+    /// Makes an empty batch with space for `bytes` of operations.
     pub fn with_capacity(bytes: usize) -> Batch {
         let mut frame = Vec::with_capacity(OPERATIONS_START + bytes);
         frame.resize(OPERATIONS_START, 0);
@@ -84,7 +84,7 @@ impl Batch {
         self.count = 0;
     }
 
-    /// Stamps time and numbers, and lends the frame with room for its header.
+    /// Stamps time and numbers, and lends the frame with space for its header.
     pub fn stamp(&mut self, committed_at: UnixMillis, first_seq: SeqNum) -> &mut [u8] {
         let header = &mut self.frame[FRAME_HEADER_LEN_BYTES..OPERATIONS_START];
         header[0..8].copy_from_slice(&committed_at.0.to_le_bytes());
@@ -96,7 +96,7 @@ impl Batch {
     /// Returns the operations, in order; their ranges are places in [`Batch::frame`].
     pub fn operations(&self) -> Operations<'_> {
         let mut reader = Reader::new(&self.frame);
-        reader.take(OPERATIONS_START).expect("a batch begins with room for its header");
+        reader.take(OPERATIONS_START).expect("a batch begins with space for its header");
         Operations { reader, left: self.count }
     }
 

@@ -66,13 +66,13 @@ pub struct FramePlace {
     pub synced_len: u64,
 }
 
-/// Fills in the header of `frame`, whose first [`FRAME_HEADER_LEN_BYTES`] are room for it.
+/// Fills in the header of `frame`, whose first [`FRAME_HEADER_LEN_BYTES`] are space for it.
 ///
 /// # Panics
 /// If the frame is shorter than its header or longer than the limit.
 pub fn seal_frame(frame: &mut [u8], kind: FrameKind, place: FramePlace) {
     let payload_len =
-        frame.len().checked_sub(FRAME_HEADER_LEN_BYTES).expect("a frame has room for its header");
+        frame.len().checked_sub(FRAME_HEADER_LEN_BYTES).expect("a frame has space for its header");
     assert!(payload_len <= limits::FRAME_PAYLOAD_LEN_BYTES_MAX, "callers check sizes before they log");
     assert!(place.synced_len <= place.offset, "what follows cannot be synced before it is written");
     let len = u32::try_from(payload_len).expect("limits.rs keeps payloads below 4 GiB");

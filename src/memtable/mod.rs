@@ -6,7 +6,7 @@
 //! The structure is crossbeam's skip list. What makes it quick is how it is keyed: the first 16 bytes of the key
 //! lie in the node as one number that is compared before the key itself is touched, and key and value lie in
 //! chunks that the nodes share ([`arena`]). Nothing is ever removed from the list, so it hands no garbage to the
-//! epoch collector. Nobody outside this room sees that it is a skip list (docs/decisions/0004-memtable.md).
+//! epoch collector. Nobody outside this module sees that it is a skip list (docs/decisions/0004-memtable.md).
 
 pub mod arena;
 pub mod cursor;

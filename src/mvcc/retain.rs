@@ -2,14 +2,14 @@
 //!
 //! A merge shows the entries of one key newest first. Live snapshots cut the sequence into stretches; of the
 //! entries in one stretch only the newest can ever be seen, so the others go (INV-3). A delete with nothing of its
-//! key beneath it, neither in the merge nor elsewhere, hides nothing and goes too (INV-4), whatever snapshots live:
-//! below it they find nothing either way. Whether something beneath stays is known only when the merge has shown it,
+//! key below it, neither in the merge nor elsewhere, hides nothing and goes too (INV-4), whatever snapshots live:
+//! below it they find nothing either way. Whether something below stays is known only when the merge has shown it,
 //! so such a delete waits for the next entry of its key that is kept.
 //!
 //! Whatever is kept although the newest reader does not need it has a reason, which [`Kept`] notes for the table it
 //! goes into: only when that reason is gone is it worth reading the table again.
 //!
-//! An entry of a kind that this version does not know is an error: what it means for the entries beneath, nobody
+//! An entry of a kind that this version does not know is an error: what it means for the entries below, nobody
 //! here can say. Expiry is not judged here yet: an entry with one is kept like any other.
 
 use crate::base::error::Result;

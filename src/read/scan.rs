@@ -1,6 +1,6 @@
 //! Scanning: the keys and values of a range as one reader sees them, from both ends.
 //!
-//! Beneath lie entries, several to a key, with deletes among them; above lie keys with values. Each end has a
+//! Below lie entries, several to a key, with deletes among them; above lie keys with values. Each end has a
 //! merging cursor of its own, made when that end is first used. The two ends meet where a key was already given
 //! out from the other side.
 //!
@@ -101,7 +101,7 @@ impl Scan {
         self.tree.order.is_range_empty(&self.lower, &self.upper)
     }
 
-    /// Returns the next pair from the front; `None` at the end, for ever.
+    /// Returns the next pair from the front; `None` at the end, forever.
     ///
     /// # Errors
     /// What reading meets, once; the scan is over then.
@@ -109,7 +109,7 @@ impl Scan {
         self.step(Scan::advance_front)
     }
 
-    /// Returns the next pair from the back; `None` at the end, for ever.
+    /// Returns the next pair from the back; `None` at the end, forever.
     ///
     /// # Errors
     /// As [`Scan::next_pair`].

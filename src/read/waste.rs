@@ -3,7 +3,7 @@
 //! Two things are counted. A seek reads a block of every table of level 0 that it would not need if they were merged:
 //! that is counted here, in bytes. And a scan steps over deletes and over entries that newer ones hide: that is counted
 //! at the table or memtable that holds the entry which hid them ([`Live::count_steps`], [`Memtable::count_steps`]), for
-//! to be rid of them that one has to be merged with what lies beneath; the count ends with the table it belongs to.
+//! to be rid of them that one has to be merged with what lies below; the count ends with the table it belongs to.
 //!
 //! Whether a merge is due is decided elsewhere, by comparing these counts with what the merge costs. Here is only told
 //! when it is worth looking: the background is woken each time a count has grown by a fixed amount.

@@ -8,7 +8,7 @@
 //! A lock that simulated threads share must not be used by another run or a real thread at the same time:
 //! whoever waits for it would never hear of its release.
 
-#![allow(clippy::disallowed_types, reason = "beneath the scheduler")]
+#![allow(clippy::disallowed_types, reason = "below the scheduler")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -139,7 +139,7 @@ mod queue {
         }
     }
 
-    /// Sends, and waits while there is no room.
+    /// Sends, and waits while there is no space.
     pub struct SyncSender<T> {
         end: End<T>,
         bound: usize,
@@ -152,7 +152,7 @@ mod queue {
     }
 
     impl<T> SyncSender<T> {
-        /// Sends a message once there is room for it; without a bound, returns once it was taken.
+        /// Sends a message once there is space for it; without a bound, returns once it was taken.
         ///
         /// # Errors
         /// The message, if the receiver is gone.
@@ -181,10 +181,10 @@ mod queue {
             }
         }
 
-        /// Sends a message if there is room for it now.
+        /// Sends a message if there is space for it now.
         ///
         /// # Errors
-        /// The message, if there is none or the receiver is gone. A channel with a bound of 0 never has room here.
+        /// The message, if there is none or the receiver is gone. A channel with a bound of 0 never has space here.
         #[track_caller]
         pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
             let channel = &self.end.0;
@@ -274,7 +274,7 @@ mod queue {
             }
         }
 
-        /// Hands out a message that was taken: senders that wait for room are told.
+        /// Hands out a message that was taken: senders that wait for space are told.
         fn hand_out(&self, state: MutexGuard<'_, State<T>>, message: T) -> T {
             drop(state);
             self.channel.taken.notify_all();

@@ -4,7 +4,7 @@
 //!
 //! - Without a host it is `plain`.
 //! - With one, the real lock stays inside and is taken with `try_lock` only: a mistake of the scheduler can
-//!   make threads wait for ever, but never lets two of them into one critical section.
+//!   make threads wait forever, but never lets two of them into one critical section.
 //! - Taking a lock is a scheduling point *before* it; releasing one never is, so a guard may drop anywhere,
 //!   even while its thread unwinds. A condition's wait joins the waiters before another thread can run.
 //!
@@ -12,7 +12,7 @@
 //! decides, so that they are the same in every run of one seed. Such an id names its run: a real thread that uses an object of
 //! a run which still goes on panics, and so does the run ([`check_foreign`]).
 
-#![allow(clippy::disallowed_types, reason = "beneath the scheduler")]
+#![allow(clippy::disallowed_types, reason = "below the scheduler")]
 
 use crate::sync::host::{End, Host, WaitKey, Waiters, Wake, check_foreign, current};
 use crate::sync::plain;

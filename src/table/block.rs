@@ -269,7 +269,7 @@ impl<'a> BlockView<'a> {
     #[inline]
     pub fn tag(&self, entry: &Entry) -> Tag {
         let bytes = self.bytes[entry.suffix_end..].first_chunk::<TAG_LEN_BYTES>();
-        Tag::from_raw(u64::from_le_bytes(*bytes.expect("decode found room for it")))
+        Tag::from_raw(u64::from_le_bytes(*bytes.expect("decode found space for it")))
     }
 
     /// Returns an entry's value.

@@ -5,7 +5,7 @@
 //! - No more than a given number of files are *kept* open. A read that finds them all in use opens one more for
 //!   itself, so beyond that number there are at most as many as there are threads reading.
 //! - A file that somebody reads is never closed under them: what is handed out is shared, and only a file that nobody
-//!   holds is closed to make room.
+//!   holds is closed to make space.
 //! - Asking for a file that is open takes no lock and allocates nothing. No lock is held while a file is opened or
 //!   closed. Two threads that miss the same file may both open it; one of the two is closed again.
 //! - Running out of descriptors ([`ErrorKind::Exhausted`]) closes every idle file and tries once more.
@@ -81,7 +81,7 @@ impl Descriptors {
     }
 
     /// Tells whether this process was forked off the one that made it: then a thread that is not there may hold the ring's
-    /// lock for ever, and no file is kept or closed.
+    /// lock forever, and no file is kept or closed.
     fn is_forked(&self) -> bool {
         process_id() != self.process
     }
@@ -155,7 +155,7 @@ impl Descriptors {
         }
     }
 
-    /// Puts a file into its slot if there is room to be made, and returns the one to read from: the given one, or the
+    /// Puts a file into its slot if there is space to be made, and returns the one to read from: the given one, or the
     /// one that another thread put there first.
     #[cold]
     fn keep(&self, slot: &Arc<Slot>, opened: Arc<OpenFile>) -> Arc<OpenFile> {

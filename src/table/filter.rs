@@ -17,7 +17,7 @@ use crate::table::options::{FilterPolicy, bloom_probes_count};
 const LINE_LEN_BYTES: usize = 64;
 const LINE_LEN_BITS: u64 = 512;
 const PROBES_COUNT_MAX: u8 = 16;
-/// A larger filter is thinned out: it must fit a block's 32-bit length with room to spare.
+/// A larger filter is thinned out: it must fit a block's 32-bit length with space to spare.
 const LINES_COUNT_MAX: u64 = (1 << 30) / LINE_LEN_BYTES as u64;
 
 /// Gathers the hashes of a table's keys (8 bytes each) and makes the filter at the end, when their number is

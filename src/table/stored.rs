@@ -70,21 +70,21 @@ impl Packer {
         if self.compression == Compression::None || block.len() > BLOCK_LEN_BYTES_MAX {
             return None;
         }
-        let room = LZ4_HEAD_LEN_BYTES + lz4_flex::block::get_maximum_output_size(block.len());
-        if self.packed.len() < room {
-            self.packed.resize(room, 0);
+        let space = LZ4_HEAD_LEN_BYTES + lz4_flex::block::get_maximum_output_size(block.len());
+        if self.packed.len() < space {
+            self.packed.resize(space, 0);
         }
         let block_len = u32::try_from(block.len()).expect("a block that is packed is below its bound");
         let (head, output) = self.packed.split_at_mut(LZ4_HEAD_LEN_BYTES);
         head.copy_from_slice(&block_len.to_le_bytes());
         let len = lz4_flex::block::compress_into_with_table(block, output, &mut self.table)
-            .expect("the output has the room that the packer asks for");
+            .expect("the output has the space that the packer asks for");
         let packed_len = LZ4_HEAD_LEN_BYTES + len;
         (packed_len * 100 <= block.len() * 88).then_some(packed_len)
     }
 }
 
-/// Checks a stored block, trailer included, and returns what was packed, with room for `spare` more bytes.
+/// Checks a stored block, trailer included, and returns what was packed, with space for `spare` more bytes.
 pub fn unpack(stored: &[u8], file: FileNumber, offset: u64, spare: usize) -> Result<Vec<u8>, Damaged> {
     let (payload, trailer) =
         stored.split_last_chunk::<TRAILER_LEN_BYTES>().ok_or(Damaged("a block shorter than its trailer"))?;

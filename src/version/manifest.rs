@@ -11,9 +11,9 @@
 //! An append or sync that fails, and a switch that fails half-way, leave in doubt what a reopen will find: from then on
 //! nothing is installed ([`ManifestWriter::failure`]), and the caller stops writing for good.
 //!
-//! A full disk must not do that, so room for an edit is allocated before it is appended, and an edit that finds none is
-//! refused with nothing changed. Some room always stays ahead of the end, for small edits only: those that seal a log
-//! segment, take over from one, or state numbers as taken are what makes room on a full disk.
+//! A full disk must not do that, so space for an edit is allocated before it is appended, and an edit that finds none is
+//! refused with nothing changed. Some space always stays ahead of the end, for small edits only: those that seal a log
+//! segment, take over from one, or state numbers as taken are what makes space on a full disk.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
@@ -45,7 +45,7 @@ pub struct ManifestWriter {
     allocated_len: u64,
     /// How much of it stays behind an edit that is not small.
     ahead_len: u64,
-    /// The disk allocates nothing, whatever room there is.
+    /// The disk allocates nothing, whatever space there is.
     is_unallocated: bool,
     /// Why nothing more may be installed.
     failure: Option<Error>,
@@ -140,12 +140,12 @@ impl ManifestWriter {
         self.log.allocated_len()
     }
 
-    /// Does without allocated space for the next edit: the disk has room and allocates none.
+    /// Does without allocated space for the next edit: the disk has space and allocates none.
     pub fn go_unallocated(&mut self) {
         self.is_unallocated = true;
     }
 
-    /// Makes sure that an edit and the statement behind it have room.
+    /// Makes sure that an edit and the statement behind it have space.
     ///
     /// # Errors
     /// `NoSpace`: the manifest is as before. A disk that fails to allocate for another reason may still take the append.
@@ -171,7 +171,7 @@ impl ManifestWriter {
         Ok(())
     }
 
-    /// Allocates what small edits may need. Where there is no room, the next edit is told.
+    /// Allocates what small edits may need. Where there is no space, the next edit is told.
     pub fn allocate_ahead(&mut self) {
         let target_len = self.log.len() + 2 * self.ahead_len;
         if self.log.allocate(target_len).is_ok() {
@@ -191,7 +191,7 @@ impl ManifestWriter {
         self.log.len() > self.first_len.saturating_add(limit_bytes)
     }
 
-    /// Lets the log grow by a part of `limit_bytes` before [`ManifestWriter::is_grown`] says so again: there was no room
+    /// Lets the log grow by a part of `limit_bytes` before [`ManifestWriter::is_grown`] says so again: there was no space
     /// for another manifest.
     pub fn postpone_roll(&mut self, limit_bytes: u64) {
         self.first_len = self.log.len().saturating_sub(limit_bytes / 4 * 3);

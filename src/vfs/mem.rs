@@ -6,7 +6,7 @@
 //!
 //! How: a map of directories, each a map of names to shared files, under one lock; the bytes of a file under
 //! a lock of its own, so that readers of different files do not meet. These are always the plain
-//! locks of [`crate::sync`]: none is held across anything that waits or yields, and a disk is beneath the scheduler that a
+//! locks of [`crate::sync`]: none is held across anything that waits or yields, and a disk is below the scheduler that a
 //! simulator puts there. Space that was only reserved costs no memory.
 //!
 //! Paths are read as a sequence of names: `a//b`, `./a/b` and `/a/b` are one file, and `..` goes up.

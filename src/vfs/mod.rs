@@ -231,7 +231,7 @@ pub trait WriteFile: Send {
     /// Makes every byte appended before this call, and the length, durable.
     ///
     /// # Errors
-    /// `NoSpace`, `Io`: nothing is known about bytes not synced before, for ever. Never `Exhausted`: the file is open.
+    /// `NoSpace`, `Io`: nothing is known about bytes not synced before, forever. Never `Exhausted`: the file is open.
     fn sync(&mut self) -> Result<()>;
 
     /// Returns how many bytes were appended: the logical end, whatever was allocated ahead of it.

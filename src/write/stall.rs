@@ -31,7 +31,7 @@ pub enum Pace {
     Go,
     /// Waits once, then writes.
     Delay(Duration),
-    /// Waits until there is room.
+    /// Waits until there is space.
     Stop,
 }
 

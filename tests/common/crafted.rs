@@ -47,7 +47,7 @@ impl Operation {
     }
 }
 
-/// Encodes a record of the log with room for its frame's header.
+/// Encodes a record of the log with space for its frame's header.
 pub fn record(committed_at: UnixMillis, first_seq: u64, operations: &[Operation]) -> Vec<u8> {
     let mut frame = vec![0; FRAME_HEADER_LEN_BYTES];
     frame.extend_from_slice(&committed_at.0.to_le_bytes());

@@ -62,7 +62,7 @@ impl SmallDisk {
         SmallDisk { disk, space: Arc::new(Mutex::new(space)), is_quota: false }
     }
 
-    /// Gives a quota instead of a size: what does not fit is refused, though the disk says that there is room.
+    /// Gives a quota instead of a size: what does not fit is refused, though the disk says that there is space.
     pub fn with_quota(capacity_bytes: u64) -> SmallDisk {
         SmallDisk { is_quota: true, ..SmallDisk::new(capacity_bytes) }
     }
@@ -94,7 +94,7 @@ struct SmallFile {
 }
 
 impl SmallFile {
-    /// Makes the file at least so long, if there is room.
+    /// Makes the file at least so long, if there is space.
     fn grow(&self, len: u64, operation: &'static str) -> Result<()> {
         let mut space = self.space.lock();
         if len > space.len_max(&self.path) {
@@ -112,9 +112,9 @@ impl WriteFile for SmallFile {
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
         let len: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let Err(error) = self.grow(self.file.len() + len, "append") else { return self.file.append(parts) };
-        // What it leaves nobody sees, but it takes the room until it is trimmed.
-        let room = self.space.lock().len_max(&self.path);
-        self.grow(room, "append")?;
+        // What it leaves nobody sees, but it takes the space until it is trimmed.
+        let space = self.space.lock().len_max(&self.path);
+        self.grow(space, "append")?;
         Err(error)
     }
     fn sync(&mut self) -> Result<()> {

@@ -288,9 +288,9 @@ impl Run {
         for (name, disk) in old {
             state.changes_count += disk.changes_count();
             let next = if ending.kind == EndingKind::PowerCut { disk.image() } else { disk.killed() };
-            if let Some(story) = next.crash_story().filter(|story| !story.losses().is_empty()) {
+            if let Some(report) = next.crash_report().filter(|report| !report.losses().is_empty()) {
                 losses +=
-                    &story.losses().iter().fold(String::new(), |text, loss| text + &format!("\n  {loss}"));
+                    &report.losses().iter().fold(String::new(), |text, loss| text + &format!("\n  {loss}"));
             }
             next.observe(Arc::new(tell_event));
             hash_content(&next);

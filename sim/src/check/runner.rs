@@ -12,7 +12,7 @@
 use crate::check::Settings;
 use crate::check::report::{Finding, Report, readable};
 use crate::check::run::{Run, State};
-use crate::schedule::{Failure, Options, Outcome, Slept, Watch, World};
+use crate::schedule::{Failure, Options, Outcome, Simulation, Slept, Watch};
 use crate::tape::Tape;
 use crate::trace::{self, Keep};
 use std::collections::BTreeMap;
@@ -261,7 +261,7 @@ fn run_here(seed: u64, body: &Body, settings: Settings, keep: Keep, watch: &Arc<
         Options { keep, steps_max: settings.steps_max, watch: Some(Arc::clone(watch)), ..Options::default() };
     let run = Run::new(seed, tape.clone(), settings);
     let (body, inside) = (Arc::clone(body), run.clone());
-    let outcome = World::run_here(tape, options, move || {
+    let outcome = Simulation::run_here(tape, options, move || {
         if let Err(error) = body(&inside) {
             inside.fail(format!("the run returned an error: {error}"));
         }

@@ -7,8 +7,8 @@ pub mod sweep;
 
 use clap::Args;
 use tinylsm_sim::disk::Profile;
-use tinylsm_sim::world::operations::Operation;
-use tinylsm_sim::world::story::Settings;
+use tinylsm_sim::workload::driver::Settings;
+use tinylsm_sim::workload::operations::Operation;
 
 /// What a run is told beside its seed.
 #[derive(Args, Clone)]

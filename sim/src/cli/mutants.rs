@@ -4,14 +4,14 @@
 //! built there, and seeds are swept until an oracle cries. The engine's source carries no switch for any of this.
 //!
 //! A file of `sim/seeds/` names the patch that plants its bug again. Its seed must fail there, or the file has come to
-//! guard nothing: a change of the draws gives a seed another world.
+//! guard nothing: a change of the draws gives a seed another run.
 
 use clap::Args;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use tinylsm_sim::world::seed_file::SeedFile;
+use tinylsm_sim::workload::seed_file::SeedFile;
 
 /// Hunts planted bugs.
 #[derive(Args)]

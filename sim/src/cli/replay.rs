@@ -7,8 +7,8 @@ use std::io::Write;
 use std::process::ExitCode;
 use tinylsm_sim::disk::Profile;
 use tinylsm_sim::trace::Keep;
-use tinylsm_sim::world::run::{Ended, run_with};
-use tinylsm_sim::world::story::Settings;
+use tinylsm_sim::workload::driver::Settings;
+use tinylsm_sim::workload::run::{Ended, run_with};
 
 /// Replays a seed.
 #[derive(Args)]
@@ -67,21 +67,21 @@ fn tell(ended: &Ended, settings: &Settings, out: &mut dyn Write) -> std::io::Res
     for scene in scenes {
         write!(out, "{scene}")?;
     }
-    let tale = &ended.tale;
-    if let Some(character) = &tale.character {
+    let summary = &ended.summary;
+    if let Some(character) = &summary.character {
         writeln!(out, "{character:#?}")?;
     }
     writeln!(out, "seed {} on {}", ended.seed, ended.profile.name())?;
     writeln!(
         out,
         "{} operations, {} crashes, {} recoveries, {} steps, {} virtual ms",
-        tale.operations_count,
-        tale.crashes_count,
-        tale.recoveries_count,
+        summary.operations_count,
+        summary.crashes_count,
+        summary.recoveries_count,
         ended.steps,
         ended.now_ns / 1_000_000
     )?;
-    for (event, count) in &tale.events {
+    for (event, count) in &summary.events {
         writeln!(out, "  {count:>6}  {event}")?;
     }
     match &ended.violation {

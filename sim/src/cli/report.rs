@@ -2,8 +2,8 @@
 
 use std::io::{Result, Write};
 use tinylsm_sim::trace::Keep;
-use tinylsm_sim::world::run::{Ended, run_with};
-use tinylsm_sim::world::story::Settings;
+use tinylsm_sim::workload::driver::Settings;
+use tinylsm_sim::workload::run::{Ended, run_with};
 
 /// Events shown before the end: enough to see the operation that broke the invariant and who ran beside it.
 const LAST_EVENTS: usize = 20;

@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use tinylsm_sim::disk::Profile;
 use tinylsm_sim::trace::Keep;
-use tinylsm_sim::world::goals::{Events, missed, tally};
-use tinylsm_sim::world::run::{Ended, run_with};
-use tinylsm_sim::world::story::Settings;
+use tinylsm_sim::workload::driver::Settings;
+use tinylsm_sim::workload::goals::{Events, missed, tally};
+use tinylsm_sim::workload::run::{Ended, run_with};
 
 /// Sweeps seeds.
 #[derive(Args)]
@@ -78,13 +78,13 @@ struct Sum {
 impl Sum {
     fn add(&mut self, ended: Ended) {
         self.runs += 1;
-        self.crashes += ended.tale.crashes_count;
-        self.recoveries += ended.tale.recoveries_count;
-        self.operations += ended.tale.operations_count;
+        self.crashes += ended.summary.crashes_count;
+        self.recoveries += ended.summary.recoveries_count;
+        self.operations += ended.summary.operations_count;
         self.steps += ended.steps;
         self.hashes.insert(ended.hash);
-        tally(&mut self.events, &ended.tale.events);
-        for (call, &took_ns) in &ended.tale.slowest {
+        tally(&mut self.events, &ended.summary.events);
+        for (call, &took_ns) in &ended.summary.slowest {
             let slowest = self.slowest.entry(call).or_default();
             *slowest = (*slowest).max((took_ns, ended.seed));
         }
@@ -232,7 +232,7 @@ type ReachedIn = (Profile, u64, Events);
 
 /// Writes the table of goals anew; a profile that was not swept gets none.
 fn write_goals(reached: &[ReachedIn]) -> std::io::Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/world/goals_table.rs");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/workload/goals_table.rs");
     let events: BTreeSet<&str> = reached.iter().flat_map(|(_, _, events)| events.keys().copied()).collect();
     let rate = |profile: Profile, event: &str| {
         let (_, runs, events) = reached.iter().find(|(each, ..)| *each == profile)?;

@@ -5,11 +5,11 @@
 //! those before it. Where the profile keeps appended bytes in order, one point divides the appended part into
 //! bytes and zeros instead, and only what was written into space reserved earlier goes sector by sector.
 
-use crate::disk::crash::{FileWish, Wish};
 use crate::disk::inode::{Inode, Write, WriteKind};
 use crate::disk::losses::{Fill, Loss};
 use crate::disk::profile::{Rules, SECTOR_LEN_BYTES};
 use crate::disk::volume::Freed;
+use crate::disk::wish::{FileWish, Wish};
 use crate::tape::{Label, Tape};
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -13,116 +13,18 @@
 
 use crate::disk::contents::{FileRules, survive};
 use crate::disk::inode::Inode;
-use crate::disk::losses::{CrashStory, Loss};
+use crate::disk::losses::{CrashReport, Loss};
 use crate::disk::profile::Rules;
 use crate::disk::volume::{Dir, NameChangeKind, Names, Node, ROOT, Volume};
+use crate::disk::wish::{CrashMode, FileWish, Wish};
 use crate::tape::{Label, Tape};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// A biased way to choose what survives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CrashMode {
-    /// Nothing.
-    Nothing,
-    /// Everything.
-    Everything,
-    /// What came before one moment.
-    Prefix,
-    /// Names and lengths without bytes.
-    Lengths,
-    /// Bytes and lengths without names.
-    Bytes,
-    /// Each file whole or not at all.
-    Files,
-    /// The newest files whole, the older ones not.
-    Inversion,
-    /// Only removals, and renames over something.
-    Removals,
-    /// All changes but one, or one change only.
-    One,
-    /// Each sector and name by its own coin.
-    Sectors,
-}
-
-impl CrashMode {
-    /// Every mode with its weight; the simplest comes first.
-    const WEIGHTS: [(CrashMode, u32); 10] = [
-        (CrashMode::Everything, 4),
-        (CrashMode::Nothing, 8),
-        (CrashMode::Prefix, 12),
-        (CrashMode::Lengths, 12),
-        (CrashMode::Bytes, 6),
-        (CrashMode::Files, 14),
-        (CrashMode::Inversion, 12),
-        (CrashMode::Removals, 12),
-        (CrashMode::One, 12),
-        (CrashMode::Sectors, 8),
-    ];
-
-    fn draw(tape: &Tape) -> CrashMode {
-        CrashMode::WEIGHTS[tape.weighted(Label::Crash, &CrashMode::WEIGHTS.map(|(_, weight)| weight))].0
-    }
-
-    /// Returns the name under which [`crate::disk::SimDisk::counters`] counts it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            CrashMode::Nothing => "crash: nothing kept",
-            CrashMode::Everything => "crash: everything kept",
-            CrashMode::Prefix => "crash: prefix kept",
-            CrashMode::Lengths => "crash: names and lengths kept",
-            CrashMode::Bytes => "crash: bytes kept",
-            CrashMode::Files => "crash: some files kept",
-            CrashMode::Inversion => "crash: newest files kept",
-            CrashMode::Removals => "crash: removals kept",
-            CrashMode::One => "crash: one change apart",
-            CrashMode::Sectors => "crash: some sectors kept",
-        }
-    }
-}
-
-/// A wish about changes, told apart by their numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::disk) enum Wish {
-    All,
-    None,
-    Before(u64),
-    Only(u64),
-    Except(u64),
-    /// By a coin that keeps so many times out of ten.
-    Coin(u64),
-}
-
-impl Wish {
-    pub(in crate::disk) fn keeps(self, seq: u64, tape: &Tape) -> bool {
-        match self {
-            Wish::All => true,
-            Wish::None => false,
-            Wish::Before(end) => seq < end,
-            Wish::Only(one) => seq == one,
-            Wish::Except(one) => seq != one,
-            Wish::Coin(tenths) => tape.below(Label::Crash, 10) < tenths,
-        }
-    }
-}
-
-/// What a mode wishes for one file.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::disk) struct FileWish {
-    pub(in crate::disk) lengths: Wish,
-    pub(in crate::disk) bytes: Wish,
-}
-
-impl FileWish {
-    const fn both(wish: Wish) -> FileWish {
-        FileWish { lengths: wish, bytes: wish }
-    }
-}
-
 /// What a crash left, and how it came about.
 pub(in crate::disk) struct Wreck {
     pub(in crate::disk) volume: Volume,
-    pub(in crate::disk) story: CrashStory,
+    pub(in crate::disk) report: CrashReport,
 }
 
 /// One unsynced change of names.
@@ -144,8 +46,8 @@ pub(in crate::disk) fn cut_power(volume: &Volume, rules: Rules, tape: &Tape) -> 
         keep_dependencies(&mut changes, tape);
         u64::MAX
     };
-    let story = CrashStory { mode: Some(mode), losses: Vec::new() };
-    let mut wreck = Wreck { volume: Volume::new(), story };
+    let report = CrashReport { mode: Some(mode), losses: Vec::new() };
+    let mut wreck = Wreck { volume: Volume::new(), report };
     wreck.volume.seq = volume.seq;
     wreck.volume.next_id = volume.next_id;
     wreck.volume.freed.clone_from(&volume.freed);
@@ -166,10 +68,10 @@ pub(in crate::disk) fn cut_power(volume: &Volume, rules: Rules, tape: &Tape) -> 
             wish: wishes.get(&id).copied().unwrap_or(FileWish::both(Wish::All)),
         };
         let name = names.get(&id).expect("a file that survived has a name");
-        let before = wreck.story.losses.len();
+        let before = wreck.report.losses.len();
         let mut kept =
-            survive(volume.inode(id), file_rules, &wreck.volume.freed, tape, &mut wreck.story.losses);
-        for loss in &mut wreck.story.losses[before..] {
+            survive(volume.inode(id), file_rules, &wreck.volume.freed, tape, &mut wreck.report.losses);
+        for loss in &mut wreck.report.losses[before..] {
             loss.set_file(name);
         }
         kept.live_names = links;
@@ -192,7 +94,7 @@ pub(in crate::disk) fn kill(volume: &Volume) -> Wreck {
             volume.release_open(id);
         }
     }
-    Wreck { volume, story: CrashStory::default() }
+    Wreck { volume, report: CrashReport::default() }
 }
 
 /// Returns a volume on which all that is visible is durable.
@@ -422,7 +324,7 @@ fn keep_names(volume: &Volume, changes: &[Change<'_>], wreck: &mut Wreck) -> BTr
             let disk = disks.entry(change.dir).or_insert_with(|| volume.dir(change.dir).disk.clone());
             change.kind.apply(disk);
         } else {
-            wreck.story.losses.push(Loss::of_name(change.kind));
+            wreck.report.losses.push(Loss::of_name(change.kind));
         }
     }
     let mut links = BTreeMap::new();

@@ -2,7 +2,7 @@
 //!
 //! Every operation becomes one [`DiskEvent`] when its effect is there and before it returns; a sync is told
 //! twice, when it begins and when it has ended, because the time between is where crashes are interesting.
-//! The world hashes events into its trace, prints them, counts them to choose a crash point, and may cut the
+//! The simulation hashes events into its trace, prints them, counts them to choose a crash point, and may cut the
 //! power from inside the observer: then the operation has had its effect and never returns `Ok`.
 
 use std::path::Path;

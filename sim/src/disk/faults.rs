@@ -1,6 +1,6 @@
 //! What can go wrong, and how long things take.
 //!
-//! Both are plain data that a world draws for a run. A rate is a chance per opportunity in parts per million; a
+//! Both are plain data that a run draws for a run. A rate is a chance per opportunity in parts per million; a
 //! rate of zero takes no choice from the tape, so a run without faults has none to shrink. No fault here
 //! damages bytes that a sync made durable: damage of that kind is done on purpose, by the methods of
 //! [`crate::disk::SimDisk`] that say so.
@@ -16,7 +16,7 @@ pub(in crate::disk) const MILLION: u64 = 1_000_000;
 /// How often what fails. The default is a disk without faults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FaultPlan {
-    /// A file's sync fails, and its bytes are in doubt for ever.
+    /// A file's sync fails, and its bytes are in doubt forever.
     pub sync: PerMillion,
     /// A directory's sync fails: its changes then happened, or never will, or wait for another sync.
     pub sync_dir: PerMillion,

@@ -64,8 +64,8 @@ impl WriteFile for SimWriteFile {
             if full.is_err() || is_failing {
                 count = shared.tape.below(Label::Fault, total + 1);
                 if full.is_err() {
-                    let room = shared.room(&volume) + volume.inode(self.id).len.saturating_sub(offset);
-                    count = count.min(room);
+                    let space = shared.space(&volume) + volume.inode(self.id).len.saturating_sub(offset);
+                    count = count.min(space);
                 }
             }
             let seq = volume.next_seq();
@@ -135,7 +135,7 @@ impl SimWriteFile {
         let before = volume.inode(self.id).len;
         let growth = len.saturating_sub(before);
         let full = shared.check_space(&volume, growth, DiskOp::Allocate, &self.path);
-        let taken = if full.is_ok() { growth } else { shared.room(&volume) };
+        let taken = if full.is_ok() { growth } else { shared.space(&volume) };
         let seq = volume.next_seq();
         volume.charge(self.id, |inode| inode.reserve(seq, before + taken));
         drop(volume);

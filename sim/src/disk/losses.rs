@@ -1,18 +1,18 @@
-//! The story of a crash: how its survivors were chosen, and what was lost.
+//! The report of a crash: how its survivors were chosen, and what was lost.
 
-use crate::disk::crash::CrashMode;
 use crate::disk::volume::NameChangeKind;
+use crate::disk::wish::CrashMode;
 use std::fmt;
 use std::sync::Arc;
 
 /// How a disk came out of a crash. Printing it gives one line for each change that was lost.
 #[derive(Clone, Debug, Default)]
-pub struct CrashStory {
+pub struct CrashReport {
     pub(in crate::disk) mode: Option<CrashMode>,
     pub(in crate::disk) losses: Vec<Loss>,
 }
 
-impl CrashStory {
+impl CrashReport {
     /// Tells how the survivors of a power loss were chosen; `None` if only the process was killed.
     pub fn mode(&self) -> Option<CrashMode> {
         self.mode
@@ -24,7 +24,7 @@ impl CrashStory {
     }
 }
 
-impl fmt::Display for CrashStory {
+impl fmt::Display for CrashReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.mode.map_or("process killed", CrashMode::name))?;
         for loss in &self.losses {

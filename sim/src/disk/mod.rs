@@ -26,19 +26,20 @@ mod profile;
 mod shared;
 mod vfs;
 mod volume;
+mod wish;
 
-pub use crate::disk::crash::CrashMode;
 pub use crate::disk::damage::Damage;
 pub use crate::disk::event::{DiskEvent, DiskOp, Observer};
 pub use crate::disk::faults::{FaultPlan, Latency, LatencyPlan, PerMillion};
 pub use crate::disk::file::READ_OF_REMOVED;
-pub use crate::disk::losses::{CrashStory, Fill, Loss};
+pub use crate::disk::losses::{CrashReport, Fill, Loss};
 pub use crate::disk::profile::{FailedSync, Profile, SECTOR_LEN_BYTES};
 
 use crate::disk::crash::Wreck;
 use crate::disk::descriptors::Descriptor;
 use crate::disk::shared::{FIRST_PROCESS, Shared};
 use crate::disk::volume::{Dir, Node, Route, Volume};
+pub use crate::disk::wish::CrashMode;
 use crate::tape::Tape;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -91,8 +92,8 @@ impl SimDisk {
         SimDisk::with_volume(profile, tape, Volume::new(), None)
     }
 
-    fn with_volume(profile: Profile, tape: Tape, volume: Volume, story: Option<CrashStory>) -> SimDisk {
-        let shared = Arc::new(Shared::new(profile, tape, volume, story));
+    fn with_volume(profile: Profile, tape: Tape, volume: Volume, report: Option<CrashReport>) -> SimDisk {
+        let shared = Arc::new(Shared::new(profile, tape, volume, report));
         SimDisk { shared, process: FIRST_PROCESS, held: None }
     }
 
@@ -131,7 +132,7 @@ impl SimDisk {
         self.shared.faults.lock().hides_limit
     }
 
-    /// Makes room for so many more bytes, where room is short.
+    /// Makes space for so many more bytes, where space is short.
     pub fn add_space(&self, bytes: u64) {
         if let Some(space) = self.shared.space_bytes.lock().as_mut() {
             *space += bytes;
@@ -160,7 +161,7 @@ impl SimDisk {
         seen_files(&volume, volume.dir(dir)).collect()
     }
 
-    /// Ends all faults, and makes room.
+    /// Ends all faults, and makes space.
     pub fn heal(&self) {
         self.set_faults(FaultPlan::default());
         self.set_space(None);
@@ -219,10 +220,10 @@ impl SimDisk {
                 profile => crash::cut_power(&volume, profile.rules(), &self.shared.tape),
             }
         };
-        if let Some(mode) = wreck.story.mode() {
+        if let Some(mode) = wreck.report.mode() {
             self.shared.count(mode.name(), 1);
         }
-        for loss in wreck.story.losses() {
+        for loss in wreck.report.losses() {
             self.shared.count(loss.name(), 1);
         }
         self.successor(wreck)
@@ -238,21 +239,22 @@ impl SimDisk {
     /// Returns a disk with the same visible content, all of it durable; nothing is drawn.
     pub fn copy(&self) -> SimDisk {
         let volume = crash::settle_everything(&self.shared.volume.lock());
-        self.successor(Wreck { volume, story: CrashStory::default() })
+        self.successor(Wreck { volume, report: CrashReport::default() })
     }
 
     /// Makes the disk that comes after this one. Its clocks go on from here.
     fn successor(&self, wreck: Wreck) -> SimDisk {
         let shared = &self.shared;
-        let next = SimDisk::with_volume(shared.profile, shared.tape.clone(), wreck.volume, Some(wreck.story));
+        let next =
+            SimDisk::with_volume(shared.profile, shared.tape.clone(), wreck.volume, Some(wreck.report));
         next.shared.idle_ns.store(shared.idle_ns.load(Ordering::Relaxed), Ordering::Relaxed);
         next.shared.wall_offset_ms.store(shared.wall_offset_ms.load(Ordering::Relaxed), Ordering::Relaxed);
         next
     }
 
     /// Tells of the crash that this disk came out of; `None` for a new one.
-    pub fn crash_story(&self) -> Option<&CrashStory> {
-        self.shared.story.as_ref()
+    pub fn crash_report(&self) -> Option<&CrashReport> {
+        self.shared.report.as_ref()
     }
 
     /// Forgets the page cache: where a failed sync left readers with bytes that the disk does not have, they

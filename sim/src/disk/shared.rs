@@ -3,14 +3,14 @@
 //! An operation begins with a scheduling point and the time it takes, draws whether it fails, changes the volume, and
 //! ends by telling the observer and counting towards the power cut. A rate of zero draws nothing.
 
-#![allow(clippy::disallowed_types, reason = "beneath the scheduler, whose own threads do not interleave")]
+#![allow(clippy::disallowed_types, reason = "below the scheduler, whose own threads do not interleave")]
 
 use crate::disk::Aim;
 use crate::disk::crash;
 use crate::disk::descriptors::DescriptorTable;
 use crate::disk::event::{DiskEvent, DiskOp, Observer};
 use crate::disk::faults::{FaultPlan, LatencyPlan, MILLION, PerMillion};
-use crate::disk::losses::CrashStory;
+use crate::disk::losses::CrashReport;
 use crate::disk::profile::Profile;
 use crate::disk::volume::{Volume, failed};
 use crate::tape::{Label, Tape};
@@ -36,7 +36,7 @@ pub(in crate::disk) struct Shared {
     pub(in crate::disk) tape: Tape,
     pub(in crate::disk) volume: Mutex<Volume>,
     /// How the crash went that this disk came out of.
-    pub(in crate::disk) story: Option<CrashStory>,
+    pub(in crate::disk) report: Option<CrashReport>,
     pub(in crate::disk) faults: Mutex<FaultPlan>,
     /// How many of the next opportunities fail because one has just failed.
     pub(in crate::disk) chained_count: AtomicU32,
@@ -68,13 +68,13 @@ impl Shared {
         profile: Profile,
         tape: Tape,
         volume: Volume,
-        story: Option<CrashStory>,
+        report: Option<CrashReport>,
     ) -> Shared {
         Shared {
             profile,
             tape,
             volume: Mutex::new(volume),
-            story,
+            report,
             faults: Mutex::new(FaultPlan::default()),
             chained_count: AtomicU32::new(0),
             latency: Mutex::new(LatencyPlan::none()),
@@ -250,7 +250,7 @@ impl Shared {
     }
 
     /// Returns how many bytes still fit.
-    pub(in crate::disk) fn room(&self, volume: &Volume) -> u64 {
+    pub(in crate::disk) fn space(&self, volume: &Volume) -> u64 {
         self.space_bytes.lock().map_or(UNLIMITED_BYTES, |space| space.saturating_sub(volume.charged_bytes))
     }
 

@@ -336,7 +336,7 @@ impl Vfs for SimDisk {
         let shared = &self.shared;
         shared.begin(DiskOp::Space, path)?;
         let is_hidden = shared.faults.lock().hides_limit;
-        let left = if is_hidden { UNLIMITED_BYTES } else { shared.room(&shared.volume.lock()) };
+        let left = if is_hidden { UNLIMITED_BYTES } else { shared.space(&shared.volume.lock()) };
         shared.end(event(DiskOp::Space, path), Ok(left))
     }
 

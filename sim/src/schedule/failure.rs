@@ -1,11 +1,11 @@
-//! What can go wrong with a world, and the picture of who waits for whom.
+//! What can go wrong with a simulation, and the picture of who waits for whom.
 //!
 //! Owns the failure that a run reports. Texts are for people; what a program compares is the variant.
 
 use crate::schedule::strategy::ThreadId;
 use std::fmt;
 
-/// Why a world did not run to its quiet end.
+/// Why a simulation did not run to its quiet end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// A simulated thread panicked.
@@ -29,7 +29,7 @@ pub enum Failure {
         /// Who waits for whom.
         graph: WaitGraph,
     },
-    /// The world made more steps than allowed: threads run or wait in circles.
+    /// The simulation made more steps than allowed: threads run or wait in circles.
     StepBound {
         /// How many steps were allowed.
         steps_max: u64,
@@ -61,7 +61,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Who waits for whom, when a world stopped.
+/// Who waits for whom, when a simulation stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitGraph {
     /// Every thread that had not ended, by number.

@@ -1,24 +1,24 @@
-//! Worlds: programs of simulated threads whose schedule and time a tape decides.
+//! Simulations: programs of simulated threads whose schedule and time a tape decides.
 //!
-//! Owns [`World::run`] and what code inside a world may call. A world runs on a fresh OS thread as its only
+//! Owns [`Simulation::run`] and what code inside a simulation may call. A simulation runs on a fresh OS thread as its only
 //! thread: simulated ones are coroutines that take turns, so there is no true parallelism, and every switch
 //! happens at a scheduling point (a lock, a wait, a sleep, a spawn, a [`yield_point`]). Time is virtual: it
 //! passes by a fixed cost per step and by jumps to the next timer when nobody can run.
 //!
 //! Promises: the same tape, options and program give the same [`Trace`], on every machine and in every build.
-//! A world ends when all its threads have; one that cannot is a [`Failure`] with a picture of who waits for
-//! whom. A panic in any thread ends the world and is its failure; nothing is printed.
+//! A simulation ends when all its threads have; one that cannot is a [`Failure`] with a picture of who waits for
+//! whom. A panic in any thread ends the simulation and is its failure; nothing is printed.
 //!
 //! ```
 //! use std::sync::Arc;
 //! use tinylsm::sync::{Mutex, spawn};
-//! use tinylsm_sim::schedule::{Options, World};
+//! use tinylsm_sim::schedule::{Options, Simulation};
 //! use tinylsm_sim::tape::Tape;
 //!
-//! let outcome = World::run(Tape::from_seed(7), Options::default(), || {
+//! let outcome = Simulation::run(Tape::from_seed(7), Options::default(), || {
 //!     let total = Arc::new(Mutex::new(0));
 //!     let other = Arc::clone(&total);
-//!     let thread = spawn("adder", move || *other.lock() += 1).expect("a world has threads to give");
+//!     let thread = spawn("adder", move || *other.lock() += 1).expect("a simulation has threads to give");
 //!     *total.lock() += 1;
 //!     thread.join();
 //!     *total.lock()
@@ -28,7 +28,7 @@
 //! ```
 //!
 //! What is not here: memory reordering (atomics are as strong as the machine's), real parallelism, and code
-//! that blocks in another way than through `tinylsm::sync`, which stops the whole world for real.
+//! that blocks in another way than through `tinylsm::sync`, which stops the whole simulation for real.
 
 mod failure;
 mod panics;
@@ -56,13 +56,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tinylsm::sync::host::{self, End, Host, WaitKey};
 
-/// Steps after which a world counts as stuck, unless [`Options::steps_max`] says otherwise.
+/// Steps after which a simulation counts as stuck, unless [`Options::steps_max`] says otherwise.
 const STEPS_MAX: u64 = 20_000_000;
 
-/// How a world is run. What is not said here, the tape decides.
+/// How a simulation is run. What is not said here, the tape decides.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Steps after which the world counts as stuck. Default: five million.
+    /// Steps after which the simulation counts as stuck. Default: five million.
     pub steps_max: u64,
     /// The schedule's strategy; drawn from the tape if `None`, which is the default.
     pub strategy: Option<StrategyKind>,
@@ -78,12 +78,12 @@ impl Default for Options {
     }
 }
 
-/// How a world went.
+/// How a simulation went.
 #[derive(Debug)]
 pub struct Outcome<R> {
     /// What `main` returned; `None` if it did not get there.
     pub value: Option<R>,
-    /// Why the world did not end quietly; `None` if it did.
+    /// Why the simulation did not end quietly; `None` if it did.
     pub failure: Option<Failure>,
     /// Everything that happened, as a fingerprint.
     pub trace: Trace,
@@ -104,49 +104,49 @@ pub struct Outcome<R> {
 }
 
 /// A program of simulated threads.
-pub struct World(());
+pub struct Simulation(());
 
-impl World {
-    /// Runs `main` as thread 0 of a new world until every thread has ended, on an OS thread of its own.
+impl Simulation {
+    /// Runs `main` as thread 0 of a new simulation until every thread has ended, on an OS thread of its own.
     ///
     /// Inside a madsim runtime, where OS threads cannot be started, it runs on the calling one.
     ///
     /// # Panics
-    /// If it is called inside a world, or the system has no thread to give.
+    /// If it is called inside a simulation, or the system has no thread to give.
     pub fn run<R, M>(tape: Tape, options: Options, main: M) -> Outcome<R>
     where
         R: Send + 'static,
         M: FnOnce() -> R + Send + 'static,
     {
-        assert!(!host::simulated(), "worlds do not nest");
+        assert!(!host::simulated(), "simulations do not nest");
         #[cfg(madsim)]
         if madsim::runtime::Handle::try_current().is_ok() {
-            return World::run_here(tape, options, main);
+            return Simulation::run_here(tape, options, main);
         }
         // A fresh thread has fresh thread-locals, above all the keys of the standard library's hash maps.
-        let thread = std::thread::Builder::new().name("world".to_owned());
-        let thread = thread.spawn(move || World::run_here(tape, options, main));
+        let thread = std::thread::Builder::new().name("simulation".to_owned());
+        let thread = thread.spawn(move || Simulation::run_here(tape, options, main));
         match thread.expect("the system has a thread for a world").join() {
             Ok(outcome) => outcome,
             Err(payload) => resume_unwind(payload),
         }
     }
 
-    /// Runs a world like [`World::run`], but on the calling OS thread, which saves starting one.
+    /// Runs a simulation like [`Simulation::run`], but on the calling OS thread, which saves starting one.
     ///
-    /// For fuzzers and tight loops over small worlds. Thread-locals survive from one world to the next, so
+    /// For fuzzers and tight loops over small simulations. Thread-locals survive from one simulation to the next, so
     /// the run repeats itself only if nothing in it depends on them; the module
     /// `envelope` has the check.
     ///
     /// # Panics
-    /// Inside a world, and if an earlier world on this OS thread leaked a thread in the midst of a panic.
+    /// Inside a simulation, and if an earlier simulation on this OS thread leaked a thread in the midst of a panic.
     pub fn run_here<R: 'static>(
         tape: Tape,
         options: Options,
         main: impl FnOnce() -> R + 'static,
     ) -> Outcome<R> {
-        assert!(!std::thread::panicking(), "a world begins on an OS thread that is not panicking");
-        assert!(!host::simulated(), "worlds do not nest");
+        assert!(!std::thread::panicking(), "a simulation begins on an OS thread that is not panicking");
+        assert!(!host::simulated(), "simulations do not nest");
         let kind = options.strategy.unwrap_or_else(|| StrategyKind::draw(&tape));
         let strategy = Strategy::draw(kind, &tape);
         let mut state = State::new(tape, strategy, Trace::new(options.keep), options.steps_max);
@@ -193,7 +193,7 @@ impl World {
 }
 
 thread_local! {
-    /// The scheduler of the world on this OS thread.
+    /// The scheduler of the simulation on this OS thread.
     static SCHEDULER: RefCell<Option<Rc<Scheduler>>> = const { RefCell::new(None) };
 }
 
@@ -203,16 +203,16 @@ fn current() -> Option<Rc<Scheduler>> {
 }
 
 fn expect_current() -> Rc<Scheduler> {
-    current().expect("only code inside a world may call this")
+    current().expect("only code inside a simulation may call this")
 }
 
 /// Starts a simulated thread, whose body need not be `Send`. `tinylsm::sync::spawn` starts one as well.
 ///
 /// # Errors
-/// If the world has too many threads or the system no memory for a stack.
+/// If the simulation has too many threads or the system no memory for a stack.
 ///
 /// # Panics
-/// Outside a world.
+/// Outside a simulation.
 pub fn spawn(name: &str, body: impl FnOnce() + 'static) -> io::Result<ThreadId> {
     let scheduler = expect_current();
     let thread = scheduler.spawn_local(name, Box::new(body))?;
@@ -222,10 +222,10 @@ pub fn spawn(name: &str, body: impl FnOnce() + 'static) -> io::Result<ThreadId> 
 
 /// Waits for the end of a thread.
 ///
-/// It needs no result: a thread that panics ends the world.
+/// It needs no result: a thread that panics ends the simulation.
 ///
 /// # Panics
-/// Outside a world, or if there is no such thread.
+/// Outside a simulation, or if there is no such thread.
 #[track_caller]
 pub fn join(thread: ThreadId) {
     let scheduler = expect_current();
@@ -237,20 +237,20 @@ pub fn join(thread: ThreadId) {
     assert_ne!(scheduler.end_of(u64::from(thread)), Some(End::Panicked), "a panic ends the world");
 }
 
-/// Returns the running thread's number; `None` outside a world and in its scheduler.
+/// Returns the running thread's number; `None` outside a simulation and in its scheduler.
 pub fn thread_id() -> Option<ThreadId> {
     current()?.running()
 }
 
-/// Returns how many scheduling decisions were made; 0 outside a world.
+/// Returns how many scheduling decisions were made; 0 outside a simulation.
 pub fn steps() -> u64 {
     current().map_or(0, |scheduler| scheduler.with_state(|state| state.steps))
 }
 
-/// Returns the virtual time in nanoseconds since the world began.
+/// Returns the virtual time in nanoseconds since the simulation began.
 ///
 /// # Panics
-/// Outside a world.
+/// Outside a simulation.
 pub fn now() -> u64 {
     host::now()
 }
@@ -258,17 +258,17 @@ pub fn now() -> u64 {
 /// Lets at least `duration` of virtual time pass.
 ///
 /// # Panics
-/// Outside a world.
+/// Outside a simulation.
 pub fn sleep(duration: Duration) {
     host::sleep(duration);
 }
 
-/// Lets another thread run here; nothing outside a world.
+/// Lets another thread run here; nothing outside a simulation.
 pub fn yield_point(site: &'static str) {
     tinylsm::sync::yield_point(site);
 }
 
-/// Adds an event to the world's trace; nothing outside a world. Never suspends.
+/// Adds an event to the simulation's trace; nothing outside a simulation. Never suspends.
 ///
 /// `values` must not hold what differs between two runs of one tape: addresses, real time, process ids.
 pub fn event(kind: u32, values: &[u64]) {
@@ -310,7 +310,7 @@ pub(crate) fn begin_dying(process: u32) {
     }
 }
 
-/// Returns how many events the world's trace has, if it keeps the last one in readable form.
+/// Returns how many events the simulation's trace has, if it keeps the last one in readable form.
 pub fn events_kept() -> Option<u64> {
     current()?.with_state(|state| state.trace.keeps().then(|| state.trace.events()))
 }

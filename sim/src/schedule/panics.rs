@@ -1,6 +1,6 @@
-//! Catches the words of a panic inside a world, so that they become its failure instead of noise.
+//! Catches the words of a panic inside a simulation, so that they become its failure instead of noise.
 //!
-//! Owns one process-wide panic hook, installed at the first world and handing on every panic that happens
+//! Owns one process-wide panic hook, installed at the first simulation and handing on every panic that happens
 //! outside of one. Where a panic happened is told to hooks only, hence the hook.
 
 use std::any::Any;
@@ -69,7 +69,7 @@ fn install_hook() {
             let words = Words { message, location };
             if DEADLY.iter().any(|deadly| words.message.starts_with(deadly)) {
                 // The process ends here, and with it whoever would have reported the panics before.
-                eprintln!("in a simulated world: {:?}, then {words:?}", LAST.take());
+                eprintln!("in a simulated simulation: {:?}, then {words:?}", LAST.take());
                 previous(info);
                 return;
             }

@@ -1,4 +1,4 @@
-//! The scheduler: runs a world's threads, one at a time, until all have ended or something went wrong.
+//! The scheduler: runs a simulation's threads, one at a time, until all have ended or something went wrong.
 //!
 //! Owns the fibers and the loop that resumes them, and answers the questions of `tinylsm::sync` as its
 //! [`Host`]. A thread at a scheduling point decides itself who comes next, and goes on without a switch if
@@ -11,7 +11,7 @@
 //! nobody else runs meanwhile, one of them may even wait while it panics: what that makes the others believe, who belong
 //! to the same process, does not matter any more. Panics are its end and no failure.
 
-#![allow(clippy::disallowed_types, reason = "beneath the scheduler, whose own threads do not interleave")]
+#![allow(clippy::disallowed_types, reason = "below the scheduler, whose own threads do not interleave")]
 
 use crate::coroutine::{self, Ended, Fiber, Paused, Resume};
 use crate::schedule::failure::Failure;
@@ -27,7 +27,7 @@ use std::thread::panicking;
 use std::time::Duration;
 use tinylsm::sync::host::{End, Host, HostScope, WaitKey, Waiters, Wake};
 
-/// Threads a world may start in all: far more than an engine needs, few enough for the stacks to fit.
+/// Threads a simulation may start in all: far more than an engine needs, few enough for the stacks to fit.
 const THREADS_MAX: usize = 4_096;
 
 /// How often a thread that catches its own teardown is told again before it is leaked.
@@ -39,7 +39,7 @@ const KILLS_MAX: u32 = 100;
 /// Events of users are kept apart from the scheduler's own.
 const EVENT_USER: u64 = 1 << 32;
 
-/// Runs one world.
+/// Runs one simulation.
 pub(crate) struct Scheduler {
     state: RefCell<State>,
     /// Fibers of threads that were spawned since the loop looked last, in order of their numbers.
@@ -52,7 +52,7 @@ pub(crate) struct Scheduler {
     is_cut_short: Cell<bool>,
 }
 
-/// How a world went.
+/// How a simulation went.
 pub(crate) struct Verdict {
     pub(crate) failure: Option<Failure>,
     /// How many threads could not be unwound after the failure.
@@ -80,7 +80,7 @@ impl Scheduler {
     /// Adds a thread; it runs when it is first chosen.
     pub(crate) fn spawn_local(&self, name: &str, body: Box<dyn FnOnce()>) -> io::Result<ThreadId> {
         if self.state.borrow().threads.len() >= THREADS_MAX {
-            return Err(io::Error::other("the world has as many threads as it may have"));
+            return Err(io::Error::other("the simulation has as many threads as it may have"));
         }
         let fiber = Fiber::new(body)?;
         self.fresh.borrow_mut().push(fiber);
@@ -224,7 +224,7 @@ impl Scheduler {
         Some(panic_failure(&state, thread, panics::take(None), stranded.or(Some(String::new()))))
     }
 
-    /// Unwinds what is left of a failed world.
+    /// Unwinds what is left of a failed simulation.
     fn tear_down(&self, fibers: &mut Vec<Option<Fiber>>) {
         self.state.borrow_mut().tearing_down = true;
         // Unwinding threads may still spawn; such a thread never starts and is unwound in a further round.
@@ -315,7 +315,7 @@ fn unwind_fiber(mut fiber: Fiber) -> bool {
         match fiber.resume(Resume::Unwind) {
             Paused::Parked => {}
             Paused::Stranded => return false,
-            // A destructor's panic is not news: the world has failed already.
+            // A destructor's panic is not news: the simulation has failed already.
             Paused::Ended(_) => return true,
         }
     }
@@ -336,7 +336,7 @@ fn panic_failure(state: &State, thread: ThreadId, words: panics::Words, stranded
     }
 }
 
-/// Virtual durations saturate: 584 years are for ever.
+/// Virtual durations saturate: 584 years are forever.
 fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

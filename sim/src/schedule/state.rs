@@ -1,7 +1,7 @@
-//! What a world knows: its threads, what they wait for, its timers and its time.
+//! What a simulation knows: its threads, what they wait for, its timers and its time.
 //!
 //! Owns the bookkeeping behind the scheduler, as plain data: nothing here suspends or calls out, except for
-//! the tape. Its laws: `runnable` holds exactly the threads whose state says so, by ascending number; a
+//! the tape. Its invariants: `runnable` holds exactly the threads whose state says so, by ascending number; a
 //! blocked thread stands in at most one queue; a timer whose `wait` is not its thread's current one is dead.
 //!
 //! Ids of locks and conditions are `run << 32 | index + 1`. The run's number tells runs apart when an object
@@ -10,7 +10,7 @@
 //! A *dying* process has met its end: its disk fails from now on. Until its threads have run to their ends, no others run,
 //! and those that do not get there are killed, youngest first.
 
-#![allow(clippy::disallowed_types, reason = "beneath the scheduler, whose own threads do not interleave")]
+#![allow(clippy::disallowed_types, reason = "below the scheduler, whose own threads do not interleave")]
 
 use crate::schedule::failure::{WaitGraph, WaitingThread};
 use crate::schedule::strategy::{Decision, Strategy, ThreadId, View};
@@ -30,7 +30,7 @@ const EVENT_IDLE: u64 = 2;
 const EVENT_WAKE: u64 = 3;
 const EVENT_END: u64 = 4;
 
-/// One waiting in this many is also woken without cause, in worlds that have spurious wake-ups at all.
+/// One waiting in this many is also woken without cause, in simulations that have spurious wake-ups at all.
 const SPURIOUS_ONE_IN: u64 = 32;
 
 /// A spurious wake-up comes up to 2^20 ns, about two milliseconds with the spread, after the wait began.
@@ -56,7 +56,7 @@ pub(crate) enum Next {
     Foreign,
 }
 
-/// A world's state.
+/// A simulation's state.
 pub(crate) struct State {
     pub(crate) tape: Tape,
     pub(crate) trace: Trace,
@@ -97,7 +97,7 @@ pub(crate) struct Thread {
     kills_count: u32,
     /// Some thread was panicking when this one was suspended, perhaps this one: it must not be unwound from there.
     pub(crate) is_suspended_in_panic: bool,
-    /// Counts this world's waits; tells a live timer from a dead one.
+    /// Counts this simulation's waits; tells a live timer from a dead one.
     wait: u64,
     /// Who waits for its end.
     joiners: Vec<ThreadId>,
@@ -138,7 +138,7 @@ struct Timer {
 }
 
 impl State {
-    /// Begins a world whose parameters come from the tape.
+    /// Begins a simulation whose parameters come from the tape.
     pub(crate) fn new(tape: Tape, strategy: Strategy, trace: Trace, steps_max: u64) -> State {
         let step_ns = tape.range(Label::Schedule, 20, 500);
         let spurious = tape.chance(Label::Schedule, 1, 2);
@@ -502,7 +502,7 @@ impl State {
         }
     }
 
-    /// Returns the id in `slot`, giving it one of this world if it has none.
+    /// Returns the id in `slot`, giving it one of this simulation if it has none.
     pub(crate) fn id(&mut self, slot: &AtomicU64) -> u64 {
         // One OS thread touches the slot, so no order between atomics is needed.
         let id = slot.load(Ordering::Relaxed);

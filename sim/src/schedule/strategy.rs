@@ -4,7 +4,7 @@
 //! stacks nor locks. Four strategies, because each finds what the others miss:
 //!
 //! - **random walk**, which goes on with the current thread in 0 to 90 of 100 cases, drawn once per run: long
-//!   undisturbed stretches and fine mixing are different worlds;
+//!   undisturbed stretches and fine mixing are different simulations;
 //! - **PCT** (probabilistic concurrency testing): strict random priorities with 1 to 4 points at which the
 //!   running thread drops to the lowest; finds a bug that needs d orderings with a probability that has a bound;
 //! - **round robin** with a drawn quantum;
@@ -60,7 +60,7 @@ impl StrategyKind {
     }
 }
 
-/// What a strategy sees of the world.
+/// What a strategy sees of the simulation.
 pub(crate) struct View<'a> {
     /// Who can run, by ascending number; never empty.
     pub(crate) runnable: &'a [ThreadId],

@@ -114,7 +114,7 @@ proptest! {
         for &at in snapshots.iter().chain([&100]) {
             prop_assert_eq!(read(&before, at), read(&after, at), "at {}", at);
             if !is_bottom {
-                // A delete that survives must still hide what may lie beneath.
+                // A delete that survives must still hide what may lie below.
                 prop_assert_eq!(newest(&before, at), newest(&after, at));
             }
         }

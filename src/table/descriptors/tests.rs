@@ -31,7 +31,7 @@ fn is_open(slot: &Slot) -> bool {
 }
 
 #[test]
-fn the_least_used_idle_file_makes_room() {
+fn the_least_used_idle_file_makes_space() {
     let (disk, slots, descriptors) = (disk(20), slots(20), Descriptors::new(4));
     for round in 1..4 {
         for number in 0..20 {

@@ -1,0 +1,37 @@
+//! One run: a database, its clients and its accidents, decided by a tape and judged by oracles.
+
+mod calls;
+pub mod client;
+mod damage;
+pub mod driver;
+mod endings;
+mod foreign;
+mod full_disk;
+pub mod goals;
+mod goals_table;
+mod held;
+mod images;
+mod incarnation;
+mod isolation;
+pub mod judge;
+pub mod keys;
+mod keyspaces;
+pub mod model;
+mod neighbour;
+mod on_disk;
+pub mod operations;
+mod operators;
+pub mod oracle;
+pub mod orders;
+mod ownership;
+mod promises;
+mod quiet;
+mod reads;
+mod recovery;
+mod rest;
+pub mod run;
+pub mod scene;
+pub mod seed_file;
+pub mod sight;
+pub mod swarm;
+mod upkeep;
