@@ -160,7 +160,7 @@ fn check_file(
         match layer.cmp(&layers[module]) {
             std::cmp::Ordering::Less => {}
             std::cmp::Ordering::Equal => {
-                found.push(format!("{file}: `{path}` goes sideways from `{module}`"))
+                found.push(format!("{file}: `{path}` goes sideways from `{module}`"));
             }
             std::cmp::Ordering::Greater => found.push(format!("{file}: `{path}` goes up from `{module}`")),
         }

@@ -1,7 +1,8 @@
 //! `cargo sim mutants`: does the sweep catch what it should?
 //!
 //! Each patch of `sim/mutants/` plants one known bug. It is applied to a scratch copy of the tree, the simulator is
-//! built there, and seeds are swept until an oracle cries. The engine's source carries no switch for any of this.
+//! built there, and seeds are swept until an oracle cries. What fails without the patch too shows nothing of it. The
+//! engine's source carries no switch for any of this.
 //!
 //! A file of `sim/seeds/` names the patch that plants its bug again. Its seed must fail there, or the file has come to
 //! guard nothing: a change of the draws gives a seed another run.
@@ -153,13 +154,16 @@ fn hunt(root: &Path, scratch: &Path, patch: &Path, max_seeds: u64) -> io::Result
                 patch.display()
             )));
         };
+        if !is_clean(&std::env::current_exe()?, seed, profile)? {
+            return Err(io::Error::other(format!("seed {seed} on {profile} fails without the bug as well")));
+        }
         let stale = stale_seed_files(root, &name_of(patch), &simulator)?;
         return Ok(Hunt::Caught { profile, seed, oracle: line("oracle: ").unwrap_or_default(), stale });
     }
     Ok(Hunt::Missed)
 }
 
-/// Returns the files of `sim/seeds/` that name a mutant, and whose seed does not fail in its simulator.
+/// Returns the files of `sim/seeds/` that name a mutant and whose seed does not fail in its simulator.
 fn stale_seed_files(root: &Path, mutant: &str, simulator: &Path) -> io::Result<Vec<PathBuf>> {
     let mut stale = Vec::new();
     for entry in fs::read_dir(root.join("sim/seeds"))? {
@@ -169,16 +173,21 @@ fn stale_seed_files(root: &Path, mutant: &str, simulator: &Path) -> io::Result<V
         if file.mutant.as_deref() != Some(mutant) {
             continue;
         }
-        let replayed = Command::new(simulator)
-            .args(["replay", &file.seed.to_string(), "--profile", file.profile.name()])
-            .stdout(Stdio::null())
-            .status()?;
-        if replayed.success() {
+        if is_clean(simulator, file.seed, file.profile.name())? {
             stale.push(path);
         }
     }
     stale.sort();
     Ok(stale)
+}
+
+/// Tells whether a simulator finds nothing at a seed.
+fn is_clean(simulator: &Path, seed: u64, profile: &str) -> io::Result<bool> {
+    let replayed = Command::new(simulator)
+        .args(["replay", &seed.to_string(), "--profile", profile])
+        .stdout(Stdio::null())
+        .status()?;
+    Ok(replayed.success())
 }
 
 /// Gives a seed file another seed and profile; its other lines stay.
