@@ -381,6 +381,40 @@ fn openings_of_a_full_disk_take_no_more_of_it_each_time() {
     });
 }
 
+/// An opening that finds no space for a manifest gives back what it has allocated for its log segment: that may be what the
+/// removal of the segment needs.
+#[test]
+fn an_opening_in_vain_keeps_nothing_that_it_has_allocated() {
+    within(|| {
+        let disk = HookedVfs::over(MemVfs::new());
+        let mut options = tiny();
+        options.wal_preallocate_bytes = 64 << 10;
+        let open = || {
+            let builder = Db::builder("/db").vfs(Arc::new(disk.clone())).options(options.clone());
+            builder.background(Background::Manual).open().expect("opens")
+        };
+        open().put("key", "carried into the next segment").expect("puts");
+        disk.set_hook(|call| {
+            let is_refused = call.op == Op::Create && call.path.extension().is_none_or(|it| it != "wal");
+            let full =
+                || Error::new(ErrorKind::NoSpace, "full").with_operation("create").with_file(call.path);
+            if is_refused { Err(full()) } else { Ok(()) }
+        });
+        let db = open();
+        assert_eq!(db.get("key").expect("reads").as_deref(), Some(&b"carried into the next segment"[..]));
+        assert!(!db.background_errors().is_empty() || db.put("more", "").is_err(), "it found no space");
+        drop(db);
+        let entries = disk.read_dir(Path::new("/db")).expect("lists");
+        let logs = entries.iter().map(|entry| Path::new("/db").join(&entry.name));
+        let logs: Vec<_> = logs.filter(|path| path.extension().is_some_and(|it| it == "wal")).collect();
+        assert!(logs.len() >= 2, "the attempt begins a segment: {logs:?}");
+        for path in &logs[1..] {
+            let len = disk.metadata(path).expect("is there").len;
+            assert!(len < 4096, "{path:?} has {len} bytes");
+        }
+    });
+}
+
 /// What is set aside for a full disk becomes less again when there is less data.
 #[test]
 fn deletes_that_meet_a_full_disk_before_writing_is_off_use_the_reserve() {

@@ -195,7 +195,7 @@ impl Core {
         let number = self.take_file_number();
         // Removed once an edit states that the number is taken, if this fails.
         plan.names.insert(FileName::Wal(number));
-        let wal = self.write_segment(number, plan).inspect_err(|_| {
+        let mut wal = self.write_segment(number, plan).inspect_err(|_| {
             plan.dead.insert(FileName::Wal(number));
         })?;
         let (manifest_number, temporary) = (self.take_file_number(), self.take_file_number());
@@ -223,6 +223,8 @@ impl Core {
                     FileName::Temporary(temporary),
                 ];
                 plan.dead.extend(attempt);
+                // What it has ahead may be what the removal of the attempt needs.
+                wal.trim();
             }
             failure.into_error()
         });
@@ -263,12 +265,17 @@ impl Core {
         let step = self.preallocate_bytes();
         let wal = WalWriter::create(disk, path, number, plan.predecessor, step)?;
         let mut wal = wal.with_held_len_max(self.options.wal_held_len_max());
-        for record in &mut plan.records {
+        let add = |record: &mut Record| {
             let (first, last) = (record.header.first_seq, record.header.last_seq());
-            wal.add(&mut record.frame, first, last)?;
+            wal.add(&mut record.frame, first, last)
+        };
+        match plan.records.iter_mut().try_for_each(add).and_then(|()| wal.sync()) {
+            Ok(()) => Ok(wal),
+            Err(error) => {
+                wal.trim();
+                Err(error)
+            }
         }
-        wal.sync()?;
-        Ok(wal)
     }
 }
 

@@ -122,9 +122,17 @@ impl SimDisk {
         *self.shared.latency.lock() = latency;
     }
 
-    /// Sets how many bytes all files together may have; `None` is without end.
+    /// Sets how many bytes all files together may have; `None` is without end. Nobody else changes it from then on.
     pub fn set_space(&self, bytes: Option<u64>) {
+        self.shared.space_to_come.lock().clear();
         *self.shared.space_bytes.lock() = bytes;
+    }
+
+    /// Has somebody else fill the disk behind so many more changes, until `left` bytes are free; or make space without
+    /// end, with `None`. Ask for what comes first first.
+    pub fn change_space_behind(&self, changes: u64, left: Option<u64>) {
+        let at = self.shared.changes_count.load(Ordering::Relaxed) + changes;
+        self.shared.space_to_come.lock().push_back((at, left));
     }
 
     /// Tells whether what the disk says of its free space knows nothing of its limit.

@@ -15,7 +15,7 @@ use crate::disk::profile::Profile;
 use crate::disk::volume::{Volume, failed};
 use crate::tape::{Label, Tape};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -42,6 +42,8 @@ pub(in crate::disk) struct Shared {
     pub(in crate::disk) chained_count: AtomicU32,
     pub(in crate::disk) latency: Mutex<LatencyPlan>,
     pub(in crate::disk) space_bytes: Mutex<Option<u64>>,
+    /// What somebody else will leave free, and behind which change, in order.
+    pub(in crate::disk) space_to_come: Mutex<VecDeque<(u64, Option<u64>)>>,
     pub(in crate::disk) descriptors: Mutex<DescriptorTable>,
     pub(in crate::disk) counters: Mutex<BTreeMap<&'static str, u64>>,
     pub(in crate::disk) observer: Mutex<Option<Observer>>,
@@ -79,6 +81,7 @@ impl Shared {
             chained_count: AtomicU32::new(0),
             latency: Mutex::new(LatencyPlan::none()),
             space_bytes: Mutex::new(None),
+            space_to_come: Mutex::default(),
             descriptors: Mutex::default(),
             counters: Mutex::default(),
             observer: Mutex::new(None),
@@ -149,6 +152,7 @@ impl Shared {
         if event.op.is_change() {
             let count = self.changes_count.fetch_add(1, Ordering::Relaxed) + 1;
             self.take_aim(event.op, count);
+            self.change_space(count);
             if count >= self.crash_after.load(Ordering::Relaxed) && !self.is_off.swap(true, Ordering::SeqCst)
             {
                 self.count("power off in an operation", 1);
@@ -160,6 +164,16 @@ impl Shared {
         }
         self.check_power(event.op, event.path)?;
         result
+    }
+
+    /// Lets somebody else take space or free some once it is time.
+    fn change_space(&self, changes_count: u64) {
+        let mut to_come = self.space_to_come.lock();
+        while let Some((_, left)) = to_come.pop_front_if(|(at, _)| *at <= changes_count) {
+            let used = self.volume.lock().charged_bytes;
+            *self.space_bytes.lock() = left.map(|left| used + left);
+            self.count(if left.is_some() { "space taken under way" } else { "space freed under way" }, 1);
+        }
     }
 
     /// Sets the last change once the operation that was aimed at is there.

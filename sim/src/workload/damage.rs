@@ -20,6 +20,9 @@ use std::path::{Path, PathBuf};
 use tinylsm::format::names::FileName;
 use tinylsm::{Background, Db, Error, ErrorKind, Slice};
 
+/// Copies that are damaged and read, each in another way.
+const DAMAGES_COUNT: usize = 3;
+
 /// How the copy came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::workload) enum Source {
@@ -57,16 +60,22 @@ pub(in crate::workload) fn judge_damaged(
     disk: &SimDisk,
     source: Source,
 ) -> Result<(), Violation> {
-    let Some(damaged) = Damaged::make(context, disk, source)? else { return Ok(()) };
-    context.reach(match source {
-        Source::Closed => "damaged a closed copy",
-        Source::Unclosed => "damaged a copy that nobody had closed",
-    });
-    damaged.read_only()?;
-    if context.tape.chance(Label::Check, 1, 3) && damaged.leaves_others_whole() {
-        Isolation::new(&damaged).judge()?;
+    let mut last = None;
+    for _ in 0..DAMAGES_COUNT {
+        let Some(damaged) = Damaged::make(context, disk, source)? else { continue };
+        context.reach(match source {
+            Source::Closed => "damaged a closed copy",
+            Source::Unclosed => "damaged a copy that nobody had closed",
+        });
+        damaged.read_only()?;
+        last = Some(damaged);
     }
-    Ok(())
+    match last {
+        Some(damaged) if context.tape.chance(Label::Check, 1, 3) && damaged.leaves_others_whole() => {
+            Isolation::new(&damaged).judge()
+        }
+        _ => Ok(()),
+    }
 }
 
 impl<'a> Damaged<'a> {

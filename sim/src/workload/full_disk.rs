@@ -10,7 +10,9 @@ use crate::workload::on_disk;
 use crate::workload::quiet::names_of;
 use crate::workload::recovery::numbered;
 use tinylsm::base::limits::manifest_ahead_len;
-use tinylsm::{Compression, Db, Error, ErrorKind, Keyspace, KeyspaceOptions, SeqNum, WriteOptions};
+use tinylsm::{
+    Background, Compression, Db, Error, ErrorKind, Keyspace, KeyspaceOptions, SeqNum, WriteOptions,
+};
 
 /// Deletes that must go on on a full disk.
 const DELETES_COUNT: usize = 8;
@@ -156,8 +158,18 @@ impl Driver {
             self.disk.set_faults(FaultPlan { hides_limit, ..FaultPlan::default() });
             // With hardly any, the log is full again before a memtable is.
             let space = *self.context.tape.pick(Label::Check, &[24 << 10, 4 << 10, 1 << 10]);
-            self.disk.set_space(Some(self.disk.space_used() + below(space)));
-            let is_full = self.write_until_full(&keyspaces, round)?;
+            match below(4) {
+                0 | 1 => self.disk.set_space(Some(self.disk.space_used() + below(space))),
+                others => {
+                    // Somebody else fills it in the midst of things, and perhaps makes space before anybody asks for it.
+                    let changes = 1 + below(40);
+                    self.disk.change_space_behind(changes, Some(below(space)));
+                    if others == 3 {
+                        self.disk.change_space_behind(changes + 1 + below(60), None);
+                    }
+                }
+            }
+            let is_full = self.write_until_full(&db, &keyspaces, round)?;
             self.disk.set_space(None);
             db.resume()
                 .map_err(|error| broken(format!("with all the space there is, resume gives {error:?}")))?;
@@ -168,12 +180,8 @@ impl Driver {
             }
         }
         if below(2) == 0 {
-            let idle = db.wait_idle();
-            idle.map_err(|error| broken(format!("with all the space there is, wait_idle gives {error:?}")))?;
-            if let Some(error) = db.background_error() {
-                return Err(broken(format!("all is well again, but it still says {error:?}")));
-            }
-            self.check_files(&db.stats())?;
+            self.settle(&db)?;
+            self.reach("settled behind a full disk");
         }
         if below(2) == 0 {
             db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;
@@ -225,27 +233,49 @@ impl Driver {
     }
 
     /// Puts until the disk is full, and deletes some keys there now and then; tells whether it came to that.
-    fn write_until_full(&self, keyspaces: &[(u32, Keyspace)], round: u64) -> Result<bool, Violation> {
+    fn write_until_full(
+        &self,
+        db: &Db,
+        keyspaces: &[(u32, Keyspace)],
+        round: u64,
+    ) -> Result<bool, Violation> {
         let below = |bound| self.context.tape.below(Label::Check, bound);
         let index = |bound: usize| usize::try_from(below(bound as u64)).expect("below a usize");
         for number in 0..FILLING_PUTS_MAX {
             let at = index(keyspaces.len());
             let (id, keyspace) = (keyspaces[at].0, &keyspaces[at].1);
+            let worked = match below(16) {
+                0 => db.flush(),
+                1 => db.compact_range(keyspace, ..),
+                _ => Ok(()),
+            };
             let key = format!("fill{}", below(8));
             let value = format!("{round}.{number}.").repeat(1 + index(100));
-            match self.context.put_in(id, keyspace, &key, &value)? {
+            let put = self.context.put_in(id, keyspace, &key, &value)?;
+            match worked.and(put) {
                 Ok(()) => {}
-                Err(error) if is_full(&error) => {
+                Err(error) if self.is_full(&error) => {
                     self.check_manifest_space()?;
                     for _ in 0..below(4) {
                         self.delete(keyspace, (id, format!("fill{}", below(8)).as_bytes()))?;
                     }
                     return Ok(true);
                 }
-                Err(error) => return Err(broken(format!("while it fills up, a put gives {error:?}"))),
+                Err(error) => return Err(broken(format!("while it fills up, a write gives {error:?}"))),
             }
         }
         Ok(false)
+    }
+
+    /// Tells whether an error is one that a write may meet on a full disk: its own, or that of an earlier one. Whoever
+    /// waits for a flush or merge that finds no space is told so at once, unless nobody does the work.
+    fn is_full(&self, error: &Error) -> bool {
+        let is_manual = matches!(self.context.background(), Background::Manual);
+        match error.kind() {
+            ErrorKind::NoSpace | ErrorKind::ReadOnly => true,
+            ErrorKind::Busy => is_manual,
+            _ => false,
+        }
     }
 
     /// Deletes a key, which a full disk does not hinder.
@@ -318,12 +348,6 @@ fn keyspaces_of(db: &Db) -> Result<Vec<(u32, Keyspace)>, Violation> {
     let handle = |(id, name): (u32, String)| Ok((id, db.keyspace(&name)?));
     let keyspaces: Result<_, Error> = numbered(db).into_iter().map(handle).collect();
     keyspaces.map_err(|error| broken(format!("a keyspace gives {error:?}")))
-}
-
-/// Tells whether an error is one that a put may meet on a full disk: its own, that of an earlier one, or that flushes do
-/// not come.
-fn is_full(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::ReadOnly | ErrorKind::Busy)
 }
 
 fn is_refusal(error: &Error) -> bool {

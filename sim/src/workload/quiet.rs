@@ -35,21 +35,8 @@ impl Driver {
 
     fn check_quiet(&mut self, db: &Db) -> Result<(), Violation> {
         self.mend_disk();
-        let left_alone = self.come_to_rest_unasked(db);
-        db.wait_idle().map_err(|error| violation("wait_idle", format!("{error:?}")))?;
-        let stats = db.stats();
-        if let Some(before) = left_alone
-            && jobs_of(&before) != jobs_of(&stats)
-        {
-            let message = format!("left alone it did {:?}, asked {:?}", jobs_of(&before), jobs_of(&stats));
-            return Err(violation("rest without being asked", message));
-        }
-        self.check_files(&stats)?;
+        let stats = self.settle(db)?;
         self.check_figures(db, &stats)?;
-        check_shape(db, &stats, self.context.swarm.longest_value_len())?;
-        if let Some(error) = db.background_error() {
-            return Err(violation("background_error", format!("nothing has failed, but it says {error:?}")));
-        }
         // What is due only after a while comes now, and then nothing more.
         let later = self.leave_alone(db)?;
         let latest = self.leave_alone(db)?;
@@ -63,6 +50,26 @@ impl Driver {
         self.check_space_by_itself(db)?;
         self.reach("judged: quiet");
         Ok(())
+    }
+
+    /// Lets everything that is due be done, and checks that it is: nothing was left for somebody to ask for it, no level is
+    /// over its target, no file lies about, and no error is told of.
+    pub(in crate::workload) fn settle(&self, db: &Db) -> Result<Stats, Violation> {
+        let left_alone = self.come_to_rest_unasked(db);
+        db.wait_idle().map_err(|error| violation("wait_idle", format!("{error:?}")))?;
+        let stats = db.stats();
+        if let Some(before) = left_alone
+            && jobs_of(&before) != jobs_of(&stats)
+        {
+            let message = format!("left alone it did {:?}, asked {:?}", jobs_of(&before), jobs_of(&stats));
+            return Err(violation("rest without being asked", message));
+        }
+        self.check_files(&stats)?;
+        check_shape(db, &stats, self.context.swarm.longest_value_len())?;
+        if let Some(error) = db.background_error() {
+            return Err(violation("background_error", format!("nothing has failed, but it says {error:?}")));
+        }
+        Ok(stats)
     }
 
     /// Leaves a database with threads of its own alone in half the cases, so that everything due is done before anybody asks:

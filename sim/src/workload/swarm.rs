@@ -130,7 +130,7 @@ impl Swarm {
             options.memtable_bytes,
         ];
         let has_user_order = keyspaces.iter().any(|keyspace| Order::of(keyspace) != Order::Bytewise);
-        let has_panics = has_user_order && rarely(6);
+        let has_panics = has_user_order && rarely(3);
         Swarm {
             options,
             background: if is_manual {
