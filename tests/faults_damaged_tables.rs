@@ -202,3 +202,62 @@ fn a_damaged_block_stays_named_until_it_is_mended() {
         });
     }
 }
+
+// ---- Damage anywhere ----
+
+/// Whichever table is damaged: steps come to rest, few of them fail, and writing goes on away from the damage.
+#[test]
+fn damage_to_any_table_keeps_nobody_busy() {
+    within(|| {
+        let builder = |disk: &MemVfs| {
+            let options = tiny().memtable_bytes(2 << 10).block_cache_bytes(0);
+            Db::builder("/db").vfs(Arc::new(disk.clone())).options(options).background(Background::Manual)
+        };
+        let make = || {
+            let disk = MemVfs::new();
+            let db = builder(&disk).open().expect("opens");
+            for i in 0..160 {
+                db.put(key(i), noise(i, 100)).expect("puts");
+                if i % 20 == 19 {
+                    db.flush().expect("flushes");
+                    db.wait_idle().expect("idle");
+                }
+            }
+            db.close().expect("closes");
+            disk
+        };
+        let tables = tables_of(&make());
+        assert!(tables.len() > 5, "{} tables", tables.len());
+        for table in tables {
+            let disk = make();
+            disk.flip(&table, 3, 1).expect("it is there");
+            let db = builder(&disk).open().expect("opens");
+            let mut failures_count = 0;
+            for round in 0..12 {
+                for i in 0..20 {
+                    let i = (i * 7 + round * 31) % 160;
+                    // Where level 0 overlaps the damage, writers may come to wait for it.
+                    if let Err(error) = db.put(key(i), noise(i + 1000 * round, 100)) {
+                        assert_eq!(error.kind(), ErrorKind::Busy, "{table:?}: {error:?}");
+                    }
+                }
+                loop {
+                    match db.background_step() {
+                        Ok(false) => break,
+                        Ok(true) => {}
+                        Err(_) => failures_count += 1,
+                    }
+                    assert!(failures_count < 50, "{table:?}: steps fail without end");
+                }
+            }
+            // Whoever asks for everything to be merged meets it, unless all that it held is written anew.
+            if let Err(error) = db.compact_range(db.default_keyspace(), ..) {
+                assert_eq!(error.file(), Some(&*Path::new("/").join(&table)), "{error:?}");
+                let told = db.background_errors();
+                assert!(told.iter().any(|told| told.error.file() == error.file()), "{told:?}");
+            } else {
+                assert!(!disk.files().contains(&table), "{table:?} is merged, damaged as it is");
+            }
+        }
+    });
+}

@@ -561,6 +561,37 @@ fn a_delete_that_lacks_descriptors_does_not_use_the_reserve() {
     });
 }
 
+/// Where a quota refuses to allocate and to write, looks for space leave no file behind.
+#[test]
+fn looks_for_space_leave_no_file() {
+    within(|| {
+        let disk = HookedVfs::over(MemVfs::new());
+        let options = tiny().reserve_bytes_max(0).manifest_roll_bytes(64 << 10);
+        let builder = Db::builder("/db").vfs(Arc::new(disk.clone())).options(options);
+        let db = builder.background(Background::Manual).open().expect("opens");
+        disk.set_hook(|call| {
+            let is_manifest = call.path.to_string_lossy().contains("MANIFEST");
+            match is_manifest && call.op == Op::Allocate || call.is(Op::Append, ".tmp") {
+                true => Err(Error::new(ErrorKind::NoSpace, "quota").with_file(call.path)),
+                false => Ok(()),
+            }
+        });
+        let mut looks_count = 0;
+        for round in 0..400 {
+            for i in 0..5 {
+                looks_count += u64::from(db.put(numbered(i), [round as u8; 300]).is_err());
+            }
+            looks_count += u64::from(db.flush().is_err());
+            drop(db.resume());
+            while let Ok(true) = db.background_step() {}
+        }
+        assert!(looks_count > 10, "{looks_count} calls found no space");
+        let names = || disk.read_dir(Path::new("/db")).expect("lists").into_iter().map(|entry| entry.name);
+        let left: Vec<_> = names().filter(|name| name.ends_with(".tmp")).collect();
+        assert!(left.is_empty(), "left: {left:?}");
+    });
+}
+
 // ---- Many keyspaces ----
 
 /// Deletes in each of so many keyspaces on a full disk, however little each has, are taken, flushed and merged.

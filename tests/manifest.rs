@@ -191,3 +191,20 @@ fn a_full_disk_refuses_an_edit_and_goes_on() {
     manifest.install(&[table(50, 20_000)]).expect("there is space");
     assert_eq!(read_back(&disk), *manifest.catalog());
 }
+
+/// Going without allocated space is for one edit: the next one is refused again before anything of it is written.
+#[test]
+fn one_edit_alone_goes_unallocated() {
+    let disk = FaultyVfs::new();
+    let mut manifest = begin(&disk);
+    manifest.go_unallocated();
+    manifest.install(&[table(50, 20_000)]).expect("there is space");
+    disk.set_free(0);
+    let before = manifest.catalog().clone();
+    let refused = manifest.install(&[table(51, 20_000)]).expect_err("there is no space");
+    assert!(matches!(refused, Failure::NotInstalled(_)), "{refused:?}");
+    assert!(manifest.failure().is_none() && *manifest.catalog() == before);
+    disk.set_free(1 << 20);
+    manifest.install(&[table(51, 20_000)]).expect("there is space");
+    assert_eq!(read_back(&disk), *manifest.catalog());
+}
