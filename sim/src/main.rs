@@ -5,7 +5,7 @@
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
-    reason = "the command line runs runs from outside: real threads, files and clocks"
+    reason = "the command line stands outside of runs: real threads, files and clocks"
 )]
 
 mod cli;
@@ -22,9 +22,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the runs of many seeds; stop at the first broken invariant
+    /// Run many seeds; stop at the first broken invariant
     Sweep(cli::sweep::Sweep),
-    /// Run the run of one seed and tell what happened
+    /// Run one seed and tell what happened
     Replay(cli::replay::Replay),
     /// Plant each known bug in a scratch copy and count the seeds until it is caught
     Mutants(cli::mutants::Mutants),

@@ -1,6 +1,6 @@
 //! What can go wrong, and how long things take.
 //!
-//! Both are plain data that a run draws for a run. A rate is a chance per opportunity in parts per million; a
+//! Both are plain data that a workload draws for a run. A rate is a chance per opportunity in parts per million; a
 //! rate of zero takes no choice from the tape, so a run without faults has none to shrink. No fault here
 //! damages bytes that a sync made durable: damage of that kind is done on purpose, by the methods of
 //! [`crate::disk::SimDisk`] that say so.

@@ -1,4 +1,4 @@
-//! Running one run from its seed.
+//! One run from its seed.
 
 use crate::disk::{DiskEvent, Profile, SimDisk};
 use crate::schedule::{self, Options, Simulation};
