@@ -3,8 +3,8 @@
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::KeyspaceId;
 use crate::base::limits;
+use crate::db::core::Core;
 use crate::db::keyspace::{Keyspace, check_sizes, refused};
-use crate::db::state::Core;
 use crate::db::writing::Reach;
 use crate::format::batch::Batch;
 use std::sync::{Arc, Weak};

@@ -3,10 +3,10 @@
 use crate::base::comparator::Comparator;
 use crate::base::error::Result;
 use crate::db::Db;
+use crate::db::core::Host;
 use crate::db::opening::{self, OpenRequest};
 use crate::db::options::{Background, Comparators, Options};
 use crate::db::runtime::Runtime;
-use crate::db::state::Host;
 use crate::sync::tell;
 use crate::table::shared::Cache;
 use crate::vfs::Vfs;

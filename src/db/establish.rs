@@ -17,7 +17,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
 use crate::base::limits;
 use crate::base::time::UnixMillis;
-use crate::db::state::{Core, Leader};
+use crate::db::core::{Core, Leader};
 use crate::format::names::FileName;
 use crate::version::catalog::Catalog;
 use crate::version::edit::Change;

@@ -1,7 +1,7 @@
 //! The database: handles, opening, writing, background jobs.
 //!
 //! Owns what ties the modules below together: which memtable belongs to which WAL segment, which tables make up what
-//! readers see, who may write now, what happens after a failure. `state.rs` says what there is and in which order
+//! readers see, who may write now, what happens after a failure. `core.rs` says what there is and in which order
 //! it is locked. One owner each for what goes wrong most easily: `ends.rs` for the phases from opening to closed, `board.rs`
 //! for which background job may run, `files.rs` for the states of every file, `directory.rs` for the directory itself.
 //! `opening.rs` and `establish.rs` say how a database comes to be, `writing.rs`, `keyspaces.rs`, `jobs.rs` and `waiting.rs` how it changes,
@@ -18,8 +18,11 @@ pub mod snapshot;
 pub mod stats;
 
 mod board;
+mod book;
 mod closing;
+mod core;
 mod directory;
+mod edits;
 mod ends;
 mod establish;
 mod files;
@@ -42,13 +45,13 @@ use crate::base::time::UnixMillis;
 use crate::db::batch::WriteBatch;
 use crate::db::board::JobKind;
 use crate::db::builder::DbBuilder;
+use crate::db::core::Core;
 use crate::db::iter::Iter;
 use crate::db::keyspace::Keyspace;
 use crate::db::options::{KeyspaceOptions, Options, WriteOptions};
 use crate::db::range::{KeyRange, owned_bounds};
 use crate::db::runtime::Runtime;
 use crate::db::snapshot::Snapshot;
-use crate::db::state::Core;
 use crate::db::stats::{BackgroundError, Stats, VerifyReport};
 use crate::db::writing::Reach;
 use crate::format::batch::Batch;

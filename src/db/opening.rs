@@ -20,13 +20,13 @@ use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::base::time::UnixMillis;
 use crate::compaction::output::open_table;
+use crate::db::book::{Book, Generation};
+use crate::db::core::{Core, Host, Leader, Link, Parts};
 use crate::db::directory::Directory;
 use crate::db::ends::{Step, is_mendable};
 use crate::db::establish::{Establishment, Named};
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
-use crate::db::state::{
-    Book, Core, Generation, Host, KeyspaceInfo, KeyspaceTree, Leader, Link, LiveTable, Parts, State, View,
-};
+use crate::db::state::{KeyspaceInfo, KeyspaceTree, LiveTable, State, View};
 use crate::format::names::{FileName, first_free_number};
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;

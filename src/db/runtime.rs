@@ -7,8 +7,8 @@
 
 use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
+use crate::db::core::Core;
 use crate::db::jobs::Look;
-use crate::db::state::Core;
 use crate::sync::{Condvar, JoinHandle, Mutex, process_id, spawn};
 use crate::vfs::Vfs;
 use std::collections::VecDeque;

@@ -2,7 +2,8 @@
 
 use crate::base::error::Error;
 use crate::base::seq::SeqNum;
-use crate::db::state::{Core, KeyspaceTree, State};
+use crate::db::core::Core;
+use crate::db::state::{KeyspaceTree, State};
 use crate::format::names::FileName;
 use std::collections::BTreeSet;
 use std::sync::Arc;

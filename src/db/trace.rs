@@ -3,7 +3,7 @@
 use crate::base::error::Result;
 use crate::base::key::Kind;
 use crate::base::slice::Slice;
-use crate::db::state::Core;
+use crate::db::core::Core;
 use crate::format::batch::{Batch, Operation};
 use crate::sync::tell;
 use crate::write::commit::Durability;
