@@ -123,7 +123,7 @@ mod enveloped {
         });
         assert!(matches!(failure.value, Some(Failure::Panic { .. })), "{failure:?}");
         let alone = catch_unwind(AssertUnwindSafe(|| enclose(1, || drop(std::thread::spawn(|| ())))));
-        assert!(alone.is_err(), "also outside of a world");
+        assert!(alone.is_err(), "also outside of a simulation");
         std::thread::spawn(|| ()).join().expect("and outside the envelope threads are to be had");
     }
 }

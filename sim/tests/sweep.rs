@@ -46,7 +46,7 @@ fn a_seed_gives_the_same_run_twice() {
     }
 }
 
-/// The engine's whole stories in two envelopes of other dates, entropy and hash keys: a stray look at any of them
+/// Whole runs of the engine in two envelopes of other dates, entropy and hash keys: a stray look at any of them
 /// would show in the trace, and a stray thread would panic.
 #[cfg(madsim)]
 #[test]

@@ -126,7 +126,7 @@ impl Simulation {
         // A fresh thread has fresh thread-locals, above all the keys of the standard library's hash maps.
         let thread = std::thread::Builder::new().name("simulation".to_owned());
         let thread = thread.spawn(move || Simulation::run_here(tape, options, main));
-        match thread.expect("the system has a thread for a world").join() {
+        match thread.expect("the system has a thread for a simulation").join() {
             Ok(outcome) => outcome,
             Err(payload) => resume_unwind(payload),
         }
@@ -234,7 +234,7 @@ pub fn join(thread: ThreadId) {
     while scheduler.end_of(u64::from(thread)).is_none() {
         scheduler.block(WaitKey::Thread(u64::from(thread)), None, at);
     }
-    assert_ne!(scheduler.end_of(u64::from(thread)), Some(End::Panicked), "a panic ends the world");
+    assert_ne!(scheduler.end_of(u64::from(thread)), Some(End::Panicked), "a panic ends the simulation");
 }
 
 /// Returns the running thread's number; `None` outside a simulation and in its scheduler.

@@ -95,7 +95,7 @@ impl Scheduler {
         if failure.is_some() || is_cut_short {
             self.tear_down(&mut fibers);
         }
-        assert!(fibers.iter().all(Option::is_none), "no thread outlives its world");
+        assert!(fibers.iter().all(Option::is_none), "no thread outlives its simulation");
         Verdict { failure, leaked: self.leaked.get(), is_cut_short }
     }
 

@@ -518,7 +518,7 @@ impl State {
     }
 
     fn index(&self, id: u64) -> usize {
-        assert_eq!(id >> 32, u64::from(self.live.number()), "an id belongs to its world");
+        assert_eq!(id >> 32, u64::from(self.live.number()), "an id belongs to its simulation");
         (id & u64::from(u32::MAX)) as usize - 1
     }
 
