@@ -304,3 +304,59 @@ fn a_simulated_disk_serves_a_database_outside_a_run() {
     assert!(disk.now() - began >= 5_000_000, "time passes by itself");
     db.close().unwrap();
 }
+
+/// A disk of the fewest methods cannot reserve, and keeps the contract in everything that it has; one whose files tell a wrong
+/// length does not.
+#[test]
+fn what_is_allocated_is_looked_at() {
+    struct Disk(Arc<dyn Vfs>, fn(Box<dyn WriteFile>) -> Box<dyn WriteFile>);
+    impl VfsWrapper for Disk {
+        fn inner(&self) -> &Arc<dyn Vfs> {
+            &self.0
+        }
+        fn around(&self, inner: Arc<dyn Vfs>) -> Disk {
+            Disk(inner, self.1)
+        }
+        fn create_new(&self, path: &Path) -> Result<Box<dyn WriteFile>> {
+            Ok(self.1(self.0.create_new(path)?))
+        }
+    }
+    struct ReservesNothing(Box<dyn WriteFile>);
+    impl WriteFileWrapper for ReservesNothing {
+        fn inner(&self) -> &dyn WriteFile {
+            self.0.as_ref()
+        }
+        fn inner_mut(&mut self) -> &mut dyn WriteFile {
+            self.0.as_mut()
+        }
+        fn allocate(&mut self, _len: u64) -> Result<()> {
+            Ok(())
+        }
+    }
+    struct TellsAnything(Box<dyn WriteFile>);
+    impl WriteFileWrapper for TellsAnything {
+        fn inner(&self) -> &dyn WriteFile {
+            self.0.as_ref()
+        }
+        fn inner_mut(&mut self) -> &mut dyn WriteFile {
+            self.0.as_mut()
+        }
+        fn allocated_len(&self) -> u64 {
+            7
+        }
+    }
+    let around = |file| Arc::new(Disk(Arc::new(MemVfs::new()), file)) as Arc<dyn Vfs>;
+    check(&around(|file| Box::new(ReservesNothing(file))), Path::new("/db"));
+    let wrong = around(|file| Box::new(TellsAnything(file)));
+    let found = catch_unwind(AssertUnwindSafe(|| check(&wrong, Path::new("/db"))));
+    assert!(found.is_err(), "a wrong length passes");
+}
+
+#[test]
+fn a_directory_that_is_in_use_is_not_checked() {
+    let disk: Arc<dyn Vfs> = Arc::new(MemVfs::new());
+    check(&disk, Path::new("/db"));
+    let again = catch_unwind(AssertUnwindSafe(|| check(&disk, Path::new("/db"))));
+    let text = *again.unwrap_err().downcast::<String>().unwrap();
+    assert!(text.contains("is not empty"), "{text}");
+}

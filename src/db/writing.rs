@@ -38,7 +38,7 @@ pub(crate) struct Reach<'a> {
     pub has_puts: bool,
 }
 
-/// How often a delete is tried again on a full disk.
+/// How often a delete is tried again on a full disk where no job is left that may make space.
 const FULL_DISK_ATTEMPTS: u32 = 20;
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(10);
 
@@ -82,7 +82,14 @@ impl Core {
     /// when it fails.
     fn commit_on_full_disk(&self, mut request: Request, reach: Reach<'_>) -> Result<SeqNum> {
         let mut in_doubt = None;
-        for _ in 0..FULL_DISK_ATTEMPTS {
+        let until = self.directory.now().saturating_add(nanos(self.options.stall_timeout));
+        let mut attempts_left = FULL_DISK_ATTEMPTS;
+        while attempts_left > 0 {
+            let now = self.directory.now();
+            // A job that is about to remove files may be kept from it for a while.
+            if now >= until || !self.book.lock().may_make_space(now) {
+                attempts_left -= 1;
+            }
             let answer;
             (request, answer) = self.commit_once(request, reach);
             match answer {

@@ -16,9 +16,11 @@
 pub use std::sync::mpsc::{RecvError, RecvTimeoutError, SendError, TryRecvError, TrySendError};
 
 #[cfg(feature = "sim")]
-pub use crate::sync::mpsc::queue::{Receiver, Sender, SyncSender, channel, sync_channel};
+pub use crate::sync::mpsc::queue::{
+    IntoIter, Iter, Receiver, Sender, SyncSender, TryIter, channel, sync_channel,
+};
 #[cfg(not(feature = "sim"))]
-pub use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+pub use std::sync::mpsc::{IntoIter, Iter, Receiver, Sender, SyncSender, TryIter, channel, sync_channel};
 
 /// Channels over the locks of [`crate::sync`], so that a host schedules their waits.
 ///
@@ -28,12 +30,17 @@ mod queue {
     use crate::sync::mpsc::{RecvError, RecvTimeoutError, SendError, TryRecvError, TrySendError};
     use crate::sync::time::Instant;
     use crate::sync::{Condvar, Mutex, MutexGuard};
+    use std::cell::Cell;
     use std::collections::VecDeque;
+    use std::fmt;
+    use std::marker::PhantomData;
     use std::sync::Arc;
     use std::time::Duration;
 
     struct Channel<T> {
         state: Mutex<State<T>>,
+        /// Without space for any message: each goes from hand to hand.
+        is_rendezvous: bool,
         /// A message came, or the last sender went.
         filled: Condvar,
         /// A message was taken, or the receiver went.
@@ -44,31 +51,35 @@ mod queue {
         messages: VecDeque<T>,
         senders_count: usize,
         has_receiver: bool,
+        /// The receiver waits for a message.
+        is_receiving: bool,
         sent_count: u64,
         taken_count: u64,
     }
 
-    fn new<T>() -> Arc<Channel<T>> {
+    fn new<T>(is_rendezvous: bool) -> Arc<Channel<T>> {
         let state = State {
             messages: VecDeque::new(),
             senders_count: 1,
             has_receiver: true,
+            is_receiving: false,
             sent_count: 0,
             taken_count: 0,
         };
-        Arc::new(Channel { state: Mutex::new(state), filled: Condvar::new(), taken: Condvar::new() })
+        let (filled, taken) = (Condvar::new(), Condvar::new());
+        Arc::new(Channel { state: Mutex::new(state), is_rendezvous, filled, taken })
     }
 
     /// Makes a channel without a bound.
     pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
-        let channel = new();
-        (Sender { end: End(Arc::clone(&channel)) }, Receiver { channel })
+        let channel = new(false);
+        (Sender { end: End(Arc::clone(&channel)) }, Receiver { channel, one_thread: PhantomData })
     }
 
     /// Makes a channel that holds at most `bound` messages.
     pub fn sync_channel<T>(bound: usize) -> (SyncSender<T>, Receiver<T>) {
-        let channel = new();
-        (SyncSender { end: End(Arc::clone(&channel)), bound }, Receiver { channel })
+        let channel = new(bound == 0);
+        (SyncSender { end: End(Arc::clone(&channel)), bound }, Receiver { channel, one_thread: PhantomData })
     }
 
     /// One sender of a channel.
@@ -174,17 +185,18 @@ mod queue {
             while state.has_receiver && state.taken_count < number {
                 channel.taken.wait(&mut state);
             }
-            // With a bound of 0 at most one message waits, and that is this one.
-            match state.messages.pop_back() {
-                Some(message) if state.taken_count < number => Err(SendError(message)),
-                _ => Ok(()),
+            if state.taken_count >= number {
+                return Ok(());
             }
+            // At most one message waits where there is space for none, and that is this one.
+            let message = state.messages.pop_back().expect("a message that nobody took is there");
+            Err(SendError(message))
         }
 
         /// Sends a message if there is space for it now.
         ///
         /// # Errors
-        /// The message, if there is none or the receiver is gone. A channel with a bound of 0 never has space here.
+        /// The message, if there is none or the receiver is gone. With a bound of 0 there is some while the receiver waits.
         #[track_caller]
         pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
             let channel = &self.end.0;
@@ -192,7 +204,8 @@ mod queue {
             if !state.has_receiver {
                 return Err(TrySendError::Disconnected(message));
             }
-            if state.messages.len() >= self.bound {
+            let bound = if state.is_receiving { self.bound.max(1) } else { self.bound };
+            if state.messages.len() >= bound {
                 return Err(TrySendError::Full(message));
             }
             channel.push(state, message);
@@ -203,15 +216,20 @@ mod queue {
     /// Takes messages in the order they were sent.
     pub struct Receiver<T> {
         channel: Arc<Channel<T>>,
+        /// One thread at a time receives.
+        one_thread: PhantomData<Cell<()>>,
     }
 
     impl<T> Drop for Receiver<T> {
         fn drop(&mut self) {
             let mut state = self.channel.state.lock();
             state.has_receiver = false;
-            // A sender that waits for its message to be taken gets it back; others' are dropped with no lock held.
-            let left =
-                if state.senders_count == 0 { std::mem::take(&mut state.messages) } else { VecDeque::new() };
+            // A sender that waits for its message to be taken gets it back. Others' go now: whoever waits for an answer that
+            // one of them carries the sender of has to hear that there will be none. No lock is held while they do.
+            let left = match self.channel.is_rendezvous {
+                true => VecDeque::new(),
+                false => std::mem::take(&mut state.messages),
+            };
             drop(state);
             drop(left);
             self.channel.taken.notify_all();
@@ -233,7 +251,9 @@ mod queue {
                 if state.senders_count == 0 {
                     return Err(RecvError);
                 }
+                state.is_receiving = true;
                 self.channel.filled.wait(&mut state);
+                state.is_receiving = false;
             }
         }
 
@@ -270,7 +290,9 @@ mod queue {
                 if left.is_zero() {
                     return Err(RecvTimeoutError::Timeout);
                 }
+                state.is_receiving = true;
                 self.channel.filled.wait_for(&mut state, left);
+                state.is_receiving = false;
             }
         }
 
@@ -282,13 +304,47 @@ mod queue {
         }
 
         /// Waits for messages one by one, until the last sender is gone.
-        pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
-            std::iter::from_fn(|| self.recv().ok())
+        pub fn iter(&self) -> Iter<'_, T> {
+            Iter { receiver: self }
         }
 
         /// Takes the messages that are there.
-        pub fn try_iter(&self) -> impl Iterator<Item = T> + '_ {
-            std::iter::from_fn(|| self.try_recv().ok())
+        pub fn try_iter(&self) -> TryIter<'_, T> {
+            TryIter { receiver: self }
+        }
+    }
+
+    /// Waits for messages one by one, until the last sender is gone.
+    #[derive(Debug)]
+    pub struct Iter<'a, T> {
+        receiver: &'a Receiver<T>,
+    }
+
+    impl<T> Iterator for Iter<'_, T> {
+        type Item = T;
+        fn next(&mut self) -> Option<T> {
+            self.receiver.recv().ok()
+        }
+    }
+
+    /// Takes the messages that are there.
+    #[derive(Debug)]
+    pub struct TryIter<'a, T> {
+        receiver: &'a Receiver<T>,
+    }
+
+    impl<T> Iterator for TryIter<'_, T> {
+        type Item = T;
+        fn next(&mut self) -> Option<T> {
+            self.receiver.try_recv().ok()
+        }
+    }
+
+    impl<'a, T> IntoIterator for &'a Receiver<T> {
+        type Item = T;
+        type IntoIter = Iter<'a, T>;
+        fn into_iter(self) -> Iter<'a, T> {
+            self.iter()
         }
     }
 
@@ -301,6 +357,7 @@ mod queue {
     }
 
     /// Waits for messages one by one, until the last sender is gone.
+    #[derive(Debug)]
     pub struct IntoIter<T> {
         receiver: Receiver<T>,
     }
@@ -309,6 +366,24 @@ mod queue {
         type Item = T;
         fn next(&mut self) -> Option<T> {
             self.receiver.recv().ok()
+        }
+    }
+
+    impl<T> fmt::Debug for Sender<T> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Sender").finish_non_exhaustive()
+        }
+    }
+
+    impl<T> fmt::Debug for SyncSender<T> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("SyncSender").finish_non_exhaustive()
+        }
+    }
+
+    impl<T> fmt::Debug for Receiver<T> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Receiver").finish_non_exhaustive()
         }
     }
 }

@@ -118,7 +118,36 @@ fn check_own(id: &AtomicU64, what: &str) {
 #[derive(Default, Debug)]
 pub struct RwLock<T> {
     id: AtomicU64,
+    /// The run above how many of its threads wait to write: readers go behind these, as in production.
+    waiting_writers: AtomicU64,
     inner: plain::RwLock<T>,
+}
+
+/// A thread that waits to write.
+struct WaitingWriter<'a> {
+    host: &'a dyn Host,
+    id: u64,
+    waiting_writers: &'a AtomicU64,
+}
+
+impl<'a> WaitingWriter<'a> {
+    fn new(host: &'a dyn Host, id: u64, waiting_writers: &'a AtomicU64) -> WaitingWriter<'a> {
+        // What a run has left behind that is over counts no more.
+        let before = match waiting_writers.load(Ordering::Relaxed) {
+            count if count >> 32 == id >> 32 => count,
+            _ => id >> 32 << 32,
+        };
+        waiting_writers.store(before + 1, Ordering::Relaxed);
+        WaitingWriter { host, id, waiting_writers }
+    }
+}
+
+impl Drop for WaitingWriter<'_> {
+    fn drop(&mut self) {
+        self.waiting_writers.fetch_sub(1, Ordering::Relaxed);
+        // Also where it is unwound without having written: readers may be waiting behind it.
+        self.host.wake(WaitKey::Lock(self.id), Waiters::All);
+    }
 }
 
 /// Reading what a [`RwLock`] guards.
@@ -138,34 +167,72 @@ pub struct RwLockWriteGuard<'a, T> {
 impl<T> RwLock<T> {
     /// Guards `value`.
     pub const fn new(value: T) -> RwLock<T> {
-        RwLock { id: AtomicU64::new(0), inner: plain::RwLock::new(value) }
+        RwLock { id: AtomicU64::new(0), waiting_writers: AtomicU64::new(0), inner: plain::RwLock::new(value) }
     }
 
-    /// Waits until nobody writes, and reads. A thread that reads already may wait forever behind a writer that waits.
+    /// Waits until nobody writes or waits to write, and reads. So a thread that reads already may wait forever behind a
+    /// writer that waits for it.
     #[track_caller]
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
-        let inner = self.take("read lock", plain::RwLock::read, plain::RwLock::try_read);
-        RwLockReadGuard { id: &self.id, inner: Some(inner) }
+        let Some(host) = current() else {
+            check_own(&self.id, "a read-write lock");
+            return RwLockReadGuard { id: &self.id, inner: Some(self.inner.read()) };
+        };
+        host.yield_point("read lock");
+        let (id, at) = (host.id(&self.id), Location::caller());
+        loop {
+            if let Some(inner) = self.read_if_free(id) {
+                host.locked(id, at);
+                return RwLockReadGuard { id: &self.id, inner: Some(inner) };
+            }
+            host.block(WaitKey::Lock(id), None, at);
+        }
     }
 
     /// Waits until nobody reads or writes, and writes.
     #[track_caller]
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
-        let inner = self.take("write lock", plain::RwLock::write, plain::RwLock::try_write);
-        RwLockWriteGuard { id: &self.id, inner: Some(inner) }
+        let Some(host) = current() else {
+            check_own(&self.id, "a read-write lock");
+            return RwLockWriteGuard { id: &self.id, inner: Some(self.inner.write()) };
+        };
+        host.yield_point("write lock");
+        let (id, at) = (host.id(&self.id), Location::caller());
+        let mut waiting = None;
+        loop {
+            if let Some(inner) = self.inner.try_write() {
+                host.locked(id, at);
+                return RwLockWriteGuard { id: &self.id, inner: Some(inner) };
+            }
+            waiting.get_or_insert_with(|| WaitingWriter::new(host.as_ref(), id, &self.waiting_writers));
+            host.block(WaitKey::Lock(id), None, at);
+        }
     }
 
-    /// Reads if nobody writes.
+    /// Reads if nobody writes or waits to write.
     #[track_caller]
     pub fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
-        let inner = self.try_take("try_read", plain::RwLock::try_read)?;
+        let Some(host) = current() else {
+            check_own(&self.id, "a read-write lock");
+            return Some(RwLockReadGuard { id: &self.id, inner: Some(self.inner.try_read()?) });
+        };
+        host.yield_point("try_read");
+        let id = host.id(&self.id);
+        let inner = self.read_if_free(id)?;
+        host.locked(id, Location::caller());
         Some(RwLockReadGuard { id: &self.id, inner: Some(inner) })
     }
 
     /// Writes if nobody reads or writes.
     #[track_caller]
     pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
-        let inner = self.try_take("try_write", plain::RwLock::try_write)?;
+        let Some(host) = current() else {
+            check_own(&self.id, "a read-write lock");
+            return Some(RwLockWriteGuard { id: &self.id, inner: Some(self.inner.try_write()?) });
+        };
+        host.yield_point("try_write");
+        let inner = self.inner.try_write()?;
+        host.locked(host.id(&self.id), Location::caller());
         Some(RwLockWriteGuard { id: &self.id, inner: Some(inner) })
     }
 
@@ -174,42 +241,11 @@ impl<T> RwLock<T> {
         self.inner.into_inner()
     }
 
-    #[track_caller]
-    fn take<'a, G>(
-        &'a self,
-        site: &'static str,
-        wait: impl FnOnce(&'a plain::RwLock<T>) -> G,
-        attempt: impl Fn(&'a plain::RwLock<T>) -> Option<G>,
-    ) -> G {
-        let Some(host) = current() else {
-            check_own(&self.id, "a read-write lock");
-            return wait(&self.inner);
-        };
-        host.yield_point(site);
-        let (id, at) = (host.id(&self.id), Location::caller());
-        loop {
-            if let Some(guard) = attempt(&self.inner) {
-                host.locked(id, at);
-                return guard;
-            }
-            host.block(WaitKey::Lock(id), None, at);
-        }
-    }
-
-    #[track_caller]
-    fn try_take<'a, G>(
-        &'a self,
-        site: &'static str,
-        attempt: impl FnOnce(&'a plain::RwLock<T>) -> Option<G>,
-    ) -> Option<G> {
-        let Some(host) = current() else {
-            check_own(&self.id, "a read-write lock");
-            return attempt(&self.inner);
-        };
-        host.yield_point(site);
-        let guard = attempt(&self.inner)?;
-        host.locked(host.id(&self.id), Location::caller());
-        Some(guard)
+    /// Reads if no thread of the lock's run writes or waits to.
+    fn read_if_free(&self, id: u64) -> Option<plain::RwLockReadGuard<'_, T>> {
+        let waiting = self.waiting_writers.load(Ordering::Relaxed);
+        let has_writers = waiting >> 32 == id >> 32 && waiting & u64::from(u32::MAX) > 0;
+        if has_writers { None } else { self.inner.try_read() }
     }
 }
 

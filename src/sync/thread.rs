@@ -22,6 +22,8 @@
 #[cfg(feature = "sim")]
 use crate::sync::host::{self, End, HostScope, WaitKey};
 use crate::sync::yield_point;
+#[cfg(feature = "sim")]
+use std::fmt;
 use std::io;
 #[cfg(feature = "sim")]
 use std::panic::Location;
@@ -32,6 +34,8 @@ use std::time::Duration;
 
 /// What a joined thread gives: its value, or what it panicked with.
 pub use std::thread::Result;
+#[cfg(not(feature = "sim"))]
+pub use std::thread::Thread;
 
 /// Starts a thread without a name.
 ///
@@ -78,7 +82,8 @@ impl Builder {
             let (slot, body) = slotted(body);
             let thread = host.spawn(self.name.as_deref().unwrap_or(NAMELESS), body)?;
             host.yield_point("spawn");
-            return Ok(JoinHandle(Joinable::Hosted(Hosted { thread, slot })));
+            let handle = Thread { name: self.name };
+            return Ok(JoinHandle { joinable: Joinable::Hosted(Hosted { thread, slot }), handle });
         }
         Ok(handle(self.plain().spawn(body)?))
     }
@@ -128,20 +133,43 @@ fn scoped_handle<T>(plain: thread::ScopedJoinHandle<'_, T>) -> ScopedJoinHandle<
 
 /// A thread that can be waited for. Dropping it lets the thread go on.
 #[cfg(feature = "sim")]
-pub struct JoinHandle<T>(Joinable<thread::JoinHandle<T>, T>);
+pub struct JoinHandle<T> {
+    joinable: Joinable<thread::JoinHandle<T>, T>,
+    handle: Thread,
+}
 
 /// A thread of a [`scope`] that can be waited for. Dropping it leaves that to the scope.
 #[cfg(feature = "sim")]
-pub struct ScopedJoinHandle<'scope, T>(Joinable<thread::ScopedJoinHandle<'scope, T>, T>);
+pub struct ScopedJoinHandle<'scope, T> {
+    joinable: Joinable<thread::ScopedJoinHandle<'scope, T>, T>,
+    handle: Thread,
+}
+
+/// What is known of a thread.
+#[cfg(feature = "sim")]
+#[derive(Clone, Debug)]
+pub struct Thread {
+    name: Option<String>,
+}
+
+#[cfg(feature = "sim")]
+impl Thread {
+    /// Returns its name, if it was given one.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+}
 
 #[cfg(feature = "sim")]
 fn handle<T>(plain: thread::JoinHandle<T>) -> JoinHandle<T> {
-    JoinHandle(Joinable::Plain(plain))
+    let handle = Thread { name: plain.thread().name().map(str::to_owned) };
+    JoinHandle { joinable: Joinable::Plain(plain), handle }
 }
 
 #[cfg(feature = "sim")]
 fn scoped_handle<T>(plain: thread::ScopedJoinHandle<'_, T>) -> ScopedJoinHandle<'_, T> {
-    ScopedJoinHandle(Joinable::Plain(plain))
+    let handle = Thread { name: plain.thread().name().map(str::to_owned) };
+    ScopedJoinHandle { joinable: Joinable::Plain(plain), handle }
 }
 
 #[cfg(feature = "sim")]
@@ -159,6 +187,12 @@ struct Hosted<T> {
 
 #[cfg(feature = "sim")]
 impl<T> Hosted<T> {
+    /// Tells whether the thread has ended; a thread of a run that is over has.
+    fn is_finished(&self) -> bool {
+        yield_point("is_finished");
+        host::current().is_none_or(|host| host.end_of(self.thread).is_some())
+    }
+
     #[track_caller]
     fn join(self) -> Result<T> {
         let over = || Box::new("the simulated run of this thread is over") as Box<dyn std::any::Any + Send>;
@@ -201,10 +235,23 @@ impl<T> JoinHandle<T> {
     /// What it panicked with. Inside a simulated run, where a panic ends the run, a text in its place.
     #[track_caller]
     pub fn join(self) -> Result<T> {
-        match self.0 {
+        match self.joinable {
             Joinable::Plain(handle) => handle.join(),
             Joinable::Hosted(hosted) => hosted.join(),
         }
+    }
+
+    /// Tells whether the thread's body has ended; does not wait.
+    pub fn is_finished(&self) -> bool {
+        match &self.joinable {
+            Joinable::Plain(handle) => handle.is_finished(),
+            Joinable::Hosted(hosted) => hosted.is_finished(),
+        }
+    }
+
+    /// Returns what is known of the thread.
+    pub fn thread(&self) -> &Thread {
+        &self.handle
     }
 }
 
@@ -216,10 +263,23 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// As [`JoinHandle::join`].
     #[track_caller]
     pub fn join(self) -> Result<T> {
-        match self.0 {
+        match self.joinable {
             Joinable::Plain(handle) => handle.join(),
             Joinable::Hosted(hosted) => hosted.join(),
         }
+    }
+
+    /// Tells whether the thread's body has ended; does not wait.
+    pub fn is_finished(&self) -> bool {
+        match &self.joinable {
+            Joinable::Plain(handle) => handle.is_finished(),
+            Joinable::Hosted(hosted) => hosted.is_finished(),
+        }
+    }
+
+    /// Returns what is known of the thread.
+    pub fn thread(&self) -> &Thread {
+        &self.handle
     }
 }
 
@@ -271,9 +331,24 @@ impl<'scope> Scope<'scope, '_> {
                 let (slot, body) = slotted(body);
                 let thread = scope.spawn(NAMELESS, body).expect("the run has a thread to give");
                 yield_point("spawn");
-                ScopedJoinHandle(Joinable::Hosted(Hosted { thread, slot }))
+                let handle = Thread { name: None };
+                ScopedJoinHandle { joinable: Joinable::Hosted(Hosted { thread, slot }), handle }
             }
         }
+    }
+}
+
+#[cfg(feature = "sim")]
+impl<T> fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinHandle").finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "sim")]
+impl<T> fmt::Debug for ScopedJoinHandle<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScopedJoinHandle").finish_non_exhaustive()
     }
 }
 

@@ -157,8 +157,8 @@ impl Run {
     /// these errors and end, by returning them or by a panic; what waits or goes on forever is ended. The disk is
     /// then what the next incarnation finds. An error or panic before that moment is a failure of the run.
     ///
-    /// Nothing of a process survives it but its disks and what it wrote into variables of the closure around it: handles and
-    /// threads are gone.
+    /// Nothing of a process survives it but its disks and what it wrote into variables of the closure around it, into statics
+    /// and into thread-locals, which all threads of a run share: handles and threads are gone.
     ///
     /// # Panics
     /// If it is called while another incarnation goes on, or while something that was opened outside one is still open.

@@ -15,8 +15,8 @@ use crate::check::run::{Run, State};
 use crate::schedule::{Failure, Options, Outcome, Simulation, Slept, Watch};
 use crate::tape::Tape;
 use crate::trace::{self, Keep};
+use std::any::Any;
 use std::collections::BTreeMap;
-use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -62,10 +62,37 @@ impl Ran {
     }
 }
 
-/// A run that made no step for too long.
-struct Stuck {
-    watch: Arc<Watch>,
-    after: Duration,
+/// A run that came to no end.
+enum Lost {
+    /// It made no step for too long.
+    Stuck { watch: Arc<Watch>, after: Duration },
+    /// What runs it has panicked, with these words.
+    Panicked(String),
+}
+
+impl Lost {
+    fn told(&self, seed: u64) -> Finding {
+        let text = match self {
+            Lost::Stuck { watch, after } => format!(
+                "the run is stuck: for {} s of real time it has made no scheduling step\n{watch}\
+                 All threads of a run take turns on one thread of the operating system. The one that runs now either computes for \
+                 very long, or waits for something that no other can give it: most likely a lock or channel of `std` (or of \
+                 another crate) which a thread above holds, or fills, that lost its turn meanwhile. Use tinylsm::sync::Mutex, RwLock, \
+                 Condvar and mpsc, which a run can schedule, or hold the lock over no call that reaches the database.",
+                after.as_secs()
+            ),
+            Lost::Panicked(words) => {
+                format!("the simulator itself panicked, which is a fault of its own: {words}")
+            }
+        };
+        Finding::without_trace(seed, text)
+    }
+}
+
+/// Returns what a panic said.
+fn words_of(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
 impl Runner {
@@ -102,7 +129,7 @@ impl Runner {
     fn run_one(&self, seed: u64, is_compared: bool) -> (State, Option<Finding>) {
         let ran = match self.run_watched(seed, Keep::Nothing) {
             Ok(ran) => ran,
-            Err(stuck) => return (State::default(), Some(self.stuck(seed, &stuck))),
+            Err(lost) => return (State::default(), Some(lost.told(seed))),
         };
         let finding = match (ran.failure(), &ran.slept) {
             (Some(cause), _) => Some(self.tell(seed, cause)),
@@ -118,8 +145,8 @@ impl Runner {
         let mut report = Report::default();
         let ran = match self.run_watched(seed, Keep::Told) {
             Ok(ran) => ran,
-            Err(stuck) => {
-                report.finding = Some(self.stuck(seed, &stuck));
+            Err(lost) => {
+                report.finding = Some(lost.told(seed));
                 return report;
             }
         };
@@ -144,7 +171,7 @@ impl Runner {
     }
 
     /// Runs a seed on an OS thread of its own, and gives it up if it makes no step any more.
-    fn run_watched(&self, seed: u64, keep: Keep) -> Result<Ran, Stuck> {
+    fn run_watched(&self, seed: u64, keep: Keep) -> Result<Ran, Lost> {
         let watch = Arc::new(Watch::default());
         let (sender, receiver) = channel();
         let (body, settings, seen) = (Arc::clone(&self.body), self.settings.clone(), Arc::clone(&watch));
@@ -160,7 +187,7 @@ impl Runner {
                 Ok(ran) => return Ok(ran),
                 Err(RecvTimeoutError::Disconnected) => match thread.join() {
                     Ok(()) => unreachable!("a run that returned has sent what it gave"),
-                    Err(payload) => resume_unwind(payload),
+                    Err(payload) => return Err(Lost::Panicked(words_of(payload.as_ref()))),
                 },
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -169,7 +196,7 @@ impl Runner {
                 (steps, since) = (now, Instant::now());
             } else if since.elapsed() >= self.stuck_after {
                 // The thread is left behind: nobody can end it.
-                return Err(Stuck { watch, after: since.elapsed() });
+                return Err(Lost::Stuck { watch, after: since.elapsed() });
             }
         }
     }
@@ -188,21 +215,8 @@ impl Runner {
                     Finding::new(seed, text, &again)
                 }
             },
-            Err(stuck) => self.stuck(seed, &stuck),
+            Err(lost) => lost.told(seed),
         }
-    }
-
-    fn stuck(&self, seed: u64, stuck: &Stuck) -> Finding {
-        let text = format!(
-            "the run is stuck: for {} s of real time it has made no scheduling step\n{}\
-             All threads of a run take turns on one thread of the operating system. The one that runs now either computes for \
-             very long, or waits for something that no other can give it: most likely a lock or channel of `std` (or of \
-             another crate) which a thread above holds, or fills, that lost its turn meanwhile. Use tinylsm::sync::Mutex, RwLock, \
-             Condvar and mpsc, which a run can schedule, or hold the lock over no call that reaches the database.",
-            stuck.after.as_secs(),
-            stuck.watch
-        );
-        Finding::without_trace(seed, text)
     }
 
     /// Runs a seed again that slept, since a machine under load may look like that once.
@@ -251,8 +265,8 @@ impl Runner {
 
 /// What to look for where a run does not repeat itself.
 const RULES: &str = "Look for std::time::Instant::now and SystemTime::now (use tinylsm::sync::time), random numbers (draw \
-                     them from the Run), the order of a HashMap or HashSet (use BTreeMap and BTreeSet), statics that \
-                     keep something from one run to the next, and std::thread::spawn (use tinylsm::sync::thread).";
+                     them from the Run), the order of a HashMap or HashSet (use BTreeMap and BTreeSet), statics and \
+                     thread-locals that keep something from one run to the next, and std::thread::spawn (use tinylsm::sync::thread).";
 
 /// Runs a seed on the calling OS thread.
 fn run_here(seed: u64, body: &Body, settings: Settings, keep: Keep, watch: &Arc<Watch>) -> Ran {

@@ -62,7 +62,7 @@ const STEPS_MAX: u64 = 20_000_000;
 /// How a simulation is run. What is not said here, the tape decides.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Steps after which the simulation counts as stuck. Default: five million.
+    /// Steps after which the simulation counts as stuck. Default: twenty million.
     pub steps_max: u64,
     /// The schedule's strategy; drawn from the tape if `None`, which is the default.
     pub strategy: Option<StrategyKind>,

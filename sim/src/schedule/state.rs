@@ -39,6 +39,13 @@ const SPURIOUS_NS_EXPONENT_MAX: u32 = 20;
 /// Steps after which a thread of a dying process is killed: far more than it takes to run into an error.
 const DYING_STEPS_MAX: u64 = 200_000;
 
+/// How often time is moved for the threads of a dying process before one of them is killed: enough for a loop that tries
+/// again a while, too little for one that works once a day to use time up.
+const DYING_WAITS_MAX: u64 = 1_000;
+
+/// The moment that never comes: who waits until then waits forever.
+const NEVER_NS: u64 = u64::MAX;
+
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -75,13 +82,22 @@ pub(crate) struct State {
     timers: BinaryHeap<Reverse<Timer>>,
     timers_made: u64,
     waits: u64,
-    /// The process that is dying, and the step at which that began.
-    dying: Option<(u32, u64)>,
+    dying: Option<Dying>,
     pub(crate) live: LiveRun,
     pub(crate) watch: Option<Arc<Watch>>,
     steps_max: u64,
     step_ns: u64,
     spurious: bool,
+}
+
+/// A process that is dying.
+#[derive(Clone, Copy)]
+struct Dying {
+    process: u32,
+    /// The step at which that began, or its last thread was killed.
+    since: u64,
+    /// How often time was moved for it since then.
+    waits_count: u64,
 }
 
 /// One simulated thread.
@@ -118,11 +134,15 @@ pub(crate) enum BlockedOn {
     Sleep,
 }
 
+type Holder = (ThreadId, &'static Location<'static>);
+
 /// A lock or a condition.
 #[derive(Default)]
 struct Waitable {
     /// Who holds the lock, and which line took it.
-    holder: Option<(ThreadId, &'static Location<'static>)>,
+    holder: Option<Holder>,
+    /// Who else reads what it guards.
+    others: Vec<Holder>,
     /// Who waits, the longest first.
     waiters: Vec<ThreadId>,
 }
@@ -198,19 +218,19 @@ impl State {
             return Next::Foreign;
         }
         self.steps += 1;
-        self.now_ns += self.step_ns;
+        self.now_ns = self.now_ns.saturating_add(self.step_ns);
         self.fire_due_timers();
         loop {
             self.end_dying_if_over();
-            if let Some((process, since)) = self.dying {
+            if let Some(Dying { process, since, waits_count }) = self.dying {
                 let youngest =
                     self.youngest_of(process).expect("a process dies until its last thread has ended");
-                let is_stuck = !self.can_go_on(process) && !self.fire_next_timer_of(process);
-                if is_stuck || self.steps - since > DYING_STEPS_MAX {
+                let is_over = self.steps - since > DYING_STEPS_MAX || waits_count > DYING_WAITS_MAX;
+                if is_over || (!self.can_go_on(process) && !self.fire_next_timer_of(process)) {
                     return Next::Kill(youngest);
                 }
             }
-            let of_dying = self.dying.map(|(process, _)| self.runnable_of(process));
+            let of_dying = self.dying.map(|dying| self.runnable_of(dying.process));
             let runnable = of_dying.as_deref().unwrap_or(&self.runnable);
             if runnable.is_empty() {
                 if !self.fire_next_timer() {
@@ -247,17 +267,17 @@ impl State {
     /// Begins the end of a process, of which the running thread may be one.
     pub(crate) fn begin_dying(&mut self, process: u32) {
         if self.dying.is_none() {
-            self.dying = Some((process, self.steps));
+            self.dying = Some(Dying { process, since: self.steps, waits_count: 0 });
         }
     }
 
     /// Tells whether a thread belongs to the process that is dying.
     pub(crate) fn is_dying(&self, thread: ThreadId) -> bool {
-        self.dying.is_some_and(|(process, _)| self.threads[thread as usize].process == process)
+        self.dying.is_some_and(|dying| self.threads[thread as usize].process == dying.process)
     }
 
     fn end_dying_if_over(&mut self) {
-        if self.dying.is_some_and(|(process, _)| self.youngest_of(process).is_none()) {
+        if self.dying.is_some_and(|dying| self.youngest_of(dying.process).is_none()) {
             self.dying = None;
         }
     }
@@ -275,11 +295,17 @@ impl State {
 
     /// Moves time until a thread of `process` can run; `false` if no timer of its own will ever fire.
     fn fire_next_timer_of(&mut self, process: u32) -> bool {
+        if let Some(dying) = &mut self.dying {
+            dying.waits_count += 1;
+        }
         while !self.can_go_on(process) {
             let threads = &self.threads;
             let is_its_own = |timer: &Timer| {
                 let thread = &threads[timer.thread as usize];
-                thread.process == process && thread.wait == timer.wait && !timer.spurious
+                thread.process == process
+                    && thread.wait == timer.wait
+                    && !timer.spurious
+                    && timer.at_ns < NEVER_NS
             };
             if !self.timers.iter().any(|Reverse(timer)| is_its_own(timer)) || !self.fire_next_timer() {
                 return false;
@@ -291,7 +317,7 @@ impl State {
     /// Makes a thread of a dying process runnable that is to be unwound; returns how often it has been.
     pub(crate) fn begin_kill(&mut self, thread: ThreadId) -> u32 {
         // Others get their time before the next one is unwound.
-        self.dying = self.dying.map(|(process, _)| (process, self.steps));
+        self.dying = self.dying.map(|dying| Dying { since: self.steps, waits_count: 0, ..dying });
         let state = &mut self.threads[thread as usize];
         state.kills_count += 1;
         let kills_count = state.kills_count;
@@ -347,7 +373,8 @@ impl State {
     fn fire_next_timer(&mut self) -> bool {
         let threads = &self.threads;
         let alive = |timer: &Timer| threads[timer.thread as usize].wait == timer.wait;
-        if !self.timers.iter().any(|Reverse(timer)| !timer.spurious && alive(timer)) {
+        let counts = |timer: &Timer| !timer.spurious && timer.at_ns < NEVER_NS && alive(timer);
+        if !self.timers.iter().any(|Reverse(timer)| counts(timer)) {
             return false;
         }
         let Some(Reverse(timer)) = self.timers.pop() else { return false };
@@ -522,19 +549,30 @@ impl State {
         (id & u64::from(u32::MAX)) as usize - 1
     }
 
-    /// Notes who holds a lock.
+    /// Notes who holds a lock, or reads what it guards.
     pub(crate) fn locked(&mut self, id: u64, at: &'static Location<'static>) {
         let index = self.index(id);
         if let (Some(watch), Some(thread)) = (&self.watch, self.current) {
             watch.at(thread, at);
         }
-        self.waitables[index].holder = self.current.map(|thread| (thread, at));
+        let Some(thread) = self.current else { return };
+        let waitable = &mut self.waitables[index];
+        match waitable.holder {
+            None => waitable.holder = Some((thread, at)),
+            Some(_) => waitable.others.push((thread, at)),
+        }
     }
 
-    /// Notes that nobody holds a lock, and wakes one who waits for it.
+    /// Notes that the running thread gave a lock back, and wakes one who waits for it.
     pub(crate) fn unlocked(&mut self, id: u64) {
         let index = self.index(id);
-        self.waitables[index].holder = None;
+        let waitable = &mut self.waitables[index];
+        let is_own = |holder: &Holder| Some(holder.0) == self.current;
+        match waitable.others.iter().rposition(is_own) {
+            Some(place) => drop(waitable.others.remove(place)),
+            // A guard may have gone from one thread to another.
+            None => waitable.holder = waitable.others.pop(),
+        }
         self.wake(WaitKey::Lock(id), Waiters::One);
     }
 
