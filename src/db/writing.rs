@@ -38,9 +38,11 @@ pub(crate) struct Reach<'a> {
     pub has_puts: bool,
 }
 
-/// How often a delete is tried again on a full disk where no job is left that may make space.
+/// How often a delete is tried again on a full disk while nobody removes files.
 const FULL_DISK_ATTEMPTS: u32 = 20;
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(10);
+/// How long it waits at most for whoever removes files.
+const FULL_DISK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 impl Core {
     /// Commits a batch; returns the number of its last operation.
@@ -82,12 +84,11 @@ impl Core {
     /// when it fails.
     fn commit_on_full_disk(&self, mut request: Request, reach: Reach<'_>) -> Result<SeqNum> {
         let mut in_doubt = None;
-        let until = self.directory.now().saturating_add(nanos(self.options.stall_timeout));
+        let until = self.directory.now().saturating_add(nanos(FULL_DISK_WAIT_MAX));
         let mut attempts_left = FULL_DISK_ATTEMPTS;
         while attempts_left > 0 {
-            let now = self.directory.now();
-            // A job that is about to remove files may be kept from it for a while.
-            if now >= until || !self.book.lock().may_make_space(now) {
+            // Who removes files may be kept from it for a while.
+            if self.directory.now() >= until || !self.book.lock().board.is_running(JobKind::Purge) {
                 attempts_left -= 1;
             }
             let answer;
