@@ -12,6 +12,7 @@ use crate::base::limits::LEVELS_COUNT;
 use crate::base::seq::SeqNum;
 use crate::compaction::output::{JobContext, OutputSettings, Outputs};
 use crate::compaction::plan::Plan;
+use crate::compaction::space::LiveTable;
 use crate::cursor::Cursor;
 use crate::cursor::merge::MergeCursor;
 use crate::mvcc::retain::{Reason, Retention, Verdict};
@@ -57,10 +58,22 @@ pub fn merge(
         entries.bounds = plan.bounds(&order);
     }
     let Surroundings { tables, snapshots } = around;
-    let is_bottom = |key: &[u8]| !lies_in(tables, plan.target + 1, key, &order);
+    // What stays of level 0 is newer than the inputs, unless the output stays there too.
+    let stays: Vec<&LiveTable> = match plan.target {
+        0 => tables.level(0).iter().skip(plan.upper.len()).collect(),
+        _ => Vec::new(),
+    };
+    let is_bottom = |key: &[u8]| {
+        !lies_in(tables, plan.target + 1, key, &order) && !stays.iter().any(|live| holds(live, key, &order))
+    };
     let shaded_seq = plan.above.iter().map(|live| live.meta.largest_seq).max().unwrap_or_default();
     let outputs = Outputs::new(context, settings, created).shaded_up_to(shaded_seq);
     write_merged(entries, outputs, Retention::new(&snapshots), is_bottom)
+}
+
+/// Tells whether a key lies within a table's bounds.
+fn holds(live: &LiveTable, key: &[u8], order: &KeyOrder) -> bool {
+    order.compare(&live.meta.smallest, key).is_le() && order.compare(&live.meta.largest, key).is_ge()
 }
 
 /// Tells whether a sorted level at or below `from` may hold an entry of `key`.

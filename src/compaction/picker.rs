@@ -18,7 +18,7 @@
 //! moment when none is due. What a merge could not drop because of a live snapshot is due again when that one is gone.
 //!
 //! A merge that has no space on the disk is not begun; a smaller one that frees something is, or one that has space if it
-//! frees what is to be expected.
+//! frees what is to be expected. Level 0 is merged within itself where it cannot go down, so that writers need not wait.
 
 use crate::base::comparator::KeyOrder;
 use crate::base::ids::FileNumber;
@@ -205,9 +205,18 @@ impl Picker<'_> {
         let mut due: Vec<(usize, u64)> = scores.enumerate().filter(is_due).collect();
         due.sort_by_key(|&(level, score)| (Reverse(score), level));
         due.into_iter().find_map(|(level, _)| match level {
-            0 => Plan::level0(&self.survey, Thrift::Frugal).filter(|plan| self.fits(plan)),
+            0 => Plan::level0(&self.survey, Thrift::Frugal)
+                .filter(|plan| self.fits(plan))
+                .or_else(|| self.level0_run()),
             _ => self.cheapest(level),
         })
+    }
+
+    /// Returns a merge of level 0 within itself, where it cannot go down: there is no space for that, or a table in its way
+    /// cannot be read.
+    fn level0_run(&self) -> Option<Plan> {
+        let Situation { parked, available_bytes, .. } = self.situation;
+        Plan::level0_run(&self.survey, |live, len_bytes| may_take(live, len_bytes, parked, available_bytes))
     }
 
     /// Returns the merge of one table of a level that rewrites least for what it brings down and frees.
@@ -309,6 +318,16 @@ impl Picker<'_> {
         self.is_short.set(self.is_short.get() || !fits);
         fits
     }
+}
+
+/// Tells whether a merge of `len_bytes` may read a table: it can, and there is space for what it writes.
+pub fn may_take(
+    live: &LiveTable,
+    len_bytes: u64,
+    parked: &BTreeSet<FileNumber>,
+    available_bytes: Option<u64>,
+) -> bool {
+    !parked.contains(&live.meta.number) && available_bytes.is_none_or(|available| len_bytes <= available)
 }
 
 fn product(a: u64, b: u64) -> u128 {

@@ -7,12 +7,15 @@ use std::sync::Arc;
 /// A table that is moved to where nothing lies below is rewritten if so much of it is freed: one part of this many.
 const MOVED_GARBAGE_PART: u64 = 8;
 
+/// A table of level 0 that is so many times larger than all newer ones together stays apart from them.
+const RUN_GROWTH: u64 = 4;
+
 /// A merge to be done.
 #[derive(Clone)]
 pub struct Plan {
     /// Where the upper inputs are.
     pub level: usize,
-    /// Where the outputs go: the next level, or the same one if it is only rewritten.
+    /// Where the outputs go: the next level, or the same one if it is only rewritten. On level 0 that is one table.
     pub target: usize,
     /// Tables of `level`.
     pub upper: Vec<LiveTable>,
@@ -102,6 +105,33 @@ impl Plan {
             Plan { level, target: level + 1, upper, lower, above: Vec::new(), frees_bytes, is_move };
         plan.frees_bytes = frees_bytes.min(plan.len_bytes());
         plan
+    }
+
+    /// Plans to merge the newest tables of level 0 into one that stays there; `None` if there are no two that `may_take`
+    /// accepts together. That unblocks writers and readers where merging them into level 1 is not possible for now. An older
+    /// table much larger than what would be merged into it is left alone, so that none is rewritten each time (RocksDB calls
+    /// it an intra-level-0 compaction).
+    pub fn level0_run(survey: &Survey<'_>, may_take: impl Fn(&LiveTable, u64) -> bool) -> Option<Plan> {
+        let (mut upper, mut len_bytes) = (Vec::new(), 0_u64);
+        // Newest first.
+        for live in survey.tables().level(0) {
+            let sum = len_bytes.saturating_add(live.meta.len_bytes);
+            let is_large = !upper.is_empty() && live.meta.len_bytes / RUN_GROWTH > len_bytes;
+            if is_large || !may_take(live, sum) {
+                break;
+            }
+            upper.push(Arc::clone(live));
+            len_bytes = sum;
+        }
+        (upper.len() > 1).then(|| Plan {
+            level: 0,
+            target: 0,
+            upper,
+            lower: Vec::new(),
+            above: Vec::new(),
+            frees_bytes: 0,
+            is_move: false,
+        })
     }
 
     /// Plans to rewrite one table of a sorted level where it is.

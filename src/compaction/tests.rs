@@ -164,7 +164,10 @@ impl Forest {
         if plan.is_trivial_move() {
             return Ok(plan.upper.clone());
         }
-        self.job(self.available_bytes, |context, settings| {
+        self.job(self.available_bytes, |context, mut settings| {
+            if plan.target == 0 {
+                settings.table_len_bytes_max = u64::MAX;
+            }
             merge(context, plan, self.around(), settings, &mut Vec::new())
         })
     }

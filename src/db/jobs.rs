@@ -15,6 +15,7 @@ use crate::compaction::merge::{Surroundings, merge};
 use crate::compaction::output::{JobContext, OutputSettings};
 use crate::compaction::picker::{self, Situation, Unflushed};
 use crate::compaction::plan::Plan;
+use crate::compaction::space::Survey;
 use crate::db::board::{JobKind, is_lasting, nanos};
 use crate::db::book::{Book, Generation};
 use crate::db::core::{Core, Host};
@@ -314,6 +315,7 @@ impl Core {
                 let tree = &keyspace.tree;
                 let pick = picker::pick(&tree.tables, limits, &tree.order, situation);
                 if let Some(plan) = pick.plan {
+                    let plan = self.run_instead_of(&keyspace, &plan, &parked).unwrap_or(plan);
                     return Ok(Some((keyspace, plan)));
                 }
                 let unflushed = Unflushed {
@@ -622,7 +624,10 @@ impl Core {
             return Ok(());
         }
         let around = Surroundings { tables: &keyspace.tree.tables, snapshots: self.view.snapshots.live() };
-        let settings = Core::output_settings(keyspace);
+        let mut settings = Core::output_settings(keyspace);
+        if plan.target == 0 {
+            settings.table_len_bytes_max = u64::MAX;
+        }
         let outputs = self
             .with_context((self.short_space(), self.ends.cancelled()), |context, created| {
                 merge(context, plan, around, settings, created)
@@ -632,6 +637,27 @@ impl Core {
         self.counters.compactions.add(1);
         self.counters.bytes_compacted.add(bytes);
         Ok(())
+    }
+
+    /// Returns a merge of level 0 within itself where merging it down would surely fill the disk: writers must not come to
+    /// wait for that.
+    fn run_instead_of(
+        &self,
+        keyspace: &KeyspaceTree,
+        plan: &Plan,
+        parked: &BTreeSet<FileNumber>,
+    ) -> Option<Plan> {
+        if plan.level > 0 || plan.target == 0 || plan.is_trivial_move() {
+            return None;
+        }
+        let available = self.directory.available_space(self.directory.path()).ok()?;
+        if plan.needs_bytes() <= available {
+            return None;
+        }
+        let survey = Survey::new(&keyspace.tree.tables, &keyspace.tree.order, &[]);
+        Plan::level0_run(&survey, |live, len_bytes| {
+            picker::may_take(live, len_bytes, parked, Some(available))
+        })
     }
 
     fn install_compaction(

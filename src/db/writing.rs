@@ -150,7 +150,20 @@ impl Core {
             return Err(Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path()));
         }
         // On a full disk, flushes and merges wait for what deletes free, so these do not wait for them.
-        if request.batch.count() == 0 || is_spent { Ok(()) } else { self.wait_for_space(reach.keyspaces) }
+        if request.batch.count() == 0 || is_spent {
+            return Ok(());
+        }
+        match self.wait_for_space(reach.keyspaces) {
+            // Merges that find no space may wait for what these free, too.
+            Err(error)
+                if error.kind() == ErrorKind::NoSpace
+                    && !reach.has_puts
+                    && self.pace_of_flushes() != Pace::Stop =>
+            {
+                Ok(())
+            }
+            waited => waited,
+        }
     }
 
     /// Gives the reserve up for deletes that would meet a full disk: that is what it is for.
