@@ -63,6 +63,7 @@ impl Transcript {
         self.text.push('\n');
         for bytes in [output.stdout, output.stderr] {
             let text = String::from_utf8(bytes).expect("what it says is text");
+            assert!(!text.contains("::"), "this is for programmers: {text}");
             text.lines().for_each(|line| self.text.push_str(&format!("{}\n", without_times(line))));
         }
         match output.status.code().expect("the program was not killed") {
@@ -175,6 +176,10 @@ fn input_that_cannot_be_loaded() {
         }
         it.run("load --db db directory");
         it.run("scan --db db");
+        it.file("one.tsv", b"a\t1\n");
+        it.run("load --db one one.tsv");
+        it.file("one-good.tsv", b"a\t1\nno tab\n");
+        it.run("load --db one one-good.tsv");
         it.compare("bad_input");
     }
 }
@@ -229,13 +234,17 @@ fn database(it: &Transcript) {
 }
 
 fn only_table(it: &Transcript) -> String {
+    only_file(it, "sst")
+}
+
+fn only_file(it: &Transcript, extension: &str) -> String {
     let entries = fs::read_dir(it.path("db")).expect("the directory is there");
     let names =
         entries.map(|entry| entry.expect("it can be listed").file_name().to_string_lossy().into_owned());
-    let tables: Vec<String> =
-        names.filter(|name| Path::new(name).extension() == Some("sst".as_ref())).collect();
-    assert_eq!(tables.len(), 1, "{tables:?}");
-    tables[0].clone()
+    let found: Vec<String> =
+        names.filter(|name| Path::new(name).extension() == Some(extension.as_ref())).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0].clone()
 }
 
 #[test]
@@ -275,6 +284,8 @@ fn databases_that_are_not_as_they_should_be() {
             "scan --db letters",
             "dump notes.txt",
             "dump letters",
+            "dump db",
+            "dump nowhere/CURRENT",
             "dump db/000077.sst",
         ] {
             it.run(line);
@@ -301,10 +312,24 @@ fn databases_that_are_not_as_they_should_be() {
         it.run("get --db db --degraded key0");
         it.run("stats --db db --degraded");
 
-        it.note("CURRENT is missing");
+        it.note("its log is damaged");
         fs::write(&path, &whole).expect("it can be written");
+        let log = it.path("db").join(only_file(&it, "wal"));
+        let sound = fs::read(&log).expect("it can be read");
+        let mut damaged = sound.clone();
+        damaged[20] ^= 0x10;
+        fs::write(&log, &damaged).expect("it can be written");
+        it.run("scan --db db");
+        it.run("verify --db db --degraded");
+        it.run(&format!("dump --db db {}", only_file(&it, "wal")));
+        fs::write(&log, &sound).expect("it can be written");
+
+        it.note("CURRENT is missing");
         fs::remove_file(it.path("db/CURRENT")).expect("it is there");
         it.run("scan --db db");
+        it.note("a directory is in the place of CURRENT");
+        fs::create_dir(it.path("db/CURRENT")).expect("a directory can be made");
+        it.run("put --db db k v");
         it.compare("trouble");
     }
 }

@@ -31,7 +31,7 @@ use tinylsm::{
     Background, Cache, Compression, Db, DbBuilder, ErrorKind, Keyspace, KeyspaceOptions, Options, Result,
     UnixMillis, WriteBatch, WriteOptions,
 };
-use watchdog::{ends_somehow, within};
+use watchdog::{STALL_MAX, ends_somehow, within};
 
 fn builder(disk: &(impl Vfs + Clone)) -> DbBuilder {
     Db::builder("/db").vfs(Arc::new(disk.clone())).options(tiny())
@@ -145,7 +145,7 @@ fn a_merge_trigger_above_the_write_stop_is_refused_or_works() {
                 .memtable_bytes(2 << 10)
                 .level0_slowdown(3)
                 .level0_stop(stop)
-                .stall_timeout(Duration::from_secs(3))
+                .stall_timeout(STALL_MAX)
                 .default_keyspace(keyspace_options(trigger))
         };
         let check_writes = |db: &Db, what: &str| {

@@ -103,7 +103,48 @@ fn check_contained<T>(what: &str, outcome: watchdog::Outcome<Result<T>>) {
 
 #[track_caller]
 fn check_names_the_panic(what: &str, error: &Error) {
-    assert!(format!("{error:?}").contains(PANIC), "{what} does not say what panicked: {error:?}");
+    let text = error.to_string();
+    assert!(text.contains(PANIC), "{what} does not say what panicked: {error:?}");
+    let is_named = ["default", "fragile", "moody", "other"]
+        .iter()
+        .any(|name| text.contains(&format!("comparator of keyspace {name:?}")));
+    assert!(is_named, "{what} does not say which keyspace: {error:?}");
+    assert_eq!(text.matches("comparator of keyspace").count(), 1, "{what} says it more than once: {error:?}");
+}
+
+/// A panic names the keyspace by the name that it has now, and of several the one that it is of.
+#[test]
+fn a_panic_names_its_keyspace() {
+    let disk = MemVfs::new();
+    let order = Fragile::sound();
+    let (db, keyspace) = fragile(&disk, &order, Background::Manual);
+    let options = tiny_keyspace().comparator(order.name());
+    let twin = db.create_keyspace("twin", options).expect("creates");
+    twin.put("a", "1").and_then(|_| twin.put("b", "2")).expect("puts");
+    let check = |what: &str, name: &str, call: &dyn Fn() -> Result<()>| {
+        order.break_after(0);
+        let error = call().expect_err("the comparator panicked");
+        order.mend();
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!("the comparator of keyspace {name:?} says: {PANIC}")),
+            "{what}: {text}"
+        );
+    };
+    check("a get", "fragile", &|| keyspace.get("key05").map(drop));
+    check("another's get", "twin", &|| twin.get("b").map(drop));
+    db.rename_keyspace("fragile", "renamed").expect("renames");
+    check("a get behind the new name", "renamed", &|| keyspace.get("key05").map(drop));
+    check("a scan", "renamed", &|| keyspace.range("key03".."key09")?.try_for_each(|item| item.map(drop)));
+    check("the measure of a range", "renamed", &|| keyspace.approximate_len_bytes("a".."z").map(drop));
+    let mut batch = WriteBatch::new();
+    batch.put(db.default_keyspace(), "k", "v").put(&twin, "c", "3").put(&keyspace, "key05x", "v");
+    check("a batch over keyspaces", "twin", &|| db.write(&batch, WriteOptions::default()).map(drop));
+    drop((keyspace, twin));
+    drop(db);
+    let opener = || fragile_builder(&disk, &order, Background::Manual).open();
+    check("opening", "renamed", &|| opener().map(drop));
+    opener().expect("it is mended").close().expect("closes");
 }
 
 /// A panic in a comparator during a put is that put's error; every other writer, to any keyspace, is told something, and

@@ -23,7 +23,7 @@ use tinylsm::{
     Background, Compression, Db, DbBuilder, Durability, Error, ErrorKind, Keyspace, KeyspaceOptions, Options,
     Result, UnixMillis, WriteOptions,
 };
-use watchdog::{CHANCE, Gate, ends, within};
+use watchdog::{CHANCE, Gate, STALL_MAX, ends, start, within};
 
 const BACKGROUNDS: [Background; 2] = [Background::Threads(2), Background::Manual];
 
@@ -206,7 +206,7 @@ fn a_reserve_shrinks_with_the_data_on_a_small_disk() {
     for background in BACKGROUNDS {
         within(move || {
             let disk = SmallDisk::new(64 << 20);
-            let options = Options::default().stall_timeout(Duration::from_secs(2));
+            let options = Options::default().stall_timeout(STALL_MAX);
             let db = small(&disk).options(options).background(background.clone()).open().expect("opens");
             let mut state = 1u64;
             let mut noise = || {
@@ -424,7 +424,7 @@ fn writing_goes_on_after_a_quota_was_used_up() {
         for free_kib in [100, 200, 300, 400, 500, 700, 1000] {
             let disk = SmallDisk::with_quota(64 << 20);
             disk.leave_free(free_kib << 10);
-            let options = tiny().stall_timeout(Duration::from_secs(2));
+            let options = tiny().stall_timeout(STALL_MAX);
             let db = small(&disk).options(options).background(Background::Manual).open().expect("opens");
             // The reserve is set aside by a step.
             db.wait_idle().expect("there is space");
@@ -444,7 +444,7 @@ fn writing_goes_on_after_flushes_and_deletes_used_a_quota_up() {
     within(|| {
         for free_kib in (100..400).step_by(7) {
             let disk = SmallDisk::with_quota(64 << 20);
-            let options = tiny().stall_timeout(Duration::from_secs(2)).manifest_roll_bytes(4 << 20);
+            let options = tiny().stall_timeout(STALL_MAX).manifest_roll_bytes(4 << 20);
             let db = small(&disk).options(options).background(Background::Manual).open().expect("opens");
             disk.leave_free(free_kib << 10);
             let (acknowledged, _) = fill(&db);
@@ -461,8 +461,8 @@ fn writing_goes_on_after_flushes_and_deletes_used_a_quota_up() {
 }
 
 /// A disk that refuses what a reserve takes: descriptors, or the allocation.
-fn without_a_reserve(op: Op) -> HookedVfs {
-    let disk = HookedVfs::over(MemVfs::new());
+fn without_a_reserve(disk: MemVfs, op: Op) -> HookedVfs {
+    let disk = HookedVfs::over(disk);
     let temporaries_count = AtomicU64::new(0);
     disk.set_hook(move |call| match (op, call.is(op, ".tmp")) {
         // The first one is what `CURRENT` comes from.
@@ -475,12 +475,14 @@ fn without_a_reserve(op: Op) -> HookedVfs {
     disk
 }
 
-/// While the reserve cannot be made, it is tried again after a pause, and not over and over.
+/// While the reserve cannot be made, it is tried again after a pause, and not over and over: in no time at all, it is tried a
+/// few times.
 #[test]
 fn a_reserve_that_cannot_be_made_keeps_no_thread_busy() {
     for op in [Op::Create, Op::Allocate] {
         within(move || {
-            let disk = HookedVfs::over(without_a_reserve(op));
+            let clock = ManualClock::new(UnixMillis(0));
+            let disk = HookedVfs::over(without_a_reserve(MemVfs::with_clock(clock.clone()), op));
             let gate = Gate::default();
             gate.close();
             let attempts_count = Arc::new(AtomicU64::new(0));
@@ -496,7 +498,15 @@ fn a_reserve_that_cannot_be_made_keeps_no_thread_busy() {
             let _open = gate.opens_at_the_end();
             db.put("k", "v").expect("puts");
             assert!(!gate.is_parked_within(2 * CHANCE), "{op:?}: ten attempts without a pause");
-            db.wait_idle().expect("nobody needs the reserve yet");
+            gate.open();
+            let waiting = {
+                let db = db.clone();
+                start("wait_idle", move || db.wait_idle())
+            };
+            while !waiting.ends_within(Duration::from_millis(5)) {
+                clock.advance(Duration::from_secs(1));
+            }
+            waiting.join().expect("nobody needs the reserve yet");
             // The first temporary file is that of `CURRENT`.
             assert!(attempts_count.load(Atomic::SeqCst) > 1, "{op:?}: the reserve is tried");
         });
@@ -509,7 +519,7 @@ fn a_database_whose_reserve_cannot_be_made_comes_to_rest() {
     for op in [Op::Create, Op::Allocate] {
         for background in BACKGROUNDS {
             within(move || {
-                let disk = without_a_reserve(op);
+                let disk = without_a_reserve(MemVfs::new(), op);
                 let builder = Db::builder("/db").vfs(Arc::new(disk.clone()));
                 let db = builder.background(background.clone()).open().expect("opens");
                 db.put("k", "v").expect("puts");
@@ -518,7 +528,7 @@ fn a_database_whose_reserve_cannot_be_made_comes_to_rest() {
             });
         }
         within(move || {
-            let disk = without_a_reserve(op);
+            let disk = without_a_reserve(MemVfs::new(), op);
             let builder = Db::builder("/db").vfs(Arc::new(disk.clone()));
             let db = builder.background(Background::Manual).open().expect("opens");
             db.put("k", "v").expect("puts");
@@ -599,7 +609,7 @@ fn check_full_disk_with_keyspaces(keyspaces_count: u32, background: Background) 
     let disk = SmallDisk::new(256 << 20);
     let keyspace = KeyspaceOptions::default().compression(Compression::None);
     let options = Options::default()
-        .stall_timeout(Duration::from_secs(2))
+        .stall_timeout(STALL_MAX)
         .memtable_bytes(4 << 20)
         .default_keyspace(keyspace.clone());
     let db = small(&disk).options(options).background(background).open().expect("opens");

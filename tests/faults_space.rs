@@ -30,7 +30,7 @@ use tinylsm::{
     Background, Comparator, Compression, Db, DbBuilder, Durability, Error, ErrorKind, KeyspaceOptions,
     Options, UnixMillis,
 };
-use watchdog::{ends, within};
+use watchdog::{STALL_MAX, ends, within};
 
 /// What an empty database, or a small one that was closed, may take.
 const SMALL_DATABASE_LEN_BYTES: u64 = 100_000;
@@ -199,7 +199,7 @@ fn scaled() -> Options {
         .wal_preallocate_bytes(64 << 10)
         .block_cache_bytes(0)
         .manifest_roll_bytes(16 << 10)
-        .stall_timeout(Duration::from_secs(2))
+        .stall_timeout(STALL_MAX)
         .default_keyspace(keyspace)
 }
 

@@ -301,3 +301,32 @@ fn a_log_that_lost_the_number_of_a_clear_is_damaged() {
     let error = Db::builder("/db").vfs(disk).options(tiny()).open().map(drop).expect_err("damaged");
     assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
 }
+
+/// A key that drops a keyspace when it is looked at.
+struct DropsKeyspace<'a>(&'a Db);
+
+impl AsRef<[u8]> for DropsKeyspace<'_> {
+    fn as_ref(&self) -> &[u8] {
+        drop(self.0.drop_keyspace("goes"));
+        b"k"
+    }
+}
+
+#[test]
+fn one_multi_get_reads_one_state() {
+    let db = open(&Arc::new(MemVfs::new()));
+    let make = || {
+        let keyspace = db.create_keyspace("goes", tiny_keyspace()).expect("made");
+        keyspace.put("k", "v").expect("puts");
+        keyspace
+    };
+    let check = |what: &str, answers: tinylsm::Result<Vec<Option<tinylsm::Slice>>>| {
+        let answers = answers.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(answers.len() == 2 && answers.iter().all(Option::is_some), "{what}: {answers:?}");
+        assert_eq!(db.keyspaces(), ["default"], "{what}");
+    };
+    let keys = [DropsKeyspace(&db), DropsKeyspace(&db)];
+    check("of a keyspace", make().multi_get(&keys));
+    let keyspace = make();
+    check("of a snapshot", db.snapshot().keyspace(&keyspace).multi_get(&keys));
+}

@@ -13,8 +13,23 @@ mod cli;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+/// Longest line of help, however wide the terminal is.
+const TEXT_COLUMNS_MAX: usize = 120;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all right
+  1  an invariant was broken, or a planted bug or a goal was missed
+  2  wrong usage";
+
+/// Runs TinyLSM on a simulated disk, clock and schedule.
 #[derive(Parser)]
-#[command(name = "cargo sim", about = "Runs TinyLSM on a simulated disk, clock and schedule")]
+#[command(
+    name = "cargo sim",
+    bin_name = "cargo sim",
+    after_help = EXIT_CODES,
+    max_term_width = TEXT_COLUMNS_MAX
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -22,11 +37,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run many seeds; stop at the first broken invariant
+    /// Run many seeds; stop at the first broken invariant.
     Sweep(cli::sweep::Sweep),
-    /// Run one seed and tell what happened
+    /// Run one seed and tell what happened.
     Replay(cli::replay::Replay),
-    /// Plant each known bug in a scratch copy and count the seeds until it is caught
+    /// Plant each known bug in a scratch copy and count the seeds until it is caught.
     Mutants(cli::mutants::Mutants),
 }
 
@@ -35,5 +50,16 @@ fn main() -> ExitCode {
         Command::Sweep(sweep) => sweep.run(),
         Command::Replay(replay) => replay.run(),
         Command::Mutants(mutants) => mutants.run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Arguments;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
     }
 }

@@ -300,8 +300,10 @@ fn a_simulated_disk_serves_a_database_outside_a_run() {
     }
     // It waits for a time at which the database counts as quiet.
     db.wait_idle().unwrap();
-    std::thread::park_timeout(Duration::from_millis(5));
-    assert!(disk.now() - began >= 5_000_000, "time passes by itself");
+    // Time passes by itself.
+    while disk.now() - began < 5_000_000 {
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
     db.close().unwrap();
 }
 

@@ -3,9 +3,12 @@
 //! Every place that orders keys goes through [`KeyOrder`]: bytewise is one branch and a memcmp, anything else
 //! a call through [`Comparator`]. The comparator's name is stored with its keyspace and checked at open.
 
+use crate::base::contain::words_of;
+use arc_swap::ArcSwapOption;
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 /// A total order over user keys.
@@ -62,16 +65,48 @@ pub enum KeyOrder {
     /// Plain byte order: the fast path.
     Bytewise,
     /// Any other order.
-    Custom(Arc<dyn Comparator>),
+    Custom(Arc<CustomOrder>),
+}
+
+/// A comparator, which may be the caller's and panic: what it panics with then names the keyspace that it orders.
+pub struct CustomOrder {
+    comparator: Arc<dyn Comparator>,
+    keyspace: ArcSwapOption<String>,
+}
+
+impl CustomOrder {
+    fn ask<'a, T>(&'a self, ask: impl FnOnce(&'a dyn Comparator) -> T) -> T {
+        catch_unwind(AssertUnwindSafe(|| ask(self.comparator.as_ref()))).unwrap_or_else(|payload| {
+            match (self.keyspace.load().as_deref(), words_of(payload.as_ref())) {
+                (Some(keyspace), Some(words)) => {
+                    resume_unwind(Box::new(format!("the comparator of keyspace {keyspace:?} says: {words}")))
+                }
+                // Without words it may be no panic but the end of a simulated thread.
+                _ => resume_unwind(payload),
+            }
+        })
+    }
 }
 
 impl KeyOrder {
+    /// Returns the order of a comparator.
+    pub fn custom(comparator: Arc<dyn Comparator>) -> KeyOrder {
+        KeyOrder::Custom(Arc::new(CustomOrder { comparator, keyspace: ArcSwapOption::empty() }))
+    }
+
+    /// Says which keyspace it orders, for the words of a panic; here and in all clones.
+    pub(crate) fn note_keyspace(&self, name: &str) {
+        if let KeyOrder::Custom(order) = self {
+            order.keyspace.store(Some(Arc::new(name.to_owned())));
+        }
+    }
+
     /// Compares two user keys.
     #[inline]
     pub fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {
         match self {
             KeyOrder::Bytewise => a.cmp(b),
-            KeyOrder::Custom(comparator) => comparator.compare(a, b),
+            KeyOrder::Custom(order) => order.ask(|comparator| comparator.compare(a, b)),
         }
     }
 
@@ -80,7 +115,7 @@ impl KeyOrder {
     pub fn sort_prefix(&self, key: &[u8]) -> u128 {
         match self {
             KeyOrder::Bytewise => bytewise_prefix(key),
-            KeyOrder::Custom(comparator) => comparator.sort_prefix(key),
+            KeyOrder::Custom(order) => order.ask(|comparator| comparator.sort_prefix(key)),
         }
     }
 
@@ -88,7 +123,7 @@ impl KeyOrder {
     pub fn separator(&self, a: &[u8], b: &[u8], out: &mut Vec<u8>) {
         match self {
             KeyOrder::Bytewise => bytewise_separator(a, b, out),
-            KeyOrder::Custom(comparator) => comparator.separator(a, b, out),
+            KeyOrder::Custom(order) => order.ask(|comparator| comparator.separator(a, b, out)),
         }
     }
 
@@ -107,7 +142,7 @@ impl KeyOrder {
     pub fn name(&self) -> &str {
         match self {
             KeyOrder::Bytewise => BYTEWISE_NAME,
-            KeyOrder::Custom(comparator) => comparator.name(),
+            KeyOrder::Custom(order) => order.ask(Comparator::name),
         }
     }
 
@@ -189,7 +224,7 @@ mod tests {
     proptest! {
         #[test]
         fn sort_prefix_never_contradicts_compare(a: Vec<u8>, b: Vec<u8>) {
-            for order in [KeyOrder::Bytewise, KeyOrder::Custom(Arc::new(ReverseBytewise))] {
+            for order in [KeyOrder::Bytewise, KeyOrder::custom(Arc::new(ReverseBytewise))] {
                 if order.compare(&a, &b) == Ordering::Less {
                     prop_assert!(order.sort_prefix(&a) <= order.sort_prefix(&b));
                 }
@@ -198,7 +233,7 @@ mod tests {
 
         #[test]
         fn separator_lies_between(a: Vec<u8>, b: Vec<u8>) {
-            for order in [KeyOrder::Bytewise, KeyOrder::Custom(Arc::new(ReverseBytewise))] {
+            for order in [KeyOrder::Bytewise, KeyOrder::custom(Arc::new(ReverseBytewise))] {
                 if order.compare(&a, &b) == Ordering::Less {
                     let mut s = Vec::new();
                     order.separator(&a, &b, &mut s);

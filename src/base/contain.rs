@@ -15,13 +15,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// What `body` returns; `Internal`.
 pub fn contain<T>(what: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
-        Err(Error::new(ErrorKind::Internal, format!("a panic during {what}: {}", text_of(payload.as_ref()))))
+        let words = words_of(payload.as_ref()).unwrap_or("it says nothing");
+        Err(Error::new(ErrorKind::Internal, format!("a panic during {what}: {words}")))
     })
 }
 
-fn text_of(payload: &(dyn Any + Send)) -> &str {
+/// Returns what a panic says.
+pub(crate) fn words_of(payload: &(dyn Any + Send)) -> Option<&str> {
     let text = payload.downcast_ref::<&'static str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("it says nothing")
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
 }
 
 #[cfg(test)]

@@ -105,10 +105,12 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
             // ENOMEM and EAGAIN.
             io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock => ErrorKind::Exhausted,
-            _ if lacks_descriptors(&source) => ErrorKind::Exhausted,
+            _ if lacking_descriptors(&source).is_some() => ErrorKind::Exhausted,
             _ => ErrorKind::Io,
         };
-        Error::caused(kind, operation, file, source)
+        let way_out = lacking_descriptors(&source);
+        let error = Error::caused(kind, operation, file, source);
+        way_out.map_or(error.clone(), |way_out| error.with_remark(way_out))
     }
 
     /// Wraps what a sync of `file` reported after it began. Its kind is [`ErrorKind::NoSpace`] or [`ErrorKind::Io`]
@@ -197,6 +199,19 @@ impl Error {
         self.edit(|inner| inner.message = format!("{}; {remark}", inner.message))
     }
 
+    /// Says of a file that has to be there, in words, what it means that it is missing or a directory: damage.
+    #[must_use]
+    pub(crate) fn if_missing(self, what: &str) -> Error {
+        let is_directory = self.io_source().is_some_and(|cause| cause.kind() == io::ErrorKind::IsADirectory);
+        match self.kind() {
+            ErrorKind::NotFound => self.wrap(ErrorKind::Corruption, format!("{what} is missing")),
+            _ if is_directory => {
+                self.wrap(ErrorKind::Corruption, format!("a directory is in the place of {what}"))
+            }
+            _ => self,
+        }
+    }
+
     /// Tells whether this is a clone of `other`.
     pub fn is_same(&self, other: &Error) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -257,12 +272,20 @@ fn in_words(operation: &'static str) -> &'static str {
     }
 }
 
-/// The codes that say that the process or the whole system has no descriptor left: EMFILE and ENFILE, which are the
-/// same on every Unix, and ERROR_TOO_MANY_OPEN_FILES. The standard library has no kind for them.
-const DESCRIPTORS_LACKING: &[i32] = if cfg!(windows) { &[4] } else { &[24, 23] };
-
-fn lacks_descriptors(error: &io::Error) -> bool {
-    error.raw_os_error().is_some_and(|code| DESCRIPTORS_LACKING.contains(&code))
+/// Returns what helps if the process or the whole system has no descriptor left: EMFILE and ENFILE, which are the same on
+/// every Unix, and ERROR_TOO_MANY_OPEN_FILES. The standard library has no kind for them.
+fn lacking_descriptors(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        24 if !cfg!(windows) => Some(
+            "raise the limit of the process (ulimit -n), or lower open_files_max in the database's options",
+        ),
+        23 if !cfg!(windows) => Some(
+            "the limit is that of the whole system, above that of each process (ulimit -n): raise it, close files of \
+             other programs, or lower open_files_max in the database's options",
+        ),
+        4 if cfg!(windows) => Some("close some, or lower open_files_max in the database's options"),
+        _ => None,
+    }
 }
 
 impl fmt::Display for Error {
@@ -293,7 +316,7 @@ impl fmt::Debug for Error {
         write!(f, "{:?}: {text}", self.0.kind)?;
         // Mostly the text has it already.
         let source = std::error::Error::source(self).map(ToString::to_string);
-        match source.filter(|source| !text.ends_with(source.as_str())) {
+        match source.filter(|source| !text.contains(source.as_str())) {
             Some(source) => write!(f, " (because: {source})"),
             None => Ok(()),
         }
@@ -393,6 +416,11 @@ mod tests {
             let error = Error::from_io("open", Path::new("x"), io::Error::from(errno));
             assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
             assert!(error.is_retryable());
+            let (text, is_of_descriptors) = (error.to_string(), matches!(errno, Errno::MFILE | Errno::NFILE));
+            for way_out in ["ulimit -n", "open_files_max"] {
+                assert_eq!(text.contains(way_out), is_of_descriptors, "{text}");
+            }
+            assert_eq!(format!("{error:?}").matches("os error").count(), 1, "{error:?}");
             // Once a sync has begun, the same codes tell of bytes that may be gone.
             let error = Error::from_sync("sync", Path::new("x"), io::Error::from(errno));
             assert_eq!(error.kind(), ErrorKind::Io, "{error}");

@@ -490,7 +490,7 @@ mod tests {
             fuse in prop_oneof![Just(usize::MAX), 1usize..200],
         ) {
             let order = if is_reverse {
-                KeyOrder::Custom(Arc::new(ReverseBytewise))
+                KeyOrder::custom(Arc::new(ReverseBytewise))
             } else {
                 KeyOrder::Bytewise
             };

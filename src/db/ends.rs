@@ -254,7 +254,7 @@ pub(crate) fn writing_is_off(cause: &Error) -> Error {
     if is_mendable(cause) {
         let lacking =
             if cause.kind() == ErrorKind::Exhausted { "there are descriptors" } else { "there is space" };
-        let context = format!("no write is taken until {lacking} and Db::resume was called");
+        let context = format!("no write is taken until {lacking} and writing is resumed");
         return cause.clone().within(ErrorKind::ReadOnly, &context);
     }
     let context = "the database is read-only until it is reopened, since a write failed";

@@ -247,8 +247,7 @@ impl Keyspace {
         let core = self.core();
         core.ends.check_open()?;
         let (state, seq) = core.view.pin();
-        let (state, horizon) = (Arc::clone(&state), core.horizon(seq));
-        self.multi_get_at(&state, keys, horizon)
+        self.multi_get_in(&state, keys, core.horizon(seq))
     }
 
     pub(crate) fn get_at(&self, key: &[u8], horizon: Horizon) -> Result<Option<Slice>> {
@@ -265,6 +264,15 @@ impl Keyspace {
     }
 
     pub(crate) fn multi_get_at<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        horizon: Horizon,
+    ) -> Result<Vec<Option<Slice>>> {
+        self.core().ends.check_open()?;
+        self.multi_get_in(&self.core().view.state(), keys, horizon)
+    }
+
+    fn multi_get_in<K: AsRef<[u8]>>(
         &self,
         state: &State,
         keys: &[K],

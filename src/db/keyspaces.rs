@@ -108,6 +108,7 @@ impl Core {
         self.install(&mut manifest, vec![change])?;
         let (options, fate) = (before.options.clone(), Arc::clone(&before.fate));
         let info = Arc::new(KeyspaceInfo { id: before.id, name: new_name.to_owned(), options, fate });
+        self.view.state().keyspace(before.id).tree.order.note_keyspace(new_name);
         let mut book = self.book.lock();
         self.change_state(&mut book, |state| state.set_info(info));
         Ok(())

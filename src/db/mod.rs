@@ -235,7 +235,7 @@ impl Db {
         core.options.check_keyspace(name, &options)?;
         check_name(name)?;
         let find = || core.comparators.find(&options.comparator, name);
-        let order = contain("looking for a comparator", find)?;
+        let order = contain(&format!("looking for the comparator of keyspace {name:?}"), find)?;
         tell(|| format!("create keyspace {name}"));
         let info = core.create_keyspace(name, options, order)?;
         Ok(Keyspace::new(Arc::clone(&self.handle), info))

@@ -220,8 +220,16 @@ fn check_nothing_is_foreign(directory: &Directory, names: &BTreeSet<FileName>) -
 }
 
 /// Returns the files of ours. What is not ours is left alone.
+///
+/// # Errors
+/// `Io`; `Corruption` if a directory has the place of `CURRENT`, which is not the same as its absence.
 fn list(directory: &Directory) -> Result<BTreeSet<FileName>> {
     let listed = directory.read_dir(directory.path())?;
+    let is_pointer = |name: &str| FileName::parse(name) == Some(FileName::Current);
+    if listed.iter().any(|entry| entry.is_dir && is_pointer(&entry.name)) {
+        let path = FileName::Current.path(directory.path());
+        return Err(Error::corruption(&path, 0, "a directory is in the place of CURRENT"));
+    }
     let files = listed.iter().filter(|entry| !entry.is_dir);
     Ok(files.filter_map(|entry| FileName::parse(&entry.name)).collect())
 }
@@ -324,7 +332,7 @@ impl Opening {
             opened => return opened,
         };
         if !self.is_degraded {
-            let remark = format!("keyspace {name:?} needs it, and DbBuilder::degraded opens the rest");
+            let remark = format!("keyspace {name:?} needs it, and a degraded opening goes without");
             return Err(error.with_remark(&remark));
         }
         let path = FileName::Table(meta.number).path(self.directory.path());
@@ -363,12 +371,7 @@ impl Opening {
             let &(number, _) = chain.last().expect("begins with one");
             let path = path_of(number);
             let found = read_predecessor(self.directory.as_ref(), &path, number);
-            let predecessor = found.map_err(|error| match error.kind() {
-                ErrorKind::NotFound => {
-                    error.wrap(ErrorKind::Corruption, "a WAL segment that is needed is missing")
-                }
-                _ => error,
-            })?;
+            let predecessor = found.map_err(|error| error.if_missing("a WAL segment that is needed"))?;
             if number == wal_first {
                 break;
             }

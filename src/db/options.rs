@@ -512,22 +512,24 @@ impl Comparators {
         self.added.push(comparator);
     }
 
-    /// Finds a comparator by name; `keyspace` is for the error's text.
+    /// Finds a comparator by name; `keyspace` is for the texts of errors, those of its panics too.
     pub(crate) fn find(&self, name: &str, keyspace: &str) -> Result<KeyOrder> {
         if name == BYTEWISE_NAME {
             return Ok(KeyOrder::Bytewise);
         }
         if let Some(found) = self.added.iter().rev().find(|comparator| comparator.name() == name) {
-            return Ok(KeyOrder::Custom(Arc::clone(found)));
+            let order = KeyOrder::custom(Arc::clone(found));
+            order.note_keyspace(keyspace);
+            return Ok(order);
         }
         if name == ReverseBytewise.name() {
-            return Ok(KeyOrder::Custom(Arc::new(ReverseBytewise)));
+            return Ok(KeyOrder::custom(Arc::new(ReverseBytewise)));
         }
         let added = self.added.iter().map(|comparator| comparator.name());
         let known: Vec<&str> = [BYTEWISE_NAME, REVERSE_BYTEWISE_NAME].into_iter().chain(added).collect();
         let message = format!(
             "keyspace {keyspace:?} is ordered by comparator {name:?}, which is unknown here; known are {}, and \
-             DbBuilder::comparator adds others",
+             only a program that adds it can open the database",
             known.join(", ")
         );
         Err(Error::new(ErrorKind::Incompatible, message))

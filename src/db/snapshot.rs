@@ -171,8 +171,7 @@ impl KeyspaceSnapshot {
     /// # Errors
     /// As [`KeyspaceSnapshot::get`], for the first key that meets one.
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Slice>>> {
-        let horizon = self.horizon()?;
-        keys.iter().map(|key| self.keyspace.get_at(key.as_ref(), horizon)).collect()
+        self.keyspace.multi_get_at(keys, self.horizon()?)
     }
 
     /// Tells whether `key` had a value.

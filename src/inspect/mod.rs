@@ -179,10 +179,11 @@ fn dump_edit(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> Re
             Change::AddTable { keyspace, level, meta } => put(
                 out,
                 format_args!(
-                    "    add table {} to keyspace {keyspace} level {level}: {} bytes, {} entries, \"{}\"..=\"{}\", numbers {}..={}\n",
+                    "    add table {} to keyspace {keyspace} level {level}: {} bytes, {} {}, \"{}\"..=\"{}\", numbers {}..={}\n",
                     meta.number,
                     meta.len_bytes,
                     meta.entries,
+                    if meta.entries == 1 { "entry" } else { "entries" },
                     meta.smallest.escape_ascii(),
                     meta.largest.escape_ascii(),
                     meta.smallest_seq,
@@ -277,7 +278,7 @@ fn open_alone(vfs: &dyn Vfs, path: &Path, number: FileNumber) -> Result<Arc<Tabl
         Ok(Arc::new(Table::open(file, order, Arc::new(Cache::new(0, 0)))?))
     };
     open(KeyOrder::Bytewise).or_else(|error| match error.kind() {
-        ErrorKind::Incompatible => open(KeyOrder::Custom(Arc::new(ReverseBytewise))).map_err(|_| error),
+        ErrorKind::Incompatible => open(KeyOrder::custom(Arc::new(ReverseBytewise))).map_err(|_| error),
         _ => Err(error),
     })
 }

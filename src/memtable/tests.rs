@@ -12,7 +12,7 @@ fn insert(memtable: &Memtable, key: &[u8], seq: u64, value: &[u8]) {
 }
 
 fn orders() -> [KeyOrder; 2] {
-    [KeyOrder::Bytewise, KeyOrder::Custom(Arc::new(ReverseBytewise))]
+    [KeyOrder::Bytewise, KeyOrder::custom(Arc::new(ReverseBytewise))]
 }
 
 #[test]

@@ -371,7 +371,7 @@ fn prefix_of(order: &KeyOrder, key: &[u8]) -> u64 {
                 u64::from_be_bytes(head)
             }
         },
-        KeyOrder::Custom(comparator) => (comparator.sort_prefix(key) >> 64) as u64,
+        KeyOrder::Custom(_) => (order.sort_prefix(key) >> 64) as u64,
     }
 }
 

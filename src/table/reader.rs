@@ -32,7 +32,6 @@ use crate::table::shared::Cache;
 use crate::table::stored;
 use crate::vfs::{ReadFile, Vfs, read_full};
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -492,16 +491,7 @@ fn read_footer(file: &dyn ReadFile, path: &Path, number: FileNumber, len_bytes: 
 
 /// Says of a file that is not there what that means: tables are opened because a version names them.
 fn name_missing(error: Error) -> Error {
-    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<io::Error>());
-    let is_directory = cause.is_some_and(|cause| cause.kind() == io::ErrorKind::IsADirectory);
-    match error.kind() {
-        ErrorKind::NotFound => {
-            error.wrap(ErrorKind::Corruption, "a table that the manifest names is missing")
-        }
-        _ if is_directory => error
-            .wrap(ErrorKind::Corruption, "a directory is in the place of a table that the manifest names"),
-        _ => error,
-    }
+    error.if_missing("a table that the manifest names")
 }
 
 /// Reads `start..end`, which lies within the file's checked length and so bounds the buffer.

@@ -123,7 +123,7 @@ fn options() -> impl Strategy<Value = TableOptions> {
 }
 
 fn orders() -> impl Strategy<Value = KeyOrder> {
-    prop_oneof![Just(KeyOrder::Bytewise), Just(KeyOrder::Custom(Arc::new(ReverseBytewise)))]
+    prop_oneof![Just(KeyOrder::Bytewise), Just(KeyOrder::custom(Arc::new(ReverseBytewise)))]
 }
 
 #[derive(Clone, Debug)]
@@ -352,7 +352,7 @@ fn a_file_cut_anywhere_is_refused() {
 fn another_comparator_or_number_is_refused_by_name() {
     let (disk, _) = small_table();
     let cache = cache(0);
-    let order = KeyOrder::Custom(Arc::new(ReverseBytewise));
+    let order = KeyOrder::custom(Arc::new(ReverseBytewise));
     let error = open(&disk, &order, &cache).expect_err("another order");
     assert_eq!(error.kind(), ErrorKind::Incompatible);
     let text = error.to_string();

@@ -228,10 +228,11 @@ impl TableWriter {
         let shared = common_prefix_len(&self.last_key, key.user_key);
         let is_same = shared == key.user_key.len() && shared == self.last_key.len();
         if self.properties.is_some() {
-            let ordering = match &self.settings.order {
+            let order = &self.settings.order;
+            let ordering = match order {
                 _ if is_same => key.tag.cmp(&self.last_tag).reverse(),
                 KeyOrder::Bytewise => key.user_key[shared..].cmp(&self.last_key[shared..]),
-                KeyOrder::Custom(comparator) => comparator.compare(key.user_key, &self.last_key),
+                KeyOrder::Custom(_) => order.compare(key.user_key, &self.last_key),
             };
             assert!(ordering == Ordering::Greater, "entries are added in ascending order");
         }

@@ -362,13 +362,12 @@ pub fn read_each(
     see: &mut dyn FnMut(&Change),
 ) -> Result<Catalog> {
     let path = FileName::Manifest(pointer.manifest).path(directory);
-    let file = vfs.open(&path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
-            error.wrap(ErrorKind::Corruption, "the manifest that CURRENT names is missing")
-        }
-        _ => error,
-    })?;
-    let mut frames = FrameReader::new(file.as_ref(), &path, pointer.manifest)?;
+    add_up(vfs, &path, pointer, see).map_err(|error| error.if_missing("the manifest that CURRENT names"))
+}
+
+fn add_up(vfs: &dyn Vfs, path: &Path, pointer: Pointer, see: &mut dyn FnMut(&Change)) -> Result<Catalog> {
+    let file = vfs.open(path)?;
+    let mut frames = FrameReader::new(file.as_ref(), path, pointer.manifest)?;
     let mut catalog = Catalog::default();
     let mut watermark = pointer.durable_len;
     let mut has_header = false;
@@ -376,13 +375,13 @@ pub fn read_each(
         watermark = watermark.max(frame.synced_len);
         match frame.kind {
             FrameKind::Header => {
-                check_header(&path, frame.payload())?;
+                check_header(path, frame.payload())?;
                 has_header = true;
             }
             FrameKind::Record if has_header => {
                 let payload_offset = frame.offset + FRAME_HEADER_LEN_BYTES as u64;
                 for change in Changes::new(frame.payload()) {
-                    let change = change.map_err(|unreadable| unreadable.into_error(&path, payload_offset))?;
+                    let change = change.map_err(|unreadable| unreadable.into_error(path, payload_offset))?;
                     catalog
                         .apply_change(&change)
                         .map_err(|reason| frames.corruption(frame.offset, reason))?;
@@ -401,7 +400,7 @@ pub fn read_each(
         let message = format!("the manifest is unreadable here, but was durable up to byte {watermark}");
         return Err(frames.corruption(end, message));
     }
-    catalog.check().map_err(|reason| Error::corruption(&path, 0, reason))?;
+    catalog.check().map_err(|reason| Error::corruption(path, 0, reason))?;
     Ok(catalog)
 }
 

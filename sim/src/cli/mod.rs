@@ -13,7 +13,7 @@ use tinylsm_sim::workload::operations::Operation;
 /// What a run is told beside its seed.
 #[derive(Args, Clone)]
 pub struct RunSettings {
-    /// Leave one operation out, by its name in `operations.rs`, to see which goals notice
+    /// Leave one operation out, by its name in `operations.rs`, to see which goals notice.
     #[arg(long, value_name = "OPERATION", value_parser = operation)]
     without: Option<Operation>,
 }

@@ -17,13 +17,13 @@ use tinylsm_sim::workload::seed_file::SeedFile;
 /// Hunts planted bugs.
 #[derive(Args)]
 pub struct Mutants {
-    /// Only patches whose name contains one of these, separated by commas
+    /// Only patches whose name contains one of these, separated by commas.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Seeds after which a bug counts as missed, on each profile
+    /// Seeds after which a bug counts as missed, on each profile.
     #[arg(long, default_value_t = 10_000)]
     max_seeds: u64,
-    /// Write the seed that was found into the files of `sim/seeds/` whose own no longer shows their bug
+    /// Write the seed that was found into the files of `sim/seeds/` whose own no longer shows their bug.
     #[arg(long)]
     refresh: bool,
 }

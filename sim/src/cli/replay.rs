@@ -13,15 +13,15 @@ use tinylsm_sim::workload::run::{Ended, run_with};
 /// Replays a seed.
 #[derive(Args)]
 pub struct Replay {
-    /// The seed
+    /// The seed.
     seed: u64,
-    /// The kind of disk: kill, ext4 or worst
+    /// The kind of disk: kill, ext4 or worst.
     #[arg(long, default_value = "worst", value_parser = profile)]
     profile: Profile,
-    /// Print every event
+    /// Print every event.
     #[arg(long)]
     trace: bool,
-    /// Run it inside a madsim runtime, where stray clock, entropy and thread calls are intercepted
+    /// Run it inside a madsim runtime, where stray clock, entropy and thread calls are intercepted.
     #[arg(long)]
     madsim: bool,
     #[command(flatten)]

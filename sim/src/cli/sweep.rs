@@ -21,22 +21,22 @@ use tinylsm_sim::workload::run::{Ended, run_with};
 /// Sweeps seeds.
 #[derive(Args)]
 pub struct Sweep {
-    /// The seeds, as FIRST..END
+    /// The seeds, as FIRST..END.
     #[arg(long, value_parser = seeds)]
     seeds: Range<u64>,
-    /// The kind of disk: kill, ext4, worst, or all of them
+    /// The kind of disk: kill, ext4, worst, or all of them.
     #[arg(long, default_value = "worst", value_parser = profiles)]
     profile: Profiles,
-    /// Runs side by side; one for each core without this
+    /// Runs side by side; one for each core without this.
     #[arg(long)]
     jobs: Option<usize>,
-    /// Go on behind a broken invariant, and tell at the end which were broken, how often, and by which seed first
+    /// Go on behind a broken invariant, and tell at the end which were broken, how often, and by which seed first.
     #[arg(long)]
     keep_going: bool,
-    /// Tell the longest virtual time that each kind of call has taken
+    /// Tell the longest virtual time that each kind of call has taken.
     #[arg(long)]
     slowest: bool,
-    /// Write the table of goals, from what these runs have reached, in place of judging by it
+    /// Write the table of goals, from what these runs have reached, in place of judging by it.
     #[arg(long)]
     goals: bool,
     #[command(flatten)]

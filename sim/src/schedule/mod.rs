@@ -286,10 +286,20 @@ pub fn event_in_words(kind: u32, values: &[u64], text: impl FnOnce() -> String) 
 
 /// Makes the running thread part of another process, as a forked child is; what it starts belongs there too. Threads
 /// begin in process 1. Returns the process it was in; nothing outside a simulation. Never suspends.
+///
+/// # Panics
+/// If the thread borrows from another one or has lent something to one, as in a scope: it could outlive what it borrows if
+/// their processes ended apart.
 pub fn enter_process(process: u32) -> Option<u32> {
-    current()?.with_state(|state| {
-        let thread = state.current?;
-        Some(std::mem::replace(&mut state.threads[thread as usize].process, process))
+    let scheduler = current()?;
+    let thread = scheduler.running()?;
+    scheduler.with_state(|state| {
+        let thread = &mut state.threads[thread as usize];
+        assert!(
+            thread.loans_count == 0,
+            "a thread of a scope stays in its process: what they borrow ends with the process"
+        );
+        Some(std::mem::replace(&mut thread.process, process))
     })
 }
 

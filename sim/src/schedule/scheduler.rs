@@ -163,6 +163,22 @@ impl Scheduler {
         self.state.borrow().tearing_down
     }
 
+    /// Checks that the running thread could wait for another one that it lends something to.
+    ///
+    /// # Errors
+    /// What keeps it from that.
+    pub(crate) fn check_can_lend(&self) -> io::Result<()> {
+        let why = match self.running() {
+            _ if self.is_tearing_down() => "the run is over",
+            None => "this is no thread of the run, and cannot wait for one",
+            Some(_) if self.looks.get() > 0 => {
+                "a look must not wait, so it starts no thread that is waited for"
+            }
+            Some(_) => return Ok(()),
+        };
+        Err(io::Error::other(why))
+    }
+
     /// Tells whether the running thread panics and must therefore not be suspended. One of a dying process may.
     fn panics(&self, thread: ThreadId) -> bool {
         panicking() && {
@@ -221,6 +237,7 @@ impl Scheduler {
         let graph = state.wait_graph();
         let waits = graph.threads.iter().find(|waiting| waiting.thread == thread);
         let stranded = waits.and_then(|waiting| waiting.waits_for.clone());
+        state.leave_behind(thread);
         Some(panic_failure(&state, thread, panics::take(None), stranded.or(Some(String::new()))))
     }
 

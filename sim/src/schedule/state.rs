@@ -111,6 +111,8 @@ pub(crate) struct Thread {
     status: Status,
     /// How often it was unwound because its process had met its end and it went on.
     kills_count: u32,
+    /// In how many loans it takes part: it borrows from another thread, or lends to others (`schedule::scoped`).
+    pub(crate) loans_count: u32,
     /// Some thread was panicking when this one was suspended, perhaps this one: it must not be unwound from there.
     pub(crate) is_suspended_in_panic: bool,
     /// Counts this simulation's waits; tells a live timer from a dead one.
@@ -200,6 +202,7 @@ impl State {
             woken: Wake::Notified,
             status: Status::Runnable,
             kills_count: 0,
+            loans_count: 0,
             is_suspended_in_panic: false,
             wait: 0,
             joiners: Vec::new(),
@@ -513,6 +516,12 @@ impl State {
             self.trace.keep(self.now_ns, None, text);
         }
         self.wake(WaitKey::Thread(u64::from(thread)), Waiters::All);
+    }
+
+    /// Notes that `thread` waits where it must not, and is never resumed. That is a failure: from now on the run only unwinds.
+    pub(crate) fn leave_behind(&mut self, thread: ThreadId) {
+        self.tearing_down = true;
+        self.end_thread_in_teardown(thread);
     }
 
     /// Notes that `thread` was unwound, or left behind, after the run.

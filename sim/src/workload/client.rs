@@ -485,8 +485,8 @@ pub(in crate::workload) fn is_final(error: &Error) -> bool {
 }
 
 fn is_comparators(payload: &(dyn std::any::Any + Send)) -> bool {
-    payload.downcast_ref::<String>().is_some_and(|text| text == PANIC_MESSAGE)
-        || payload.downcast_ref::<&str>().is_some_and(|text| *text == PANIC_MESSAGE)
+    payload.downcast_ref::<String>().is_some_and(|text| text.ends_with(PANIC_MESSAGE))
+        || payload.downcast_ref::<&str>().is_some_and(|text| text.ends_with(PANIC_MESSAGE))
 }
 
 /// Tells whether an error may come of a panic that was contained: its own, or one of the calls that it hinders.

@@ -179,7 +179,7 @@ impl OnDisk {
 fn key_order(order: Order) -> KeyOrder {
     match order {
         Order::Bytewise => KeyOrder::Bytewise,
-        _ => KeyOrder::Custom(Fuse::default().comparator(order)),
+        _ => KeyOrder::custom(Fuse::default().comparator(order)),
     }
 }
 

@@ -1,8 +1,11 @@
 //! How a command ends when it does not end well: the message and the exit code.
 //!
-//! Owns the four exit codes that `--help` promises. A failure is made where it is understood; `main` prints it.
+//! Owns the four exit codes that `--help` promises. A failure is made where it is understood; `main` prints it, and on a
+//! line of its own what can be done about it. The engine's texts are for whoever programs with it as well, and say what is
+//! wrong; what somebody at a terminal can do is said here.
 
 use std::io;
+use tinylsm::format::names::FileName;
 use tinylsm::{Error, ErrorKind};
 
 /// What every command returns.
@@ -11,8 +14,8 @@ pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 /// Why a command did not do what it was asked for.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The engine or the system failed, or a check did not hold: exit code 1.
-    Engine(String),
+    /// The engine or the system failed, or a check did not hold: exit code 1. Behind it what can be done.
+    Engine(String, Option<String>),
     /// The arguments or the input are wrong: exit code 2.
     Usage(String),
     /// The key is not there: exit code 3.
@@ -22,11 +25,34 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Makes a failure of which nothing is known but what `text` says.
+    pub(crate) fn engine(text: impl Into<String>) -> Failure {
+        Failure::Engine(text.into(), None)
+    }
+
+    /// Says what failed in other words; what can be done about it stays.
+    pub(crate) fn retold(self, retell: impl FnOnce(String) -> String) -> Failure {
+        match self {
+            Failure::Engine(text, hint) => Failure::Engine(retell(text), hint),
+            Failure::Usage(text) => Failure::Usage(retell(text)),
+            Failure::KeyNotFound(text) => Failure::KeyNotFound(retell(text)),
+            Failure::ReaderGone => Failure::ReaderGone,
+        }
+    }
+
+    /// Returns what the user can do about it, if that is known.
+    pub(crate) fn hint(&self) -> Option<&str> {
+        match self {
+            Failure::Engine(_, hint) => hint.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Returns the exit code that `--help` documents.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Failure::ReaderGone => 0,
-            Failure::Engine(_) => 1,
+            Failure::Engine(..) => 1,
             Failure::Usage(_) => 2,
             Failure::KeyNotFound(_) => 3,
         }
@@ -36,18 +62,18 @@ impl Failure {
     pub(crate) fn message(&self) -> Option<&str> {
         match self {
             Failure::ReaderGone => None,
-            Failure::Engine(text) | Failure::Usage(text) | Failure::KeyNotFound(text) => Some(text),
+            Failure::Engine(text, _) | Failure::Usage(text) | Failure::KeyNotFound(text) => Some(text),
         }
     }
 
     /// Makes the failure that `later` is once something is done: `done` says what, and that stands.
     pub(crate) fn after(done: &str, doing: &str, later: &Error) -> Failure {
-        Failure::Engine(format!("{done}; {doing} met: {}", text_of(later)))
+        Failure::Engine(format!("{done}; {doing} met: {}", text_of(later)), hint_of(later))
     }
 
     /// Makes the failure of a system call while doing `what`.
     pub(crate) fn system(what: &str, error: &io::Error) -> Failure {
-        Failure::Engine(format!("{what}: {error}"))
+        Failure::engine(format!("{what}: {error}"))
     }
 
     /// Makes the failure of writing to standard output.
@@ -64,7 +90,7 @@ impl From<Error> for Failure {
         let text = text_of(&error);
         match error.kind() {
             ErrorKind::InvalidArgument => Failure::Usage(text),
-            _ => Failure::Engine(text),
+            _ => Failure::Engine(text, hint_of(&error)),
         }
     }
 }
@@ -75,13 +101,52 @@ pub(crate) fn text_of(error: &Error) -> String {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
+        if !text.contains(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
         source = cause.source();
     }
-    // The engine names a way out as a caller in Rust has it; this is the same one here.
-    text.replace("DbBuilder::degraded", "--degraded")
+    text
+}
+
+/// Returns what a user can do about an error of the engine, or about what caused it.
+pub(crate) fn hint_of(error: &Error) -> Option<String> {
+    own_hint_of(error).or_else(|| {
+        let cause = std::error::Error::source(error)?;
+        hint_of(cause.downcast_ref::<Error>()?)
+    })
+}
+
+fn own_hint_of(error: &Error) -> Option<String> {
+    match error.kind() {
+        ErrorKind::Corruption => damage_hint_of(error),
+        ErrorKind::NoSpace => Some(
+            "Free some space on this disk, or in the quota, and give the command again. `tinylsm delete` works all the \
+             same, in space set aside for it."
+                .to_owned(),
+        ),
+        ErrorKind::Unsupported => {
+            Some("The command line cannot go without it: put the database on another file system.".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Says what is left where a file is damaged.
+fn damage_hint_of(error: &Error) -> Option<String> {
+    let path = error.file()?;
+    let dir = path.parent()?.display();
+    match FileName::parse(path.file_name()?.to_str()?)? {
+        FileName::Table(_) => Some(format!(
+            "Everything else can be read and written, with --degraded where the database does not open. `tinylsm verify \
+             --db {dir} --degraded` lists what is damaged. Only a copy of the directory brings it back."
+        )),
+        FileName::Wal(_) | FileName::Manifest(_) | FileName::Current => Some(format!(
+            "No command but `dump` gets past this, not even with --degraded: restore the directory from its last copy. \
+             `tinylsm dump --db {dir} NAME` shows what each of its files still holds."
+        )),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -89,7 +154,7 @@ mod tests {
     use crate::failure::Failure;
     use std::io;
     use std::path::Path;
-    use tinylsm::Error;
+    use tinylsm::{Error, ErrorKind};
 
     #[test]
     fn engine_errors_keep_their_cause_and_say_it_once() {
@@ -99,6 +164,29 @@ mod tests {
         let message = failure.message().expect("an engine failure has a message");
         assert!(message.contains("the log failed"), "{message}");
         assert_eq!(message.matches("os error 5").count(), 1, "{message}");
+    }
+
+    #[test]
+    fn what_can_be_done_is_told_by_what_caused_it() {
+        let full = Error::from_io("append", Path::new("db/7.wal"), io::Error::from_raw_os_error(28));
+        let refused = full.within(ErrorKind::ReadOnly, "no write is taken until there is space");
+        let failure = Failure::from(refused).retold(|text| format!("nothing was changed: {text}"));
+        assert!(failure.message().is_some_and(|said| said.starts_with("nothing was changed: no write")));
+        assert!(failure.hint().is_some_and(|hint| hint.contains("Free some space")), "{failure:?}");
+        let hint_at = |file: &str| {
+            let failure = Failure::from(Error::corruption(&Path::new("db").join(file), 0, "damaged"));
+            failure.hint().map(str::to_owned)
+        };
+        for (file, way_out) in [
+            ("000007.sst", "`tinylsm verify --db db --degraded`"),
+            ("000007.wal", "`tinylsm dump --db db NAME`"),
+            ("MANIFEST-000007", "restore the directory from its last copy"),
+            ("CURRENT", "not even with --degraded"),
+        ] {
+            assert!(hint_at(file).is_some_and(|hint| hint.contains(way_out)), "{file}: {:?}", hint_at(file));
+        }
+        assert_eq!(hint_at("letter.txt"), None);
+        assert_eq!(Failure::from(Error::invalid("wrong")).hint(), None);
     }
 
     #[test]

@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &LoadArguments) -> Outcome {
     if let Some(stopped) = stopped {
         return Err(told_after(stopped, rows, doubtful_count, synced));
     }
-    let all = format!("all {} rows are loaded", numbers::count(rows));
+    let all = all_loaded(rows);
     synced.map_err(|error| {
         Failure::after(&format!("{all}, but a power cut may take the last of them"), "syncing", &error)
     })?;
@@ -106,34 +106,49 @@ pub(crate) fn run(arguments: &LoadArguments) -> Outcome {
     closed.map_err(|error| Failure::after(&format!("{all} and on disk"), CLOSING, &error))
 }
 
+/// Says that all rows are loaded.
+fn all_loaded(rows: u64) -> String {
+    match rows {
+        0 => "there is no row to load".to_owned(),
+        1 => "the only row is loaded".to_owned(),
+        _ => format!("all {} rows are loaded", numbers::count(rows)),
+    }
+}
+
+/// Says that rows from the beginning are loaded.
+fn first_loaded(rows: u64) -> String {
+    match rows {
+        0 => "no row is loaded".to_owned(),
+        1 => "the first row is loaded".to_owned(),
+        _ => format!("the first {} rows are loaded", numbers::count(rows)),
+    }
+}
+
 /// Adds to why a load stopped what is in the database: `rows` surely, and of `doubtful_count` more all or none.
 fn told_after(stopped: Failure, rows: u64, doubtful_count: u64, synced: tinylsm::Result<()>) -> Failure {
-    let loaded = numbers::count(rows);
     let told = match (&stopped, doubtful_count) {
         (Failure::Usage(_), _) => match rows {
             0 => "nothing is loaded".to_owned(),
             1 => "the row before it is loaded".to_owned(),
-            _ => format!("the {loaded} rows before it are loaded"),
+            _ => format!("the {} rows before it are loaded", numbers::count(rows)),
         },
-        (_, 0) => format!("the first {loaded} rows are loaded"),
+        (_, 0) => first_loaded(rows),
+        (_, 1) => format!("{}, and the next one may be", first_loaded(rows)),
         (_, count) => {
-            let next = numbers::count(count);
-            format!("the first {loaded} rows are loaded, and of the next {next} either all or none")
+            format!("{}, and of the next {} either all or none", first_loaded(rows), numbers::count(count))
         }
     };
-    match (stopped, synced) {
-        (Failure::Usage(text), Ok(())) => Failure::Usage(format!("{text} ({told})")),
-        (Failure::Engine(text), Ok(())) => Failure::Engine(format!("{text} ({told})")),
-        // Why it stopped is why it cannot be synced.
-        (Failure::Engine(text), Err(_)) => {
-            Failure::Engine(format!("{text} ({told}; a power cut may take the last of them)"))
-        }
+    match (&stopped, synced) {
+        (_, Ok(())) => stopped.retold(|text| format!("{text} ({told})")),
         (Failure::Usage(text), Err(error)) => Failure::after(
             &format!("{text} ({told}, but a power cut may take the last of them)"),
             "syncing",
             &error,
         ),
-        (other, _) => other,
+        // Why it stopped is why it cannot be synced.
+        (_, Err(_)) => {
+            stopped.retold(|text| format!("{text} ({told}; a power cut may take the last of them)"))
+        }
     }
 }
 
@@ -238,20 +253,15 @@ impl Loading<'_> {
 
     /// Adds the line's number.
     fn placed(&self, problem: Failure) -> Failure {
-        let place = format!("line {}", self.line_number);
-        match problem {
-            Failure::Usage(text) => Failure::Usage(format!("{place}: {text}")),
-            Failure::Engine(text) => Failure::Engine(format!("{place}: {text}")),
-            other => other,
-        }
+        problem.retold(|text| format!("line {}: {text}", self.line_number))
     }
 
     fn show_progress(&self) {
         let taken = self.started.elapsed();
         self.progress.set_position(self.bytes);
         self.progress.set_message(format!(
-            "{} rows, {} rows/s, {}",
-            numbers::count(self.sink.committed_count),
+            "{}, {} rows/s, {}",
+            numbers::counted(self.sink.committed_count, "row"),
             numbers::rate(self.sink.committed_count, taken.max(Duration::from_millis(1))),
             numbers::throughput(self.bytes, taken.max(Duration::from_millis(1)))
         ));
@@ -391,7 +401,20 @@ fn json_problem(error: &serde_json::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::load::{Format, format_of_line, parsed};
+    use crate::failure::Failure;
+    use crate::load::{Format, all_loaded, format_of_line, parsed, told_after};
+
+    #[test]
+    fn one_row_is_not_several() {
+        let told = |rows, doubtful_count| {
+            let failure = told_after(Failure::engine("full"), rows, doubtful_count, Ok(()));
+            failure.message().expect("it says something").to_owned()
+        };
+        assert_eq!(told(0, 0), "full (no row is loaded)");
+        assert_eq!(told(1, 1), "full (the first row is loaded, and the next one may be)");
+        assert_eq!(told(2, 3), "full (the first 2 rows are loaded, and of the next 3 either all or none)");
+        assert_eq!([all_loaded(1), all_loaded(2)], ["the only row is loaded", "all 2 rows are loaded"]);
+    }
 
     #[test]
     fn tabs_split_once_and_escapes_are_understood() {

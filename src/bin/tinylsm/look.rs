@@ -342,26 +342,71 @@ pub(crate) fn verify(arguments: &VerifyArguments) -> Outcome {
         numbers::span(started.elapsed())
     ))?;
     out.flush()?;
-    match damages.as_slice() {
-        [] => Ok(()),
-        [damage] => Err(Failure::Engine(format!("1 table is damaged: {damage}"))),
-        [first, ..] => {
-            Err(Failure::Engine(format!("{} tables are damaged, the first: {first}", damages.len())))
-        }
-    }
+    let Some(first) = damages.first() else { return Ok(()) };
+    let text = match damages.len() {
+        1 => format!("1 table is damaged: {first}"),
+        count => format!("{count} tables are damaged, the first: {first}"),
+    };
+    let hint =
+        "Everything else can be read and written. Only a copy of the directory brings back what is damaged.";
+    Err(Failure::Engine(text, Some(hint.to_owned())))
 }
 
 /// Prints one file as text. Needs no database around it.
 pub(crate) fn dump(arguments: &DumpArguments) -> Outcome {
     let file = arguments.db.as_ref().map_or(arguments.file.clone(), |dir| dir.join(&arguments.file));
-    if file.is_dir() {
-        let shown = file.display();
-        return Err(Failure::Usage(format!("{shown}: this is a directory; name one of its files")));
-    }
+    check_is_file(&file)?;
     let mut out = Output::new();
     let dumped = tinylsm::inspect::dump_file(&OsVfs::new(), &file, &mut out);
     // An output that broke reaches us as the dump's failure too; its own reason is the better one.
     out.check()?;
     out.flush()?;
-    Ok(dumped?)
+    // What can be done about a damaged file is what is being done.
+    dumped.map_err(|error| match Failure::from(error) {
+        Failure::Engine(text, _) => Failure::engine(text),
+        other => other,
+    })
+}
+
+/// Says of what is no file which files can be dumped.
+fn check_is_file(file: &Path) -> Outcome {
+    let shown = file.display();
+    if file.is_dir() {
+        return Err(Failure::Usage(match files_to_dump(file) {
+            Some(names) => format!("{shown}: this is a directory; name one of its files: {names}"),
+            None => format!("{shown}: this is a directory, and no file in it is a database's"),
+        }));
+    }
+    if file.try_exists().unwrap_or(true) {
+        return Ok(());
+    }
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !dir.is_dir() {
+        return Err(Failure::engine(format!("{}: there is no such directory", dir.display())));
+    }
+    Err(Failure::engine(match files_to_dump(dir) {
+        Some(names) => format!("{shown}: there is no such file; the directory has {names}"),
+        None => format!("{shown}: there is no such file"),
+    }))
+}
+
+/// Names the files of a directory that say something when they are dumped, or the first of them; none if it has none.
+fn files_to_dump(dir: &Path) -> Option<String> {
+    const NAMES_MAX: usize = 8;
+    let entries = OsVfs::new().read_dir(dir).ok()?;
+    let says_something = |name: &String| {
+        use FileName::{Current, Manifest, Table, Wal};
+        matches!(FileName::parse(name), Some(Current | Manifest(_) | Table(_) | Wal(_)))
+    };
+    let files = entries.into_iter().filter(|entry| !entry.is_dir).map(|entry| entry.name);
+    let mut names: Vec<String> = files.filter(says_something).collect();
+    names.sort();
+    let more_count = names.len().saturating_sub(NAMES_MAX);
+    names.truncate(NAMES_MAX);
+    let listed = names.join(", ");
+    match (names.len(), more_count) {
+        (0, _) => None,
+        (_, 0) => Some(listed),
+        _ => Some(format!("{listed} and {}", numbers::counted(more_count as u64, "other"))),
+    }
 }

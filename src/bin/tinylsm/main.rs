@@ -111,6 +111,9 @@ fn ended(outcome: &Outcome) -> ExitCode {
     if let Some(message) = failure.message() {
         output::message(&format!("tinylsm: {message}"));
     }
+    if let Some(hint) = failure.hint() {
+        output::message(hint);
+    }
     ExitCode::from(failure.exit_code())
 }
 

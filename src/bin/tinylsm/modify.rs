@@ -104,13 +104,15 @@ pub(crate) fn delete(arguments: &DeleteArguments) -> Outcome {
 
 /// Says what became of a write that failed.
 fn not_written(db: &Db, error: Error) -> Failure {
-    match Failure::from(error) {
-        Failure::Engine(text) if is_in_doubt(db) => Failure::Engine(format!(
-            "failed, and only the next opening shows whether it is done or not: {text}"
-        )),
-        Failure::Engine(text) => Failure::Engine(format!("nothing was changed: {text}")),
-        other => other,
+    let failure = Failure::from(error);
+    if !matches!(failure, Failure::Engine(..)) {
+        return failure;
     }
+    let became = match is_in_doubt(db) {
+        true => "failed, and only the next opening shows whether it is done or not",
+        false => "nothing was changed",
+    };
+    failure.retold(|text| format!("{became}: {text}"))
 }
 
 /// Tells whether a write that failed may be in the log all the same: only a failure of the log turns writing off.

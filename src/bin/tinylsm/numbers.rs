@@ -28,17 +28,15 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
-/// Writes a count with the word for what is counted, which takes an s if it is not one.
+/// Writes a count with the word for what is counted, in the plural if it is not one.
 pub(crate) fn counted(number: u64, word: &str) -> String {
-    let ending = if number == 1 {
-        ""
-    } else if word.ends_with('y') {
-        "ies"
-    } else {
-        "s"
+    let word = match word.strip_suffix('y') {
+        _ if number == 1 => word.to_owned(),
+        Some(stem) => format!("{stem}ies"),
+        None if word.ends_with("ch") || word.ends_with("sh") => format!("{word}es"),
+        None => format!("{word}s"),
     };
-    let stem = if ending == "ies" { word.trim_end_matches('y') } else { word };
-    format!("{} {stem}{ending}", count(number))
+    format!("{} {word}", count(number))
 }
 
 /// Writes a number of bytes in decimal units.
@@ -114,6 +112,7 @@ mod tests {
         assert_eq!(counted(1, "table"), "1 table");
         assert_eq!(counted(1_000, "table"), "1,000 tables");
         assert_eq!(counted(0, "entry"), "0 entries");
+        assert_eq!([counted(1, "batch"), counted(2, "batch")], ["1 batch", "2 batches"]);
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(1_913_704), "1.9 MB");
         assert_eq!(span(Duration::from_micros(3_210)), "3.2 ms");

@@ -61,10 +61,10 @@ impl Place {
     fn must_exist(&self) -> Outcome {
         let shown = self.db.display();
         if !self.db.exists() {
-            return Err(Failure::Engine(format!("{shown}: there is no such directory")));
+            return Err(Failure::engine(format!("{shown}: there is no such directory")));
         }
         if !self.db.is_dir() {
-            return Err(Failure::Engine(format!("{shown}: this is not a directory")));
+            return Err(Failure::engine(format!("{shown}: this is not a directory")));
         }
         Ok(())
     }
@@ -99,7 +99,7 @@ impl KeyspacePlace {
 
     fn existing(&self, db: &Db) -> Outcome<Keyspace> {
         db.keyspace(&self.keyspace).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Failure::Engine(format!(
+            ErrorKind::NotFound => Failure::engine(format!(
                 "there is no keyspace \"{}\" in {}; it has: {}",
                 escaped(self.keyspace.as_bytes()),
                 self.place.db.display(),

@@ -17,7 +17,7 @@ struct Stage {
 
 impl Stage {
     fn new(is_reverse: bool) -> Stage {
-        let order = if is_reverse { KeyOrder::Custom(Arc::new(ReverseBytewise)) } else { KeyOrder::Bytewise };
+        let order = if is_reverse { KeyOrder::custom(Arc::new(ReverseBytewise)) } else { KeyOrder::Bytewise };
         Stage { tree: Tree::new(order, 1 << 10), model: BTreeMap::new(), seq: 0 }
     }
 

@@ -32,7 +32,7 @@ fn sorted(keys: BTreeSet<Vec<u8>>, is_reverse: bool) -> (Vec<Vec<u8>>, KeyOrder)
         return (keys, KeyOrder::Bytewise);
     }
     keys.reverse();
-    (keys, KeyOrder::Custom(Arc::new(ReverseBytewise)))
+    (keys, KeyOrder::custom(Arc::new(ReverseBytewise)))
 }
 
 /// The same separators, left packed.

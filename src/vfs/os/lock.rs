@@ -66,8 +66,8 @@ pub(in crate::vfs::os) fn try_lock(
             return Ok(false);
         }
         let text = format!(
-            "this file system cannot lock files ({error}); if nothing else can open the database, \
-             OsVfs::accept_missing_locks goes without"
+            "this file system cannot lock files ({error}); an application can go without if nothing else opens the \
+             database (OsVfs::accept_missing_locks)"
         );
         let error = Error::from_io("lock", path, error);
         return Err(error.wrap(ErrorKind::Unsupported, text).with_operation("lock"));

@@ -99,7 +99,8 @@ impl OsVfs {
             return Ok(());
         }
         let text = format!(
-            "this file system cannot sync directories ({error}); OsVfs::accept_missing_dir_sync goes without"
+            "this file system cannot sync directories ({error}); an application can go without \
+             (OsVfs::accept_missing_dir_sync)"
         );
         let error = Error::from_sync("sync_dir", path, error);
         Err(error.wrap(ErrorKind::Unsupported, text).with_operation("sync_dir"))

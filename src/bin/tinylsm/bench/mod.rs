@@ -137,9 +137,9 @@ fn costs_of(stage: &Stage, arguments: &BenchArguments) -> Outcome<Costs> {
 
 fn print_head(out: &mut Output, arguments: &BenchArguments) -> Outcome {
     out.text(format_args!(
-        "{} keys of {KEY_LEN_BYTES} bytes, values of {} bytes, cache {} MiB, memtables 64 MiB, log without sync except fillsync",
+        "{} keys of {KEY_LEN_BYTES} bytes, values of {}, cache {} MiB, memtables 64 MiB, log without sync except fillsync",
         numbers::count(arguments.keys),
-        arguments.value_bytes,
+        numbers::counted(arguments.value_bytes as u64, "byte"),
         arguments.cache_mib
     ))?;
     out.line(format_args!(

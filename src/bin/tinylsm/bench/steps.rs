@@ -190,8 +190,8 @@ fn put_all(stage: &Stage, db: &Db, round: u64) -> Outcome<Measured> {
 fn get_checked(db: &Db, values: &Values, index: u64) -> Outcome {
     match db.get(key(index))? {
         Some(value) if values.is_of(index, &value) => Ok(()),
-        Some(_) => Err(Failure::Engine(format!("record {index} has a wrong value"))),
-        None => Err(Failure::Engine(format!("record {index} is missing"))),
+        Some(_) => Err(Failure::engine(format!("record {index} has a wrong value"))),
+        None => Err(Failure::engine(format!("record {index} is missing"))),
     }
 }
 
@@ -210,7 +210,7 @@ fn read_missing(stage: &Stage) -> Outcome<Row> {
         let index = random.below(stage.keys);
         match db.get(absent_key(index))? {
             None => Ok(()),
-            Some(_) => Err(Failure::Engine(format!("a key behind record {index} is there and must not be"))),
+            Some(_) => Err(Failure::engine(format!("a key behind record {index} is there and must not be"))),
         }
     })?;
     Ok(read_row("readmissing", measured))
@@ -248,7 +248,7 @@ fn seek_back(stage: &Stage) -> Outcome<Row> {
 fn check_entry(stage: &Stage, index: u64, entry: Option<tinylsm::Result<(Slice, Slice)>>) -> Outcome {
     match entry.transpose()? {
         Some((found, value)) if *found == key(index) && stage.values.is_of(index, &value) => Ok(()),
-        _ => Err(Failure::Engine(format!("a scan does not come to record {index}"))),
+        _ => Err(Failure::engine(format!("a scan does not come to record {index}"))),
     }
 }
 
@@ -262,10 +262,10 @@ fn scan_all(stage: &Stage, name: &'static str, open: impl Fn(&Db) -> Outcome<Ent
             bytes += key.len() + value.len();
             Ok(())
         }
-        None => Err(Failure::Engine(format!("the scan ends after {index} entries"))),
+        None => Err(Failure::engine(format!("the scan ends after {index} entries"))),
     })?;
     if entries.next().is_some() {
-        return Err(Failure::Engine("the scan does not end".to_owned()));
+        return Err(Failure::engine("the scan does not end".to_owned()));
     }
     std::hint::black_box(bytes);
     Ok(read_row(name, measured))

@@ -42,9 +42,9 @@ pub(crate) fn write_until_killed(dir: &Path, kill_after: Duration, out: &mut Out
         ENTRIES_PER_BATCH + 1
     ))?;
     out.text(format_args!(
-        "   until SIGKILL struck it in mid-write after {}: {} batches were acknowledged",
+        "   until SIGKILL struck it in mid-write after {}, with {} acknowledged",
         numbers::span(started.elapsed()),
-        numbers::count(acknowledged)
+        numbers::counted(acknowledged, "batch")
     ))?;
     out.flush()?;
     Ok(acknowledged)
@@ -115,12 +115,12 @@ pub(crate) fn recover_and_prove(dir: &Path, acknowledged: u64, out: &mut Output)
         _ => "and the one that was under way, complete",
     };
     out.text(format_args!(
-        "   {} batches found: every acknowledged one {surplus}",
-        numbers::count(recovered)
+        "   {} found: every acknowledged one {surplus}",
+        numbers::counted(recovered, "batch")
     ))?;
     out.text(format_args!(
-        "   {} entries compared: an exact prefix of what was written, no batch torn",
-        numbers::count(recovered * (ENTRIES_PER_BATCH + 1))
+        "   {} compared: an exact prefix of what was written, no batch torn",
+        numbers::counted(recovered * (ENTRIES_PER_BATCH + 1), "entry")
     ))?;
     out.flush()?;
     Ok(db)
@@ -134,7 +134,7 @@ fn proven_batches(db: &Db) -> Outcome<u64> {
     let last =
         last.as_deref().and_then(|text| std::str::from_utf8(text).ok()).and_then(|text| text.parse().ok());
     let last: u64 =
-        last.ok_or_else(|| Failure::Engine("the counter is missing or is no number".to_owned()))?;
+        last.ok_or_else(|| Failure::engine("the counter is missing or is no number".to_owned()))?;
     let mut found = 0;
     for entry in ledger.iter()? {
         let (key, value) = entry?;

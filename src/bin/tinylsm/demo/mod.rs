@@ -94,7 +94,7 @@ pub(crate) fn open(dir: &Path) -> Outcome<Db> {
 
 /// Ends the demonstration if `holds` is false.
 pub(crate) fn must(holds: bool, promise: impl FnOnce() -> String) -> Outcome {
-    if holds { Ok(()) } else { Err(Failure::Engine(format!("the demonstration failed: {}", promise()))) }
+    if holds { Ok(()) } else { Err(Failure::engine(format!("the demonstration failed: {}", promise()))) }
 }
 
 fn load(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
@@ -132,7 +132,11 @@ fn load(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
         .filter(|(_, level)| level.files > 0)
         .map(|(number, level)| format!("{} in level {number} ({})", level.files, numbers::bytes(level.bytes)))
         .collect();
-    out.text(format_args!("   tables after {} flushes: {}", stats.flushes, tables.join(", ")))?;
+    out.text(format_args!(
+        "   tables after {}: {}",
+        numbers::counted(stats.flushes, "flush"),
+        tables.join(", ")
+    ))?;
     out.flush()
 }
 
@@ -235,10 +239,10 @@ fn final_check(db: &Db, records: &[Record], out: &mut Output) -> Outcome {
         numbers::count(records.len() as u64)
     ))?;
     out.text(format_args!(
-        "   {} files, {} blocks, {} entries, {} read and checked in {}",
-        numbers::count(report.files),
-        numbers::count(report.blocks),
-        numbers::count(report.entries),
+        "   {}, {}, {}, {} read and checked in {}",
+        numbers::counted(report.files, "file"),
+        numbers::counted(report.blocks, "block"),
+        numbers::counted(report.entries, "entry"),
         numbers::bytes(report.bytes),
         numbers::span(started.elapsed())
     ))?;

@@ -54,7 +54,8 @@ impl OsVfs {
             return Ok(());
         }
         let text = format!(
-            "this file system cannot sync directories (fsync: {errno}); OsVfs::accept_missing_dir_sync goes without"
+            "this file system cannot sync directories (fsync: {errno}); an application can go without \
+             (OsVfs::accept_missing_dir_sync)"
         );
         let error = Error::from_sync("sync_dir", path, io::Error::from(errno));
         Err(error.wrap(ErrorKind::Unsupported, text).with_operation("sync_dir"))
