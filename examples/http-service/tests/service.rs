@@ -59,6 +59,15 @@ impl Service {
     }
 }
 
+/// A test that fails leaves no process behind.
+impl Drop for Service {
+    fn drop(&mut self) {
+        if self.process.try_wait().is_ok_and(|status| status.is_none()) {
+            self.process.kill().expect("it can be killed");
+        }
+    }
+}
+
 fn told(answer: Result<Response<ureq::Body>, ureq::Error>) -> (u16, String) {
     let mut answer = answer.expect("it answers");
     (answer.status().as_u16(), answer.body_mut().read_to_string().expect("it answers in text"))
