@@ -172,7 +172,7 @@ fn main() -> Result<()> {
     let sessions = Sessions::open(&directory)?;
     let expired = sessions.expire(now)?;
     let earlier = sessions.sessions_of("ada", &sessions.db.snapshot())?.len();
-    println!("found {earlier} sessions of ada, and {expired} expired ones");
+    println!("sessions of ada found: {earlier}; expired ones removed: {expired}");
 
     // Whoever copies this takes random bits for an id.
     let id = |device: &str| format!("{device}-{}", now.0);
@@ -199,6 +199,6 @@ fn main() -> Result<()> {
     sessions.log_out_everywhere("kurt")?;
     assert!(sessions.sessions_of("kurt", &sessions.db.snapshot())?.is_empty());
     assert!(sessions.indexes_agree()?);
-    println!("left {} sessions of ada", sessions.sessions_of("ada", &sessions.db.snapshot())?.len());
+    println!("sessions of ada left: {}", sessions.sessions_of("ada", &sessions.db.snapshot())?.len());
     sessions.db.close()
 }

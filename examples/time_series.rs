@@ -272,6 +272,6 @@ fn main() -> Result<()> {
     let store = TimeSeries::open(&directory)?;
     assert_eq!(store.days()?.len(), 1);
     assert_eq!(store.range("outdoors", 0..u64::MAX)?.count(), 24 * 60);
-    println!("left {} days and {} hours", store.days()?.len(), store.hourly.len()?);
+    println!("days left: {}, hours: {}", store.days()?.len(), store.hourly.len()?);
     store.db.close()
 }

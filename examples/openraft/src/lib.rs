@@ -249,9 +249,7 @@ impl StateMachine {
 impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = SnapshotBuilder;
 
-    async fn applied_state(
-        &mut self,
-    ) -> Result<(Option<LogId<u64>>, StoredMembership<u64, BasicNode>), StorageError<u64>> {
+    async fn applied_state(&mut self) -> Result<Applied, StorageError<u64>> {
         let Store { db, raft, .. } = self.0.clone();
         blocking(ErrorSubject::StateMachine, ErrorVerb::Read, move || applied(&db.snapshot().keyspace(&raft)))
             .await
@@ -338,8 +336,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 }
 
-/// Returns the last entry applied, and the last membership, as of a snapshot.
-fn applied(raft: &KeyspaceSnapshot) -> io::Result<(Option<LogId<u64>>, StoredMembership<u64, BasicNode>)> {
+/// The last entry applied, and the last membership.
+type Applied = (Option<LogId<u64>>, StoredMembership<u64, BasicNode>);
+
+/// Returns what was applied as of a snapshot.
+fn applied(raft: &KeyspaceSnapshot) -> io::Result<Applied> {
     let last: Option<Option<LogId<u64>>> = decode(raft.get(name::APPLIED)?)?;
     Ok((last.flatten(), decode(raft.get(name::MEMBERSHIP)?)?.unwrap_or_default()))
 }
