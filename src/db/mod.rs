@@ -290,12 +290,45 @@ impl Db {
         self.default.put(key, value)
     }
 
+    /// Sets a key of the default keyspace as `options` say; see [`Keyspace::put_with`].
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// use tinylsm::{Db, Durability};
+    /// let db = Db::open_in_memory()?;
+    /// db.put_with("visits", "1", Durability::None)?;
+    /// assert_eq!(db.stats().held_back_commits, 1);
+    /// db.delete_with("visits", Durability::Disk)?;
+    /// assert_eq!(db.stats().held_back_commits, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: impl Into<WriteOptions>,
+    ) -> Result<SeqNum> {
+        self.default.put_with(key, value, options)
+    }
+
     /// Deletes a key of the default keyspace; see [`Keyspace::delete`].
     ///
     /// # Errors
     /// As [`Keyspace::put`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<SeqNum> {
         self.default.delete(key)
+    }
+
+    /// Deletes a key of the default keyspace as `options` say; see [`Keyspace::put_with`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn delete_with(&self, key: impl AsRef<[u8]>, options: impl Into<WriteOptions>) -> Result<SeqNum> {
+        self.default.delete_with(key, options)
     }
 
     /// Returns the value of a key of the default keyspace; see [`Keyspace::get`].
