@@ -9,9 +9,13 @@ use common::{keyspace_of, noise, tiny};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tinylsm::vfs::Vfs;
+use tinylsm::sync::Mutex;
 use tinylsm::vfs::mem::{ManualClock, MemVfs};
-use tinylsm::{Background, Db, DbBuilder, Error, ErrorKind, Options, UnixMillis};
+use tinylsm::vfs::wrap::VfsWrapper;
+use tinylsm::vfs::{Advice, ReadFile, Vfs};
+use tinylsm::{
+    Background, Compression, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Options, Result, UnixMillis,
+};
 use watchdog::within;
 
 const KEYS_COUNT: u64 = 100;
@@ -259,5 +263,129 @@ fn damage_to_any_table_keeps_nobody_busy() {
                 assert!(!disk.files().contains(&table), "{table:?} is merged, damaged as it is");
             }
         }
+    });
+}
+
+// ---- Bad sectors, and small writes beside damage ----
+
+/// Reads of some tables fail at their beginning, or bring a wrong byte.
+#[derive(Clone)]
+struct BadSectors {
+    disk: Arc<dyn Vfs>,
+    bad: Arc<Mutex<Option<(Vec<PathBuf>, ErrorKind)>>>,
+}
+
+struct BadFile {
+    file: Arc<dyn ReadFile>,
+    path: PathBuf,
+    sectors: BadSectors,
+}
+
+impl ReadFile for BadFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let bad =
+            self.sectors.bad.lock().clone().filter(|(paths, _)| offset < 64 && paths.contains(&self.path));
+        match bad {
+            Some((_, ErrorKind::Io)) => {
+                let error = Error::new(ErrorKind::Io, "a bad sector").with_operation("read");
+                Err(error.with_file(&self.path))
+            }
+            Some(_) => {
+                let count = self.file.read_at(buffer, offset)?;
+                buffer[0] ^= 1;
+                Ok(count)
+            }
+            None => self.file.read_at(buffer, offset),
+        }
+    }
+    fn len(&self) -> Result<u64> {
+        self.file.len()
+    }
+    fn advise(&self, advice: Advice, offset: u64, len: u64) {
+        self.file.advise(advice, offset, len);
+    }
+}
+
+impl VfsWrapper for BadSectors {
+    fn inner(&self) -> &Arc<dyn Vfs> {
+        &self.disk
+    }
+    fn around(&self, inner: Arc<dyn Vfs>) -> BadSectors {
+        BadSectors { disk: inner, bad: Arc::clone(&self.bad) }
+    }
+    fn open(&self, path: &Path) -> Result<Arc<dyn ReadFile>> {
+        let file = self.disk.open(path)?;
+        Ok(Arc::new(BadFile { file, path: path.to_owned(), sectors: self.clone() }))
+    }
+}
+
+/// A table that cannot be read stops no more than one that is wrong: merges go around it, and writes elsewhere go on.
+#[test]
+fn a_bad_sector_stops_no_more_than_damage_does() {
+    for kind in [ErrorKind::Corruption, ErrorKind::Io] {
+        within(move || {
+            let clock = ManualClock::new(UnixMillis(1_000_000));
+            let disk = MemVfs::with_clock(clock.clone());
+            let sectors = BadSectors { disk: Arc::new(disk.clone()), bad: Arc::default() };
+            let keyspace = KeyspaceOptions::small().level_base_bytes(32 << 10).compression(Compression::None);
+            let options = Options::small().default_keyspace(keyspace).block_cache_bytes(0);
+            let builder = Db::builder("/db").vfs(Arc::new(sectors.clone())).options(options);
+            let db = builder.background(Background::Manual).open().expect("opens");
+            let number = |i: u64| i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+            for i in 0..6000 {
+                db.put(format!("a{:05}", number(i) % 3000), [1; 100]).expect("puts");
+            }
+            db.flush().expect("flushes");
+            while db.background_step().expect("merges") {}
+            let tables = tables_of(&disk).into_iter().map(|path| Path::new("/").join(path));
+            *sectors.bad.lock() = Some((tables.collect(), kind));
+            for round in 0..150 {
+                for i in 0..100 {
+                    let put = db.put(format!("z{:05}", number(round * 100 + i) % 3000), [3; 100]);
+                    put.unwrap_or_else(|error| panic!("{kind:?}, round {round}: {error}"));
+                }
+                for _ in 0..50 {
+                    drop(db.background_step());
+                }
+                // Longer than a pause of the job.
+                clock.advance(Duration::from_secs(11));
+            }
+            assert!(!db.background_errors().is_empty(), "what cannot be read is told");
+        });
+    }
+}
+
+/// Beside a damaged table, much garbage that cannot be merged away is no reason to seal each small write.
+#[test]
+fn small_writes_beside_damage_are_not_sealed_one_by_one() {
+    within(|| {
+        let clock = ManualClock::new(UnixMillis(1_000_000));
+        let disk = MemVfs::with_clock(clock.clone());
+        let options = Options::default().reserve_bytes_max(0).memtable_bytes(1 << 20);
+        let builder = Db::builder("/db").vfs(Arc::new(disk.clone())).options(options);
+        let db = builder.background(Background::Manual).open().expect("opens");
+        for i in 0..10_000 {
+            db.put(format!("{i:05}"), noise(i, 150)).expect("puts");
+        }
+        db.compact_range(db.default_keyspace(), ..).expect("merges");
+        db.wait_idle().expect("idle");
+        let table = tables_of(&disk).pop().expect("there is one");
+        disk.flip(&table, 10, 1).expect("it is there");
+        for i in 0..9_000 {
+            db.delete(format!("{i:05}")).expect("deletes");
+        }
+        drop(db.flush());
+        drop(db.wait_idle());
+        let before = db.stats().flushes;
+        for count in 0..100 {
+            db.put("00007", format!("{count}")).unwrap_or_else(|error| panic!("write {count}: {error}"));
+            drop(db.background_step());
+            clock.advance(Duration::from_secs(3));
+            for _ in 0..50 {
+                drop(db.background_step());
+            }
+        }
+        let flushes = db.stats().flushes - before;
+        assert!(flushes < 10, "{flushes} flushes of a hundred small writes");
     });
 }

@@ -330,3 +330,18 @@ fn one_multi_get_reads_one_state() {
     let keyspace = make();
     check("of a snapshot", db.snapshot().keyspace(&keyspace).multi_get(&keys));
 }
+
+/// A keyspace goes by the name that it had last, though another one has its first name by now.
+#[test]
+fn a_dropped_keyspace_goes_by_its_last_name() {
+    let db = Db::open_in_memory().expect("opens");
+    let handle = db.create_keyspace("a", KeyspaceOptions::default()).expect("creates");
+    let iter = handle.iter().expect("opens");
+    db.rename_keyspace("a", "b").expect("renames");
+    assert!(format!("{iter:?}").contains("\"b\""), "{iter:?}");
+    let _other = db.create_keyspace("a", KeyspaceOptions::default()).expect("creates");
+    db.drop_keyspace("b").expect("drops");
+    assert_eq!(handle.name(), "b");
+    let error = handle.get("k").expect_err("it was dropped").to_string();
+    assert!(error.contains("keyspace \"b\" was dropped"), "{error}");
+}

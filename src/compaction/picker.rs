@@ -155,10 +155,11 @@ pub fn is_seal_due(
         return true;
     }
     let survey = Survey::new(tables, order, situation.snapshots);
-    let hidden_bytes = survey.all().share_bytes(unflushed.entries_count);
+    let picker = Picker { survey, limits, situation, needs: Plan::needs_bytes, is_short: Cell::new(false) };
+    let hidden_bytes = picker.survey.all().share_bytes(unflushed.entries_count);
     situation.is_quiet
         && hidden_bytes > 0
-        && is_much(hidden_bytes + garbage_bytes(&survey.candidates()), survey.all().bytes, situation)
+        && is_much(hidden_bytes + picker.mergeable_garbage_bytes(), picker.survey.all().bytes, situation)
 }
 
 /// Tells whether so much garbage among all the bytes is more than a quiet database keeps.
@@ -309,9 +310,23 @@ impl Picker<'_> {
         }
     }
 
+    /// Returns how much garbage is not behind a table that cannot be read.
+    fn mergeable_garbage_bytes(&self) -> u64 {
+        let mut candidates = self.survey.candidates();
+        if !self.situation.parked.is_empty() {
+            candidates.retain(|candidate| !self.is_parked(&self.plan(candidate.source)));
+        }
+        garbage_bytes(&candidates)
+    }
+
+    /// Tells whether a merge needs a table that cannot be read.
+    fn is_parked(&self, plan: &Plan) -> bool {
+        plan.inputs().any(|live| self.situation.parked.contains(&live.meta.number))
+    }
+
     /// Tells whether a merge can be done: it has space on the disk, and what it reads can be read.
     fn fits(&self, plan: &Plan) -> bool {
-        if plan.inputs().any(|live| self.situation.parked.contains(&live.meta.number)) {
+        if self.is_parked(plan) {
             return false;
         }
         let fits = self.situation.available_bytes.is_none_or(|available| (self.needs)(plan) <= available);

@@ -3,12 +3,13 @@
 use crate::base::error::Error;
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::seq::SeqNum;
-use crate::db::board::{Board, PARKED_FOR, nanos};
+use crate::db::board::{Board, PARKED_FOR, is_lasting, nanos};
 use crate::db::files::FileLife;
 use crate::memtable::Memtable;
 use crate::wal::segment::Segment;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The memtables that were filled through one WAL segment, sealed together.
 pub(crate) struct Generation {
@@ -40,10 +41,15 @@ pub(crate) struct Book {
     pub revivals_count: u64,
 }
 
+/// How long a table is left alone first whose reading failed as it may only once.
+const PARKED_FIRST_FOR: Duration = Duration::from_millis(100);
+
 /// Why a table cannot be merged.
 pub(crate) struct Damage {
     pub keyspace: KeyspaceId,
     error: Error,
+    /// How long it is left alone: longer each time, if what went wrong may pass.
+    parked_for: Duration,
     /// Monotonic time before which no merge tries it again.
     retry_at: u64,
 }
@@ -75,8 +81,20 @@ impl Book {
         error: &Error,
         now: u64,
     ) {
-        let retry_at = now.saturating_add(nanos(PARKED_FOR));
-        self.damaged.insert(number, Damage { keyspace, error: error.clone(), retry_at });
+        let before = self.damaged.get(&number).map(|damage| damage.parked_for);
+        let parked_for = match is_lasting(error) {
+            true => PARKED_FOR,
+            false => before.map_or(PARKED_FIRST_FOR, |before| before.saturating_mul(2).min(PARKED_FOR)),
+        };
+        let retry_at = now.saturating_add(nanos(parked_for));
+        self.damaged.insert(number, Damage { keyspace, error: error.clone(), parked_for, retry_at });
+    }
+
+    /// Tells whether a keyspace has a table at `now` that no merge will be able to read.
+    pub(crate) fn has_lasting_damage(&self, id: KeyspaceId, now: u64) -> bool {
+        let is_lasting =
+            |damage: &Damage| damage.keyspace == id && damage.retry_at > now && is_lasting(&damage.error);
+        self.damaged.values().any(is_lasting)
     }
 
     /// Returns what was met in the tables of a keyspace that cannot be merged.

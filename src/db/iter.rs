@@ -3,6 +3,7 @@
 use crate::base::error::{Error, Result};
 use crate::base::slice::Slice;
 use crate::db::Handle;
+use crate::db::keyspace::Keyspace;
 use crate::db::state::KeyspaceInfo;
 use crate::read::scan::{Pair, Scan};
 use std::fmt;
@@ -133,7 +134,7 @@ impl fmt::Debug for Iter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bounds = self.scan.bounds();
         let mut text = f.debug_struct("Iter");
-        text.field("keyspace", &self.info.name);
+        text.field("keyspace", &Keyspace::new(Arc::clone(&self.handle), Arc::clone(&self.info)).name());
         text.field("lower", &bounds.0.map(ShownKey)).field("upper", &bounds.1.map(ShownKey));
         text.field("seq", &self.scan.seq().get()).field("error", &self.error).finish_non_exhaustive()
     }

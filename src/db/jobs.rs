@@ -448,12 +448,21 @@ impl Core {
         }
     }
 
+    /// Tells whether a keyspace still has a table, which may have gone with its emptying.
+    fn has_table(&self, id: KeyspaceId, number: FileNumber) -> bool {
+        let state = self.view.state();
+        let mut tables = state.find(id).into_iter().flat_map(|it| it.tree.tables.levels().iter().flatten());
+        tables.any(|live| live.meta.number == number)
+    }
+
     /// Ends a claim with what came of it, and with the table that the job could not read, if it was a merge that met one.
     fn end_claim(&self, kind: JobKind, result: &Result<()>, damaged: Option<FileNumber>) {
         let mut book = self.book.lock();
         let now = self.directory.now();
         book.board.finish(kind, result, now);
-        if let (Some(number), Some(id), Err(error)) = (damaged, kind.keyspace(), result) {
+        if let (Some(number), Some(id), Err(error)) = (damaged, kind.keyspace(), result)
+            && self.has_table(id, number)
+        {
             // It is the table that is not tried again for a while; others of its keyspace go on.
             book.note_damage((id, number), error, now);
             book.board.retry_now(|paused| paused == kind);
@@ -795,5 +804,7 @@ fn is_oldest_of(keyspace: &KeyspaceTree, memtable: &Arc<Memtable>) -> bool {
 fn damaged_input(job: &Job, error: &Error) -> Option<FileNumber> {
     let Job::Compact { plan, .. } = job else { return None };
     let is_named = |live: &&LiveTable| error.file() == Some(live.table.path());
-    plan.inputs().find(is_named).filter(|_| is_lasting(error)).map(|live| live.meta.number)
+    // A sector that cannot be read is as bad as one that is wrong.
+    let is_of_table = is_lasting(error) || error.kind() == ErrorKind::Io;
+    plan.inputs().find(is_named).filter(|_| is_of_table).map(|live| live.meta.number)
 }

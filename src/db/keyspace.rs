@@ -66,7 +66,10 @@ impl Keyspace {
     /// Returns the name that it has now; the last one, if it was dropped.
     pub fn name(&self) -> String {
         let state = self.core().view.state();
-        state.find(self.info.id).map_or(&self.info, |keyspace| &keyspace.info).name.clone()
+        match state.find(self.info.id) {
+            Some(keyspace) => keyspace.info.name.clone(),
+            None => self.info.last_name().to_owned(),
+        }
     }
 
     /// Returns the options it was created with.

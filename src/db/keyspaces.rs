@@ -85,12 +85,8 @@ impl Core {
         };
         self.install(&mut manifest, vec![change])?;
         let info = Arc::new(KeyspaceInfo { id, name: name.to_owned(), options, fate: Arc::default() });
-        let keyspace = KeyspaceTree {
-            info: Arc::clone(&info),
-            waste: self.new_waste(id),
-            tree: Tree::new(order, self.options.memtable_bytes / (count + 1)),
-            past: None,
-        };
+        let tree = Tree::new(order, self.options.memtable_bytes / (count + 1));
+        let keyspace = KeyspaceTree::new(Arc::clone(&info), self.new_waste(id), tree);
         let mut book = self.book.lock();
         self.change_state(&mut book, |state| state.add_keyspace(keyspace));
         Ok(info)
@@ -139,6 +135,8 @@ impl Core {
         let dropped = dropped.expect("found above, and keyspaces change under the manifest's lock only");
         book.files.retire_tables(dropped.tree.tables.levels().iter().flatten().cloned());
         self.forget_if_dropped(&mut book, info.id);
+        // It may have been what a flush failed at.
+        book.board.retry_now(|kind| kind == JobKind::Flush);
         Ok(())
     }
 
@@ -207,18 +205,22 @@ impl Core {
 
     /// Lets go of what emptied keyspaces were before, as far as no snapshot may see it any more.
     pub(crate) fn forget_past(&self) {
+        if !self.view.state().has_past() {
+            return;
+        }
         // New ones stand at the visible number or later. That is taken first, so that none begins unseen between the two, and
         // it may still be before a commit that empties: its keyspace has changed by then, and readers see what it was.
-        let oldest = || {
+        let readers = || {
             let visible = self.view.visible_seq();
-            self.view.snapshots.live().first().map_or(visible, |first| visible.min(*first))
+            (self.view.snapshots.live(), visible)
         };
-        if !self.view.state().has_past() || !self.view.state().has_past_before(oldest()) {
+        let (snapshots, visible) = readers();
+        if !self.view.state().has_unseen_past(&snapshots, visible) {
             return;
         }
         let mut book = self.book.lock();
-        let oldest = oldest();
-        self.change_state(&mut book, |state| state.forget_past(oldest));
+        let (snapshots, visible) = readers();
+        self.change_state(&mut book, |state| state.forget_past(&snapshots, visible));
         drop(book);
         if !self.ends.is_cancelled() {
             // Files may be removable now.

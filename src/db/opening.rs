@@ -255,7 +255,7 @@ impl Opening {
         let tree = Tree::new(order, self.options.memtable_bytes);
         let waste = self.link.new_waste(KeyspaceId::DEFAULT, self.options.memtable_bytes);
         let mut state = State::default();
-        state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree, past: None });
+        state.add_keyspace(KeyspaceTree::new(Arc::new(info), waste, tree));
         Ok(self.recovered(catalog, state))
     }
 
@@ -310,7 +310,7 @@ impl Opening {
             let info = KeyspaceInfo { id, name: keyspace.name.clone(), options, fate: Arc::default() };
             let tree = Tree { tables: Arc::new(version), ..Tree::new(order, share) };
             let waste = self.link.new_waste(id, self.options.memtable_bytes);
-            state.add_keyspace(KeyspaceTree { info: Arc::new(info), waste, tree, past: None });
+            state.add_keyspace(KeyspaceTree::new(Arc::new(info), waste, tree));
         }
         let (in_force, pointer) = (pointer.manifest, Some(pointer));
         let mut recovered = Recovered { named, pointer, ..self.recovered(catalog, state) };

@@ -15,8 +15,8 @@ use crate::version::levels::Live;
 use crate::vfs::Vfs;
 use arc_swap::{ArcSwap, Guard};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 /// A table as the versions of this database hold it.
 pub(crate) type LiveTable = Arc<Live<Arc<Table>>>;
@@ -34,11 +34,13 @@ pub(crate) struct KeyspaceInfo {
 #[derive(Debug, Default)]
 pub(crate) struct Fate {
     is_dropped: AtomicBool,
+    last_name: OnceLock<String>,
 }
 
 impl KeyspaceInfo {
-    /// Notes that the keyspace was dropped; call it when no state has it any more.
+    /// Notes that the keyspace was dropped; call it when no state has it any more, on what it was last.
     pub(crate) fn note_dropped(&self) {
+        self.fate.last_name.get_or_init(|| self.name.clone());
         self.fate.is_dropped.store(true, Ordering::Release);
     }
 
@@ -54,7 +56,12 @@ impl KeyspaceInfo {
     /// Returns what whoever uses it gets once it was dropped.
     #[cold]
     pub(crate) fn dropped(&self) -> Error {
-        Error::new(ErrorKind::Closed, format!("keyspace {:?} was dropped", self.name))
+        Error::new(ErrorKind::Closed, format!("keyspace {:?} was dropped", self.last_name()))
+    }
+
+    /// Returns the name that it had when it was dropped; if it was not, the one that this has.
+    pub(crate) fn last_name(&self) -> &str {
+        self.fate.last_name.get().unwrap_or(&self.name)
     }
 }
 
@@ -64,57 +71,46 @@ pub(crate) struct KeyspaceTree {
     pub info: Arc<KeyspaceInfo>,
     pub waste: Arc<ReadWaste>,
     pub tree: Tree,
-    /// What it was before it was emptied, while a snapshot may see that.
-    pub past: Option<Arc<Past>>,
+    /// The number at which it was emptied last; 0 if it never was.
+    pub emptied_at: SeqNum,
+    /// What it was before it was emptied, newest first, as far as a snapshot may see that.
+    pub pasts: Arc<[Past]>,
 }
 
 /// A keyspace as it was before it was emptied.
+#[derive(Clone)]
 pub(crate) struct Past {
+    /// The number at which it was emptied the time before: readers before it see nothing of this.
+    since: SeqNum,
     /// The number at which it was emptied: readers before it see this.
-    pub until: SeqNum,
-    pub tree: Tree,
-    /// What it was before it was emptied the time before.
-    pub older: Option<Arc<Past>>,
+    until: SeqNum,
+    tree: Tree,
 }
 
 impl Past {
-    /// Returns the first number at which the keyspace was emptied, of those that are told of here.
-    fn oldest_until(&self) -> SeqNum {
-        let mut past = self;
-        while let Some(older) = &past.older {
-            past = older;
-        }
-        past.until
-    }
-
-    /// Returns what readers at a number and later see of this.
-    fn kept_from(self: &Arc<Past>, first_seq: SeqNum) -> Option<Arc<Past>> {
-        if self.until <= first_seq {
-            return None;
-        }
-        let older = self.older.as_ref().and_then(|older| older.kept_from(first_seq));
-        Some(Arc::new(Past { until: self.until, tree: self.tree.clone(), older }))
+    /// Tells whether anybody may see it: one of the live snapshots, ascending, or one that is yet to be taken, which stands
+    /// at `visible` or later.
+    fn is_seen(&self, snapshots: &[SeqNum], visible: SeqNum) -> bool {
+        let first = snapshots.partition_point(|seq| *seq < self.since);
+        visible < self.until || snapshots.get(first).is_some_and(|seq| *seq < self.until)
     }
 }
 
 impl KeyspaceTree {
+    /// Makes a keyspace that was never emptied.
+    pub(crate) fn new(info: Arc<KeyspaceInfo>, waste: Arc<ReadWaste>, tree: Tree) -> KeyspaceTree {
+        KeyspaceTree { info, waste, tree, emptied_at: SeqNum::ZERO, pasts: Arc::default() }
+    }
+
     /// Returns the tree that a reader at a number sees.
     #[inline]
     pub(crate) fn tree_at(&self, seq: SeqNum) -> &Tree {
-        let mut tree = &self.tree;
-        let mut past = self.past.as_deref();
-        while let Some(earlier) = past
-            && seq < earlier.until
-        {
-            tree = &earlier.tree;
-            past = earlier.older.as_deref();
+        if seq >= self.emptied_at {
+            return &self.tree;
         }
-        tree
-    }
-
-    /// Lets go of what only readers before a number see.
-    fn forget_past(&mut self, first_seq: SeqNum) {
-        self.past = self.past.take().and_then(|past| past.kept_from(first_seq));
+        // The oldest one that was still there: what lies between is seen by nobody.
+        let seen = self.pasts.partition_point(|past| seq < past.until);
+        self.pasts[..seen].last().map_or(&self.tree, |past| &past.tree)
     }
 }
 
@@ -241,34 +237,36 @@ impl State {
     pub(crate) fn clear_keyspace(&mut self, id: KeyspaceId, seq: SeqNum, memtable_bytes: usize) {
         let Some(keyspace) = self.find_mut(id) else { return };
         let empty = Tree::new(keyspace.tree.order.clone(), memtable_bytes);
-        let tree = keyspace.tree.clone();
-        keyspace.past = Some(Arc::new(Past { until: seq, tree, older: keyspace.past.take() }));
+        let past = Past { since: keyspace.emptied_at, until: seq, tree: keyspace.tree.clone() };
+        keyspace.pasts = std::iter::once(past).chain(keyspace.pasts.iter().cloned()).collect();
+        keyspace.emptied_at = seq;
         keyspace.tree = Tree { tables: Arc::clone(&keyspace.tree.tables), ..empty };
         self.with_past.insert(id);
         // Counted, what goes and what comes.
         self.set_tables(id, Arc::default());
     }
 
-    /// Lets go of what only readers before a number see.
-    pub(crate) fn forget_past(&mut self, first_seq: SeqNum) {
+    /// Lets go of what emptied keyspaces were before, as far as nobody may see it ([`Past::is_seen`]).
+    pub(crate) fn forget_past(&mut self, snapshots: &[SeqNum], visible: SeqNum) {
         for id in std::mem::take(&mut self.with_past) {
             let keyspace = self.find_mut(id).expect("what has a past is there");
-            keyspace.forget_past(first_seq);
-            if keyspace.past.is_some() {
+            let seen = keyspace.pasts.iter().filter(|past| past.is_seen(snapshots, visible));
+            keyspace.pasts = seen.cloned().collect();
+            if !keyspace.pasts.is_empty() {
                 self.with_past.insert(id);
             }
         }
     }
 
-    /// Tells whether something is kept that only readers before some number see.
+    /// Tells whether something is kept of what emptied keyspaces were before.
     pub(crate) fn has_past(&self) -> bool {
         !self.with_past.is_empty()
     }
 
-    /// Tells whether something is kept that only readers before a number see.
-    pub(crate) fn has_past_before(&self, first_seq: SeqNum) -> bool {
-        let mut pasts = self.with_past.iter().filter_map(|id| self.find(*id)?.past.as_deref());
-        pasts.any(|past| past.oldest_until() <= first_seq)
+    /// Tells whether something of that is kept and seen by nobody.
+    pub(crate) fn has_unseen_past(&self, snapshots: &[SeqNum], visible: SeqNum) -> bool {
+        let mut pasts = self.with_past.iter().filter_map(|id| self.find(*id)).flat_map(|it| it.pasts.iter());
+        pasts.any(|past| !past.is_seen(snapshots, visible))
     }
 
     /// Returns all keyspaces by number.

@@ -380,8 +380,11 @@ impl Core {
         if let Some(emptied) = cleared.and_then(|(id, _)| state.find(id)) {
             book.files.retire_tables(emptied.tree.tables.levels().iter().flatten().cloned());
             emptied.waste.forget();
-            // Whatever a merge of it has met is looked at again.
-            book.board.nominate(emptied.info.id);
+            // Whatever a merge or flush of it has met is over.
+            let id = emptied.info.id;
+            book.damaged.retain(|_, damage| damage.keyspace != id);
+            book.board.nominate(id);
+            book.board.retry_now(|kind| kind == JobKind::Compact(id) || kind == JobKind::Flush);
         }
         drop(book);
         self.note_wal_len(&next);
@@ -473,7 +476,7 @@ impl Core {
             return Some(error.clone().within(ErrorKind::NoSpace, &context));
         }
         let is_stuck = |id: &KeyspaceId| {
-            let is_damaged = !book.board.is_busy(*id) && book.parked_tables(*id, now).next().is_some();
+            let is_damaged = !book.board.is_busy(*id) && book.has_lasting_damage(*id, now);
             is_damaged
                 || book.board.trouble(JobKind::Compact(*id)).is_some_and(|error| {
                     is_lasting(error) && book.board.pausing(JobKind::Compact(*id), now).is_some()
