@@ -48,6 +48,11 @@ pub(crate) fn take(payload: Option<&(dyn Any + Send)>) -> Words {
     })
 }
 
+/// Puts back what [`take`] gave, for whoever asks next.
+pub(crate) fn put_back(words: Words) {
+    LAST.set(Some(words));
+}
+
 fn text_of(payload: &(dyn Any + Send)) -> Option<&str> {
     match payload.downcast_ref::<&'static str>() {
         Some(text) => Some(text),
@@ -69,7 +74,7 @@ fn install_hook() {
             let words = Words { message, location };
             if DEADLY.iter().any(|deadly| words.message.starts_with(deadly)) {
                 // The process ends here, and with it whoever would have reported the panics before.
-                eprintln!("in a simulated simulation: {:?}, then {words:?}", LAST.take());
+                eprintln!("in a simulation: {:?}, then {words:?}", LAST.take());
                 previous(info);
                 return;
             }

@@ -50,6 +50,8 @@ pub(crate) struct Scheduler {
     looks: Cell<u32>,
     /// A thread of a dying process was left behind in the midst of a panic, so that nothing else may run on this OS thread.
     is_cut_short: Cell<bool>,
+    /// Panics of threads that wait for others before they go on with them.
+    held_panics: RefCell<Vec<(ThreadId, panics::Words)>>,
 }
 
 /// How a simulation went.
@@ -69,7 +71,31 @@ impl Scheduler {
             leaked: Cell::new(0),
             looks: Cell::new(0),
             is_cut_short: Cell::new(false),
+            held_panics: RefCell::default(),
         }
+    }
+
+    /// Notes what the running thread has panicked with before it waits for others. If they never come to their end, that is
+    /// what they wait for.
+    pub(crate) fn hold_panic(&self, words: panics::Words) {
+        if let Some(thread) = self.running() {
+            self.held_panics.borrow_mut().push((thread, words));
+        }
+    }
+
+    /// Gives the running thread its panic back, with which it goes on now.
+    pub(crate) fn release_panic(&self) {
+        let mut held = self.held_panics.borrow_mut();
+        if let Some(place) = held.iter().rposition(|(thread, _)| Some(*thread) == self.running()) {
+            panics::put_back(held.remove(place).1);
+        }
+    }
+
+    /// Returns the first panic that somebody waits with, instead of what came of it.
+    fn or_held_panic(&self, state: &State, failure: Failure) -> Failure {
+        let held = std::mem::take(&mut *self.held_panics.borrow_mut()).into_iter();
+        let first = held.filter(|(thread, _)| state.end_of(u64::from(*thread)).is_none()).next();
+        first.map_or(failure, |(thread, words)| panic_failure(state, thread, words, None))
     }
 
     /// Lets `read` look at the state.
@@ -118,10 +144,13 @@ impl Scheduler {
                     }
                     continue;
                 }
-                Next::Deadlock => return Some(Failure::Deadlock { graph: state.wait_graph() }),
+                Next::Deadlock => {
+                    let failure = Failure::Deadlock { graph: state.wait_graph() };
+                    return Some(self.or_held_panic(&state, failure));
+                }
                 Next::StepBound => {
                     let (steps_max, graph) = (state.steps, state.wait_graph());
-                    return Some(Failure::StepBound { steps_max, graph });
+                    return Some(self.or_held_panic(&state, Failure::StepBound { steps_max, graph }));
                 }
             };
             state.current = Some(thread);

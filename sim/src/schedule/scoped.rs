@@ -13,6 +13,7 @@
 #![allow(unsafe_code, reason = "the lifetime of a borrowing body is erased; see `Loan`")]
 
 use crate::schedule::current;
+use crate::schedule::panics;
 use crate::schedule::scheduler::Scheduler;
 use crate::schedule::strategy::ThreadId;
 use parking_lot::Mutex;
@@ -102,8 +103,12 @@ pub(crate) fn scope<'env>(scheduler: &Scheduler, body: &mut dyn for<'scope> FnMu
         unsafe { start_borrowing(&scheduler, &threads, name, body) }.map(u64::from)
     };
     let result = catch_unwind(AssertUnwindSafe(|| body(HostScope::new(&start))));
+    if let Err(payload) = &result {
+        scheduler.hold_panic(panics::take(Some(payload.as_ref())));
+    }
     loan.wait(at);
     if let Err(payload) = result {
+        scheduler.release_panic();
         resume_unwind(payload);
     }
 }
