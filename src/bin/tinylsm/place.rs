@@ -1,6 +1,6 @@
 //! Where a command works: the directory, the keyspace, and how they are opened.
 
-use crate::escape::escaped;
+use crate::escape::{escaped, shown};
 use crate::failure::{Failure, Outcome};
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -59,7 +59,7 @@ impl Place {
 
     /// Says plainly that the directory is missing, before the engine says which of its files is.
     fn must_exist(&self) -> Outcome {
-        let shown = self.db.display();
+        let shown = shown(&self.db);
         if !self.db.exists() {
             return Err(Failure::engine(format!("{shown}: there is no such directory")));
         }
@@ -102,7 +102,7 @@ impl KeyspacePlace {
             ErrorKind::NotFound => Failure::engine(format!(
                 "there is no keyspace \"{}\" in {}; it has: {}",
                 escaped(self.keyspace.as_bytes()),
-                self.place.db.display(),
+                shown(&self.place.db),
                 db.keyspaces().iter().map(|name| escaped(name.as_bytes())).collect::<Vec<_>>().join(", ")
             )),
             _ => Failure::from(error),
