@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
-use tinylsm::Db;
+use tinylsm::{Background, Db, Durability, KeyspaceOptions, Options};
 
 /// How one run of the program ended.
 #[derive(Debug)]
@@ -948,6 +948,66 @@ fn foreign_files_that_cannot_be_measured_stop_no_command() {
     all_right(&tinylsm(&["put", "--db", &db, "k", "v"]));
     fails(&tinylsm(&["dump", &db]), 2, &["this is a directory; name one of its files"]);
     assert!(place(".#notes").is_symlink() && place("loop").is_symlink());
+}
+
+#[test]
+fn a_database_of_any_options_opens() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    let keyspace = KeyspaceOptions::small().level0_compaction_trigger(usize::MAX).level_base_bytes(u64::MAX);
+    let keyspace = keyspace.level_multiplier(u64::MAX).table_bytes(u64::MAX).block_bytes(1 << 20);
+    let options = Options::small().level0_slowdown(usize::MAX).level0_stop(usize::MAX);
+    let made =
+        Db::builder(&db).options(options.default_keyspace(keyspace.clone())).background(Background::Manual);
+    let made = made.open().expect("the disk is healthy");
+    let other = made.create_keyspace("other", keyspace.comparator("tinylsm.reverse-bytewise"));
+    let other = other.expect("the disk is healthy");
+    // More tables on level 0 than the default from which on writes wait.
+    for row in 0..40 {
+        other.put(format!("key{row:02}"), "value").and_then(|_| made.flush()).expect("the disk is healthy");
+    }
+    made.close().expect("the disk is healthy");
+    let other = ["--keyspace", "other"];
+    for command in [
+        &["stats", "--db", &db][..],
+        &["verify", "--db", &db],
+        &["scan", "--db", &db],
+        &["put", "--db", &db, "k", "v"],
+        &[&["put", "--db", &db, "k", "v"][..], &other].concat(),
+        &[&["delete", "--db", &db, "key00"][..], &other].concat(),
+        &[&["get", "--db", &db, "key39"][..], &other].concat(),
+        &[&["compact", "--db", &db][..], &other].concat(),
+        &["put", "--db", &db, "--keyspace", "third", "k", "v"],
+    ] {
+        all_right(&tinylsm(command));
+    }
+    let scanned = tinylsm(&[&["scan", "--db", &db][..], &other].concat()).out;
+    assert_eq!((scanned.lines().count(), scanned.lines().next()), (40, Some("key39\tvalue")));
+}
+
+#[test]
+fn a_log_longer_than_memory_opens() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    // The command line's memtables take 64 MiB; this one's took more.
+    let options = Options::default().memtable_bytes(1 << 30).reserve_bytes_max(0).durability(Durability::Os);
+    let builder = Db::builder(&db).options(options).background(Background::Manual);
+    let made = builder.open().expect("the disk is healthy");
+    for row in 0..3 {
+        made.put(format!("key{row}"), vec![b'x'; 40 << 20]).expect("the disk is healthy");
+    }
+    drop(made);
+    let listed = tinylsm(&["stats", "--db", &db]);
+    all_right(&listed);
+    assert!(listed.out.contains("no tables"), "the rows are in the log: {listed:?}");
+    all_right(&tinylsm(&["verify", "--db", &db]));
+    all_right(&tinylsm(&["put", "--db", &db, "last", "v"]));
+    let rows = entries_of(&db);
+    assert_eq!(
+        rows.iter().map(|(key, value)| (key.len(), value.len())).collect::<Vec<_>>()[..3],
+        [(4, 40 << 20); 3]
+    );
+    assert_eq!(rows.len(), 4);
 }
 
 #[test]

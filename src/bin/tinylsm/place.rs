@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use tinylsm::{Db, DbBuilder, ErrorKind, Keyspace, KeyspaceOptions};
+use tinylsm::{Db, DbBuilder, ErrorKind, Keyspace, KeyspaceOptions, Options};
 
 /// The directory of a database.
 #[derive(Args)]
@@ -36,8 +36,12 @@ fn name_parser() -> impl TypedValueParser<Value = String> {
 }
 
 impl Place {
+    /// Keyspaces are opened with the options stored with them. Of those of a database, which are not stored, one must go
+    /// with them: writes must not stop on level 0 before a merge is due there, and an application may have put that off as
+    /// far as it likes. Writes that merges do not keep up with are delayed all the same, more with every table.
     fn builder(&self) -> DbBuilder {
-        Db::builder(&self.db).degraded(self.degraded)
+        let options = Options::default().level0_stop(usize::MAX);
+        Db::builder(&self.db).options(options).degraded(self.degraded)
     }
 
     /// Opens the database so that no byte of it can change.
