@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
+use tinylsm::{Background, Db, Durability, KeyspaceOptions, Options};
 
 /// How one run of the program ended.
 #[derive(Debug)]
@@ -354,7 +355,7 @@ fn a_directory_that_is_no_database_is_called_that_and_left_alone() {
 fn a_locked_database_says_so() {
     let ground = Ground::new();
     let db = ground.database(10);
-    let held = tinylsm::Db::open(&db).expect("the database is free");
+    let held = Db::open(&db).expect("the database is free");
     fails(&tinylsm(&["put", "--db", &db, "k", "v"]), 1, &["lock"]);
     held.close().expect("nothing is wrong with it");
     all_right(&tinylsm(&["put", "--db", &db, "k", "v"]));
@@ -774,6 +775,239 @@ fn stats_mark_what_is_left_over_and_what_is_foreign() {
     assert_eq!(role("000099.sst"), Some("leftover".into()));
     assert_eq!(role("notes.txt"), Some("foreign".into()));
     assert_eq!(role("CURRENT"), Some("live".into()));
+}
+
+/// Makes a database with one entry; bytes need no text form here.
+fn database_with(dir: &str, key: &[u8], value: &[u8]) {
+    let db = Db::open(dir).expect("the disk is healthy");
+    db.put(key, value).and_then(|_| db.close()).expect("the disk is healthy");
+}
+
+fn entries_of(dir: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let db = Db::builder(dir).open_read_only().expect("it is a database");
+    let entries = db.iter().expect("it can be read");
+    entries
+        .map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).expect("it can be read"))
+        .collect()
+}
+
+#[test]
+fn what_scan_prints_load_reads_whatever_it_looks_like() {
+    let ground = Ground::new();
+    let json = b"{\"key\":\"a\",\"value\":\"b\"}";
+    let nasty: [&[u8]; 12] = [
+        b"",
+        json,
+        b"[\"",
+        b"BZhang",
+        b"BZh91AY&SY",
+        b"BZh91AY&SY\x0a\xff\x00\x80\x06",
+        b"\x1f\x8b\x08\0",
+        b"PK\x03\x04",
+        b"\xfd7zXZ\0",
+        b"\xef\xbb\xbf\t\r\n\\",
+        b"\xff\xfe\0",
+        "\u{61c}\u{202e}\u{9b}".as_bytes(),
+    ];
+    // Each is a key once, and a value once, the empty one that of the JSON.
+    let values = std::iter::once(&nasty[11]).chain(&nasty);
+    for (number, (key, value)) in nasty.iter().zip(values).enumerate() {
+        let from = ground.text(&format!("from {number}"));
+        database_with(&from, key, value);
+        for (form, options) in [("tsv", &[][..]), ("json", &["--json"])] {
+            let printed = tinylsm(&[&["scan", "--db", &from], options].concat()).out;
+            assert!(!printed.trim_end().chars().any(|it| it.is_control() && it != '\t'), "{printed:?}");
+            let to = ground.text(&format!("to {number} {form}"));
+            all_right(&tinylsm_reading(&["load", "--db", &to, "-"], printed.as_bytes()));
+            assert_eq!(entries_of(&to), [(key.to_vec(), value.to_vec())], "{printed:?}");
+        }
+    }
+}
+
+#[test]
+fn packed_input_is_refused_before_anything_is_created() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    // The beginning of what bzip2 makes of "a\n".
+    let packed = b"BZh91AY&SY\x63\x3e\xd6\xe2\x00\x00\x00\xc1";
+    fails(&tinylsm_reading(&["load", "--db", &db, "-"], packed), 2, &["packed with bzip2", "bzip2 -dc FILE"]);
+    assert!(!Path::new(&db).exists());
+}
+
+/// Fails if a text could do something to a terminal, or has a line that was made by a name in it.
+#[track_caller]
+fn is_harmless(run: &Run) {
+    for text in [&run.out, &run.err] {
+        assert!(!text.chars().any(|it| it.is_control() && it != '\n' || it == '\u{202e}'), "{text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("forged")), "{text:?}");
+    }
+}
+
+#[test]
+fn names_from_outside_do_nothing_to_a_terminal() {
+    let ground = Ground::new();
+    let evil = "x\u{1b}]0;owned\u{7}\nforged \u{202e}\u{9b}31m";
+    let db = ground.text(evil);
+    let keyspace = &evil[..evil.len() - 1];
+    for command in
+        [&["put", "--db", &db, "k", "v"][..], &["put", "--db", &db, "--keyspace", keyspace, "k", "v"]]
+    {
+        all_right(&tinylsm(command));
+    }
+    all_right(&tinylsm(&["compact", "--db", &db, "--keyspace", keyspace]));
+    fs::write(Path::new(&db).join(evil), "").expect("a file can be written");
+    let manifest =
+        bytes_of(&db).into_keys().find(|name| name.starts_with("MANIFEST-")).expect("there is one");
+    let stats = tinylsm(&["stats", "--db", &db]);
+    for part in ["keyspace \"x\\x1b]0;owned\\x07\\nforged ", "  x\\x1b]0;owned", "database         /"] {
+        assert!(stats.out.contains(part), "no {part:?} in {stats:?}");
+    }
+    let json = tinylsm(&["stats", "--db", &db, "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&json.out).expect("it is JSON");
+    assert!(
+        told["keyspaces"].as_array().expect("a list").iter().any(|it| it["name"] == keyspace),
+        "{json:?}"
+    );
+    let dump = tinylsm(&["dump", "--db", &db, &manifest]);
+    for run in [&stats, &json, &tinylsm(&["verify", "--db", &db]), &dump] {
+        all_right(run);
+        is_harmless(run);
+    }
+
+    let table = file_ending(&db, ".sst");
+    fs::remove_file(&table).expect("it is there");
+    let nowhere = ground.text(&format!("{evil} nowhere"));
+    let (file, inside) = (table.display().to_string(), format!("{evil}.sst"));
+    let failing: [&[&str]; 18] = [
+        &[evil],
+        &["help", evil],
+        &["stats", "--db", &nowhere],
+        &["stats", "--db", &file],
+        &["scan", "--db", &db, "--keyspace", &nowhere],
+        &["scan", "--db", &db, "--limit", evil],
+        &["scan", "--db", &db, "--degraded", "--keyspace", keyspace],
+        &["scan", "--db", &db, "--degraded", "--keyspace", "other"],
+        &["stats", "--db", &db],
+        &["verify", "--db", &db, "--degraded"],
+        &["get", "--db", &db, "--degraded", evil],
+        &["put", "--db", &db, "k", "v"],
+        &["load", "--db", &db, &nowhere],
+        &["load", "--db", &db, &db],
+        &["dump", &db],
+        &["dump", "--db", &db, &inside],
+        &["dump", "--db", &nowhere, "CURRENT"],
+        &["demo", "--dir", &db],
+    ];
+    for command in failing {
+        let run = tinylsm(command);
+        assert!(run.code != 0 && !run.err.is_empty(), "{command:?}: {run:?}");
+        is_harmless(&run);
+    }
+    is_harmless(&tinylsm(&["stats", "--db", &db, "--degraded"]));
+    is_harmless(&tinylsm(&["stats", "--db", &db, "--degraded", "--json"]));
+}
+
+#[test]
+fn characters_that_reorder_a_line_are_escaped() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    all_right(&tinylsm(&["put", "--db", &db, "a\u{61c}b", "\u{200b}"]));
+    assert_eq!(tinylsm(&["scan", "--db", &db]).out, "a\\xd8\\x9cb\t\\xe2\\x80\\x8b\n");
+    let json = tinylsm(&["scan", "--db", &db, "--json"]).out;
+    assert_eq!(json, "{\"key\":\"a\\u061cb\",\"value\":\"\\u200b\"}\n");
+}
+
+#[test]
+fn foreign_files_that_cannot_be_measured_stop_no_command() {
+    let ground = Ground::new();
+    let db = ground.database(10);
+    let place = |name: &str| Path::new(&db).join(name);
+    let link = |target: &str, name: &str| {
+        std::os::unix::fs::symlink(target, place(name)).expect("links can be made");
+    };
+    // An editor's lock on a file, a link to itself, a name that is no text, and what a command that writes removes.
+    link("me@host.123:456", ".#notes");
+    link("loop", "loop");
+    link("nowhere", "000099.sst");
+    fs::write(place("").join(OsString::from_vec(b"no\xfftext".to_vec())), "").expect("a file can be written");
+    let text = tinylsm(&["stats", "--db", &db]).out;
+    let without_size = |remark: &str| {
+        text.lines().filter(|line| line.contains(" no size ") && line.contains(remark)).count()
+    };
+    assert_eq!((without_size("not the database's"), without_size("left over")), (3, 1), "{text}");
+    let json = tinylsm(&["stats", "--db", &db, "--json"]).out;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
+    let notes = json["files"].as_array().expect("a list").iter().find(|file| file["name"] == ".#notes");
+    assert_eq!(
+        notes.map(|file| (&file["bytes"], &file["role"])),
+        Some((&serde_json::Value::Null, &"foreign".into()))
+    );
+    for command in ["verify", "scan", "compact", "stats"] {
+        all_right(&tinylsm(&[command, "--db", &db]));
+    }
+    all_right(&tinylsm(&["put", "--db", &db, "k", "v"]));
+    fails(&tinylsm(&["dump", &db]), 2, &["this is a directory; name one of its files"]);
+    assert!(place(".#notes").is_symlink() && place("loop").is_symlink());
+}
+
+#[test]
+fn a_database_of_any_options_opens() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    let keyspace = KeyspaceOptions::small().level0_compaction_trigger(usize::MAX).level_base_bytes(u64::MAX);
+    let keyspace = keyspace.level_multiplier(u64::MAX).table_bytes(u64::MAX).block_bytes(1 << 20);
+    let options = Options::small().level0_slowdown(usize::MAX).level0_stop(usize::MAX);
+    let made =
+        Db::builder(&db).options(options.default_keyspace(keyspace.clone())).background(Background::Manual);
+    let made = made.open().expect("the disk is healthy");
+    let other = made.create_keyspace("other", keyspace.comparator("tinylsm.reverse-bytewise"));
+    let other = other.expect("the disk is healthy");
+    // More tables on level 0 than the default from which on writes wait.
+    for row in 0..40 {
+        other.put(format!("key{row:02}"), "value").and_then(|_| made.flush()).expect("the disk is healthy");
+    }
+    made.close().expect("the disk is healthy");
+    let other = ["--keyspace", "other"];
+    for command in [
+        &["stats", "--db", &db][..],
+        &["verify", "--db", &db],
+        &["scan", "--db", &db],
+        &["put", "--db", &db, "k", "v"],
+        &[&["put", "--db", &db, "k", "v"][..], &other].concat(),
+        &[&["delete", "--db", &db, "key00"][..], &other].concat(),
+        &[&["get", "--db", &db, "key39"][..], &other].concat(),
+        &[&["compact", "--db", &db][..], &other].concat(),
+        &["put", "--db", &db, "--keyspace", "third", "k", "v"],
+    ] {
+        all_right(&tinylsm(command));
+    }
+    let scanned = tinylsm(&[&["scan", "--db", &db][..], &other].concat()).out;
+    assert_eq!((scanned.lines().count(), scanned.lines().next()), (40, Some("key39\tvalue")));
+}
+
+#[test]
+fn a_log_longer_than_memory_opens() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    // The command line's memtables take 64 MiB; this one's took more.
+    let options = Options::default().memtable_bytes(1 << 30).reserve_bytes_max(0).durability(Durability::Os);
+    let builder = Db::builder(&db).options(options).background(Background::Manual);
+    let made = builder.open().expect("the disk is healthy");
+    for row in 0..3 {
+        made.put(format!("key{row}"), vec![b'x'; 40 << 20]).expect("the disk is healthy");
+    }
+    drop(made);
+    let listed = tinylsm(&["stats", "--db", &db]);
+    all_right(&listed);
+    assert!(listed.out.contains("no tables"), "the rows are in the log: {listed:?}");
+    all_right(&tinylsm(&["verify", "--db", &db]));
+    all_right(&tinylsm(&["put", "--db", &db, "last", "v"]));
+    let rows = entries_of(&db);
+    assert_eq!(
+        rows.iter().map(|(key, value)| (key.len(), value.len())).collect::<Vec<_>>()[..3],
+        [(4, 40 << 20); 3]
+    );
+    assert_eq!(rows.len(), 4);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! line of its own what can be done about it. The engine's texts are for whoever programs with it as well, and say what is
 //! wrong; what somebody at a terminal can do is said here.
 
+use crate::escape::{on_one_line, shown};
 use std::io;
 use tinylsm::format::names::FileName;
 use tinylsm::{Error, ErrorKind};
@@ -95,7 +96,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Returns what an error of the engine says, with its causes, each of them once.
+/// Returns what an error of the engine says, with its causes, each of them once, on one line.
 pub(crate) fn text_of(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -106,7 +107,7 @@ pub(crate) fn text_of(error: &Error) -> String {
         }
         source = cause.source();
     }
-    text
+    on_one_line(&text).into_owned()
 }
 
 /// Returns what a user can do about an error of the engine, or about what caused it.
@@ -135,7 +136,7 @@ fn own_hint_of(error: &Error) -> Option<String> {
 /// Says what is left where a file is damaged.
 fn damage_hint_of(error: &Error) -> Option<String> {
     let path = error.file()?;
-    let dir = path.parent()?.display();
+    let dir = shown(path.parent()?);
     match FileName::parse(path.file_name()?.to_str()?)? {
         FileName::Table(_) => Some(format!(
             "Everything else can be read and written, with --degraded where the database does not open. `tinylsm verify \

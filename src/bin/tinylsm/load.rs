@@ -7,7 +7,7 @@
 //! How: rows are gathered in batches, each one atomic, handed to the system without waiting for the disk; one sync at
 //! the end covers them all.
 
-use crate::escape::{from_hex, unescaped};
+use crate::escape::{from_hex, shown, unescaped};
 use crate::failure::{Failure, Outcome};
 use crate::modify::{CLOSING, is_in_doubt};
 use crate::numbers;
@@ -28,19 +28,20 @@ use tinylsm::{Db, Keyspace, WriteBatch, WriteOptions};
 const BATCH_ROWS_MAX: usize = 1_000;
 /// Bytes of one batch, so that rows with large values do not pile up in memory.
 const BATCH_LEN_BYTES_MAX: usize = 1 << 20;
-/// Longest line: the largest key and value with every byte escaped. Input may claim anything; this bounds memory.
-const LINE_LEN_BYTES_MAX: u64 = 4 * ((64 << 20) + (64 << 10)) + 64;
+/// Longest line: the largest key and value with every byte escaped, each of which takes six in JSON. Input may claim
+/// anything; this bounds memory.
+const LINE_LEN_BYTES_MAX: u64 = 6 * ((64 << 20) + (64 << 10)) + 64;
 
 /// How many bytes of the input's beginning are looked at.
-const HEAD_LEN_BYTES: u64 = 8;
+const HEAD_LEN_BYTES: u64 = 15;
 /// The byte order mark, which means nothing in UTF-8.
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
-/// How packed files begin, what packed them, and what unpacks them to standard output.
-const PACKED: [(&[u8], &str, &str); 5] = [
+/// How packed files begin, what packed them, and what unpacks them to standard output. Each has a byte that no text of
+/// `scan` has; for bzip2 see [`is_bzip2`].
+const PACKED: [(&[u8], &str, &str); 4] = [
     (b"\x1f\x8b", "gzip", "gzip -dc"),
     (b"\x28\xb5\x2f\xfd", "zstd", "zstd -dc"),
     (b"\xfd7zXZ\0", "xz", "xz -dc"),
-    (b"BZh", "bzip2", "bzip2 -dc"),
     (b"PK\x03\x04", "zip", "unzip -p"),
 ];
 
@@ -156,11 +157,11 @@ fn open_input(path: &Path) -> Outcome<(Box<dyn BufRead>, Option<u64>)> {
     if path == Path::new("-") {
         return Ok((Box::new(BufReader::with_capacity(1 << 20, io::stdin())), None));
     }
-    let cannot = |error: io::Error| Failure::Usage(format!("cannot read {}: {error}", path.display()));
+    let cannot = |error: io::Error| Failure::Usage(format!("cannot read {}: {error}", shown(path)));
     let file = File::open(path).map_err(cannot)?;
     let metadata = file.metadata().map_err(cannot)?;
     if metadata.is_dir() {
-        return Err(Failure::Usage(format!("cannot read {}: it is a directory", path.display())));
+        return Err(Failure::Usage(format!("cannot read {}: it is a directory", shown(path))));
     }
     Ok((Box::new(BufReader::with_capacity(1 << 20, file)), Some(metadata.len())))
 }
@@ -171,19 +172,37 @@ fn past_mark(mut input: Box<dyn BufRead>, path: &Path) -> Outcome<Box<dyn BufRea
     let mut head = Vec::new();
     let read = input.by_ref().take(HEAD_LEN_BYTES).read_to_end(&mut head);
     read.map_err(|error| Failure::system("cannot read the input", &error))?;
-    let shown = if path == Path::new("-") { "FILE".to_owned() } else { path.display().to_string() };
-    if let Some((_, packer, unpack)) = PACKED.iter().find(|(magic, ..)| head.starts_with(magic)) {
+    let file = if path == Path::new("-") { "FILE".to_owned() } else { shown(path) };
+    if let Some((packer, unpack)) = packed_with(&head) {
         return Err(Failure::Usage(format!(
-            "the input is packed with {packer}; unpack it on the way:\n  {unpack} {shown} | tinylsm load … -"
+            "the input is packed with {packer}; unpack it on the way:\n  {unpack} {file} | tinylsm load … -"
         )));
     }
     if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") {
         return Err(Failure::Usage(format!(
-            "the input is text in UTF-16; convert it on the way:\n  iconv -f UTF-16 -t UTF-8 {shown} | tinylsm load … -"
+            "the input is text in UTF-16; convert it on the way:\n  iconv -f UTF-16 -t UTF-8 {file} | tinylsm load … -"
         )));
     }
     let mark_len = if head.starts_with(UTF8_MARK) { UTF8_MARK.len() } else { 0 };
     Ok(Box::new(Cursor::new(head.split_off(mark_len)).chain(input)))
+}
+
+/// Tells by its beginning what packed a file, and what unpacks it to standard output.
+fn packed_with(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    if is_bzip2(head) {
+        return Some(("bzip2", "bzip2 -dc"));
+    }
+    let (_, packer, unpack) = PACKED.iter().find(|(magic, ..)| head.starts_with(magic))?;
+    Some((packer, unpack))
+}
+
+/// Tells whether a file that begins so is of bzip2. All ten bytes of its magic are letters, digits and a sign, which may
+/// be a key; four bytes behind them comes the highest of a number below 900,000 with 25 bits, a control that no text has.
+/// Without any content, the magic has controls itself.
+fn is_bzip2(head: &[u8]) -> bool {
+    let Some(([b'B', b'Z', b'h', b'1'..=b'9'], rest)) = head.split_first_chunk() else { return false };
+    let is_block = rest.starts_with(b"1AY&SY") && rest.get(10).is_some_and(|&byte| byte < 8);
+    is_block || rest.starts_with(b"\x17\x72\x45\x38\x50\x90")
 }
 
 fn progress_bar(total_bytes: Option<u64>) -> ProgressBar {
@@ -309,8 +328,12 @@ impl BatchSink<'_> {
     }
 }
 
-/// Guesses from the first line: a JSON object with a key, or else tab-separated.
+/// Guesses from the first line: a JSON object with a key, or else tab-separated. What has a tab is tab-separated, though
+/// it may be JSON as well: `scan` prints no other tab than that behind the key, and keys may be JSON.
 fn format_of_line(line: &[u8]) -> Format {
+    if line.contains(&b'\t') {
+        return Format::Tsv;
+    }
     let is_object = serde_json::from_slice::<Value>(line).is_ok_and(|value| value.get("key").is_some());
     if is_object { Format::Json } else { Format::Tsv }
 }
@@ -401,8 +424,13 @@ fn json_problem(error: &serde_json::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::escape::printable_json;
     use crate::failure::Failure;
-    use crate::load::{Format, all_loaded, format_of_line, parsed, told_after};
+    use crate::load::{Format, all_loaded, format_of_line, packed_with, parsed, past_mark, told_after};
+    use crate::look::{json_row, tsv_row};
+    use proptest::prelude::*;
+    use std::io::{Cursor, Read as _};
+    use std::path::Path;
 
     #[test]
     fn one_row_is_not_several() {
@@ -452,5 +480,91 @@ mod tests {
     fn the_first_line_tells_the_format() {
         assert_eq!(format_of_line(br#"{"key":"a","value":"b"}"#), Format::Json);
         assert_eq!(format_of_line(b"{\tvalue"), Format::Tsv);
+        assert_eq!(format_of_line(br#"{"key":"a"}"#), Format::Json);
+        assert_eq!(format_of_line(b"{\"key\":\"a\",\"value\":\"b\"}\t"), Format::Tsv);
+    }
+
+    #[test]
+    fn packed_input_is_told_from_text() {
+        let packed: [(&[u8], &str); 6] = [
+            (b"\x1f\x8b\x08", "gzip"),
+            (b"\x28\xb5\x2f\xfd", "zstd"),
+            (b"\xfd7zXZ\0", "xz"),
+            (b"PK\x03\x04", "zip"),
+            (b"BZh91AY&SY\x0a\xff\x00\x80\x06", "bzip2"),
+            (b"BZh9\x17\x72\x45\x38\x50\x90\0\0\0\0", "bzip2"),
+        ];
+        for (head, packer) in packed {
+            assert_eq!(packed_with(head).map(|(name, _)| name), Some(packer), "{head:?}");
+        }
+        for text in
+            ["BZh", "BZh\t1", "BZhang\t1", "BZh91AY&SY\tvalue\n", "BZh91AY&SY", "PK\t1", "(\t/", "7zXZ\t", ""]
+        {
+            assert_eq!(packed_with(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    /// Strings that could be taken for something else where they stand first in the input.
+    const NASTY: [&[u8]; 30] = [
+        b"",
+        b"a",
+        b" ",
+        b"{",
+        b"[",
+        b"{\"key\":\"a\",\"value\":\"b\"}",
+        b"{\"key\":\"a\",\"value\":\"b\"",
+        b"{\"key\":\"",
+        b"\",\"value\":\"b\"}",
+        b"\"",
+        b"\\",
+        b"\\x41\\",
+        b"\t",
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b"\0",
+        b"\xef\xbb\xbf",
+        b"\xff\xfe",
+        b"\xfe\xff",
+        b"BZh",
+        b"BZh91AY&SY",
+        b"BZh91AY&SY\x0a\xff\x00\x80\x06",
+        b"\x1f\x8b\x08",
+        b"PK\x03\x04",
+        b"\xfd7zXZ\0",
+        b"\x28\xb5\x2f\xfd",
+        "\u{202e}\u{61c}\u{2028}\u{85}".as_bytes(),
+        "grüße 🦀\u{200d}\u{e0041}".as_bytes(),
+        b"\x1b]0;owned\x07\x80\xc3",
+    ];
+
+    /// Reads the one row of an input, as `load -` does.
+    fn the_row(input: &str) -> (Vec<u8>, Vec<u8>) {
+        let input = Box::new(Cursor::new(input.as_bytes().to_vec()));
+        let mut input = past_mark(input, Path::new("-")).expect("it is text");
+        let mut line = Vec::new();
+        input.read_to_end(&mut line).expect("it is in memory");
+        let line = line.strip_suffix(b"\n").expect("there is a line");
+        parsed(format_of_line(line), line).expect("the line is good")
+    }
+
+    #[test]
+    fn every_row_that_scan_prints_comes_back() {
+        for key in NASTY {
+            for value in NASTY {
+                let row = (key.to_vec(), value.to_vec());
+                assert_eq!(the_row(&format!("{}\n", tsv_row(key, value))), row);
+                assert_eq!(the_row(&format!("{}\n", printable_json(&json_row(key, value).to_string()))), row);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_row_that_scan_prints_comes_back(key: Vec<u8>, value: Vec<u8>) {
+            prop_assert_eq!(the_row(&format!("{}\n", tsv_row(&key, &value))), (key.clone(), value.clone()));
+            let json = json_row(&key, &value).to_string();
+            prop_assert_eq!(the_row(&format!("{}\n", printable_json(&json))), (key, value));
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! All of them open the database read-only: not one byte of it changes, and several may run at once.
 
-use crate::escape::{escaped, hex};
+use crate::escape::{escaped, hex, shown};
 use crate::failure::{Failure, Outcome, text_of};
 use crate::modify::{KeyBounds, argument, bounds};
 use crate::numbers;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 use tinylsm::format::names::FileName;
 use tinylsm::vfs::{Vfs, os::OsVfs};
-use tinylsm::{BackgroundError, Iter, Keyspace, Slice, Stats};
+use tinylsm::{BackgroundError, ErrorKind, Iter, Keyspace, Slice, Stats};
 
 /// `get KEY`
 #[derive(Args)]
@@ -123,9 +123,9 @@ pub(crate) fn scan(arguments: &ScanArguments) -> Outcome {
     for entry in ordered.take(limit) {
         let (key, value) = entry?;
         if arguments.json {
-            out.line(json!({ "key": json_text(&key), "value": json_text(&value) }))?;
+            out.json(json_row(&key, &value))?;
         } else {
-            out.line(format_args!("{}\t{}", escaped(&key), escaped(&value)))?;
+            out.line(tsv_row(&key, &value))?;
         }
     }
     out.flush()
@@ -136,6 +136,16 @@ fn chosen_entries(keyspace: &Keyspace, range: KeyBounds, prefix: Option<Vec<u8>>
         Some(prefix) => keyspace.prefix(prefix)?,
         None => keyspace.range(range)?,
     })
+}
+
+/// Returns an entry as a line that `load` reads back.
+pub(crate) fn tsv_row(key: &[u8], value: &[u8]) -> String {
+    format!("{}\t{}", escaped(key), escaped(value))
+}
+
+/// Returns an entry as a JSON object that `load` reads back.
+pub(crate) fn json_row(key: &[u8], value: &[u8]) -> Value {
+    json!({ "key": json_text(key), "value": json_text(value) })
 }
 
 /// Gives bytes a form in JSON that `load` reads back: text where they are text, hexadecimal where not.
@@ -155,7 +165,7 @@ pub(crate) fn stats(arguments: &StatsArguments) -> Outcome {
     let mut out = Output::new();
     if arguments.json {
         let object = stats_json(&stats, &damages, &files);
-        out.line(
+        out.json(
             serde_json::to_string_pretty(&object).expect("numbers and strings always have a JSON form"),
         )?;
     } else {
@@ -167,7 +177,7 @@ pub(crate) fn stats(arguments: &StatsArguments) -> Outcome {
 /// A file of the directory, or one that should be there.
 struct FileFound {
     name: String,
-    /// None if it is missing.
+    /// None if it is missing, or does not belong here and has no size: a link that leads nowhere, for one.
     len_bytes: Option<u64>,
     role: Role,
 }
@@ -221,7 +231,13 @@ fn files_in(dir: &Path, stats: &Stats) -> Outcome<Vec<FileFound>> {
             Some(_) => Role::Leftover,
             None => Role::Foreign,
         };
-        let len_bytes = Some(disk.metadata(&dir.join(&name))?.len);
+        let len_bytes = match disk.metadata(&dir.join(&name)) {
+            Ok(metadata) => Some(metadata.len),
+            Err(_) if role != Role::Live => None,
+            // It is missing by now.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
         found.insert(name.clone(), FileFound { name, len_bytes, role });
     }
     Ok(found.into_values().collect())
@@ -247,7 +263,7 @@ fn print_stats(
     files: &[FileFound],
 ) -> Outcome {
     let (segments_count, segments_len_bytes) = log_of(files);
-    out.text(format_args!("database         {}", dir.display()))?;
+    out.text(format_args!("database         {}", shown(dir)))?;
     out.line(format_args!("last sequence    {}", numbers::count(stats.last_seq.get())))?;
     out.text(format_args!(
         "write-ahead log  {}, {} with what is allocated ahead",
@@ -256,7 +272,8 @@ fn print_stats(
     ))?;
     for keyspace in &stats.keyspaces {
         out.line("")?;
-        out.text(format_args!("keyspace \"{}\"  ordered by {}", keyspace.name, keyspace.comparator))?;
+        let (name, order) = (escaped(keyspace.name.as_bytes()), escaped(keyspace.comparator.as_bytes()));
+        out.text(format_args!("keyspace \"{name}\"  ordered by {order}"))?;
         if let Some(damage) = damage_of(damages, &keyspace.name) {
             out.text(format_args!("  damaged: {damage}"))?;
         }
@@ -283,7 +300,9 @@ fn print_files(out: &mut Output, files: &[FileFound]) -> Outcome {
     let present_count = files.iter().filter(|file| file.role != Role::Missing).count();
     out.line(numbers::counted(present_count as u64, "file"))?;
     for FileFound { name, len_bytes, role } in files {
-        let size = len_bytes.map_or("missing".to_owned(), numbers::bytes);
+        let name = escaped(name.as_bytes());
+        let without_size = if *role == Role::Missing { "missing" } else { "no size" };
+        let size = len_bytes.map_or(without_size.to_owned(), numbers::bytes);
         out.text(format_args!("  {name:<16} {size:>12}{}", role.remark()))?;
     }
     Ok(())
@@ -326,8 +345,9 @@ pub(crate) fn verify(arguments: &VerifyArguments) -> Outcome {
     let started = Instant::now();
     let db = arguments.place.open_to_look()?;
     let mut damages = Vec::new();
-    let report =
-        db.verify_all(|keyspace, error| damages.push(format!("keyspace {keyspace:?}: {}", text_of(&error))))?;
+    let report = db.verify_all(|keyspace, error| {
+        damages.push(format!("keyspace \"{}\": {}", escaped(keyspace.as_bytes()), text_of(&error)));
+    })?;
     let mut out = Output::new();
     for damage in &damages {
         out.text(damage)?;
@@ -370,11 +390,11 @@ pub(crate) fn dump(arguments: &DumpArguments) -> Outcome {
 
 /// Says of what is no file which files can be dumped.
 fn check_is_file(file: &Path) -> Outcome {
-    let shown = file.display();
+    let name = shown(file);
     if file.is_dir() {
         return Err(Failure::Usage(match files_to_dump(file) {
-            Some(names) => format!("{shown}: this is a directory; name one of its files: {names}"),
-            None => format!("{shown}: this is a directory, and no file in it is a database's"),
+            Some(names) => format!("{name}: this is a directory; name one of its files: {names}"),
+            None => format!("{name}: this is a directory, and no file in it is a database's"),
         }));
     }
     if file.try_exists().unwrap_or(true) {
@@ -382,11 +402,11 @@ fn check_is_file(file: &Path) -> Outcome {
     }
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !dir.is_dir() {
-        return Err(Failure::engine(format!("{}: there is no such directory", dir.display())));
+        return Err(Failure::engine(format!("{}: there is no such directory", shown(dir))));
     }
     Err(Failure::engine(match files_to_dump(dir) {
-        Some(names) => format!("{shown}: there is no such file; the directory has {names}"),
-        None => format!("{shown}: there is no such file"),
+        Some(names) => format!("{name}: there is no such file; the directory has {names}"),
+        None => format!("{name}: there is no such file"),
     }))
 }
 

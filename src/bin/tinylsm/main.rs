@@ -24,8 +24,9 @@ mod numbers;
 mod output;
 mod place;
 
+use crate::escape::on_one_line;
 use crate::failure::{Failure, Outcome};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -128,10 +129,25 @@ fn run(arguments: Result<Arguments, clap::Error>) -> Outcome {
         // Help and the version go to standard output; help that nobody asked for, where there is no command, does not.
         Err(asked) if !asked.use_stderr() || asked.kind() == IS_WITHOUT_COMMAND => asked.exit(),
         Err(wrong) => {
-            let text = wrong.render().to_string();
+            let text = with_escapes(wrong).render().to_string();
             Err(Failure::Usage(text.trim_end().strip_prefix("error: ").unwrap_or(&text).to_owned()))
         }
     }
+}
+
+/// Escapes what the arguments say in the message about them: a line end in one must not look like one of the message.
+fn with_escapes(mut wrong: clap::Error) -> clap::Error {
+    let escaped: Vec<(ContextKind, ContextValue)> = wrong
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, ContextValue::String(on_one_line(text).into_owned()))),
+            _ => None,
+        })
+        .collect();
+    for (kind, value) in escaped {
+        wrong.insert(kind, value);
+    }
+    wrong
 }
 
 fn run_command(command: &Command) -> Outcome {

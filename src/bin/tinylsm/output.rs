@@ -1,9 +1,11 @@
 //! Standard output, buffered, with a quiet end when its reader goes away, and text that fits the terminal.
 //!
-//! Data (values, entries, dumps, JSON) is written as it is, however long its lines are. What is said in sentences is broken
+//! Data (values, entries, dumps, JSON) is never broken, however long its lines are. What is said in sentences is broken
 //! between words where the terminal ends, or where the environment says so (`COLUMNS`), and nowhere if neither does: a
-//! program that reads it gets whole lines.
+//! program that reads it gets whole lines. Characters that could do something to the terminal are escaped in sentences,
+//! dumps and JSON, whoever made the text; entries are escaped before they come here.
 
+use crate::escape::{printable, printable_json};
 use crate::failure::{Failure, Outcome};
 use std::fmt;
 use std::io::{self, BufWriter, StdoutLock, Write};
@@ -36,9 +38,15 @@ impl Output {
         writeln!(self.out, "{text}").map_err(|error| Failure::output(&error))
     }
 
+    /// Writes JSON and a newline. It means what it did, and no character of it can do anything to a terminal.
+    pub(crate) fn json(&mut self, json: impl fmt::Display) -> Outcome {
+        let text = json.to_string();
+        self.line(printable_json(&text))
+    }
+
     /// Writes what is said in sentences and a newline; lines that are too long go on below, two columns further in.
     pub(crate) fn text(&mut self, text: impl fmt::Display) -> Outcome {
-        let text = wrapped(&text.to_string(), self.columns);
+        let text = wrapped(&printable(&text.to_string()), self.columns);
         self.line(text)
     }
 
@@ -63,7 +71,7 @@ impl Output {
 
 impl fmt::Write for Output {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.out.write_all(text.as_bytes()).map_err(|error| {
+        self.out.write_all(printable(text).as_bytes()).map_err(|error| {
             self.failed = Some(error);
             fmt::Error
         })
@@ -74,7 +82,7 @@ impl fmt::Write for Output {
 pub(crate) fn message(text: &str) {
     let stderr = io::stderr();
     let columns = columns(terminal_size_of(&stderr));
-    drop(writeln!(stderr.lock(), "{}", wrapped(text, columns)));
+    drop(writeln!(stderr.lock(), "{}", wrapped(&printable(text), columns)));
 }
 
 /// Returns where sentences are to be broken: at the terminal's edge, or where the environment says if there is none.

@@ -1,12 +1,12 @@
 //! Where a command works: the directory, the keyspace, and how they are opened.
 
-use crate::escape::escaped;
+use crate::escape::{escaped, shown};
 use crate::failure::{Failure, Outcome};
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use tinylsm::{Db, DbBuilder, ErrorKind, Keyspace, KeyspaceOptions};
+use tinylsm::{Db, DbBuilder, ErrorKind, Keyspace, KeyspaceOptions, Options};
 
 /// The directory of a database.
 #[derive(Args)]
@@ -36,8 +36,12 @@ fn name_parser() -> impl TypedValueParser<Value = String> {
 }
 
 impl Place {
+    /// Keyspaces are opened with the options stored with them. Of those of a database, which are not stored, one must go
+    /// with them: writes must not stop on level 0 before a merge is due there, and an application may have put that off as
+    /// far as it likes. Writes that merges do not keep up with are delayed all the same, more with every table.
     fn builder(&self) -> DbBuilder {
-        Db::builder(&self.db).degraded(self.degraded)
+        let options = Options::default().level0_stop(usize::MAX);
+        Db::builder(&self.db).options(options).degraded(self.degraded)
     }
 
     /// Opens the database so that no byte of it can change.
@@ -59,7 +63,7 @@ impl Place {
 
     /// Says plainly that the directory is missing, before the engine says which of its files is.
     fn must_exist(&self) -> Outcome {
-        let shown = self.db.display();
+        let shown = shown(&self.db);
         if !self.db.exists() {
             return Err(Failure::engine(format!("{shown}: there is no such directory")));
         }
@@ -102,7 +106,7 @@ impl KeyspacePlace {
             ErrorKind::NotFound => Failure::engine(format!(
                 "there is no keyspace \"{}\" in {}; it has: {}",
                 escaped(self.keyspace.as_bytes()),
-                self.place.db.display(),
+                shown(&self.place.db),
                 db.keyspaces().iter().map(|name| escaped(name.as_bytes())).collect::<Vec<_>>().join(", ")
             )),
             _ => Failure::from(error),

@@ -2,6 +2,7 @@
 
 use crate::bench::BenchArguments;
 use crate::bench::workload::{Permutation, Values};
+use crate::escape::shown;
 use crate::failure::{Failure, Outcome};
 use std::path::{Path, PathBuf};
 use tinylsm::{Db, Durability, Options};
@@ -44,7 +45,7 @@ impl Stage {
     pub(crate) fn fresh(&self, name: &str, durability: Durability) -> Outcome<(Db, PathBuf)> {
         let dir = self.root.join(name);
         if dir.exists() {
-            return Err(Failure::Usage(format!("{} exists already; give a new directory", dir.display())));
+            return Err(Failure::Usage(format!("{} exists already; give a new directory", shown(&dir))));
         }
         let options = Options::default()
             .memtable_bytes(64 << 20)

@@ -8,11 +8,11 @@
 //! disk. Power cuts, torn sectors and lost names are the simulator's work: `cargo sim`.
 
 mod crash;
-mod unicode;
+pub(crate) mod unicode;
 pub(crate) mod writer;
 
 use crate::demo::unicode::Record;
-use crate::escape::escaped;
+use crate::escape::{escaped, shown};
 use crate::failure::{Failure, Outcome};
 use crate::numbers;
 use crate::output::Output;
@@ -55,7 +55,7 @@ pub(crate) fn run(arguments: &DemoArguments) -> Outcome {
     };
     let started = Instant::now();
     let mut out = Output::new();
-    out.text(format_args!("TinyLSM {}: a demonstration in {}", env!("CARGO_PKG_VERSION"), dir.display()))?;
+    out.text(format_args!("TinyLSM {}: a demonstration in {}", env!("CARGO_PKG_VERSION"), shown(&dir)))?;
 
     let records = unicode::records();
     let db = open(&dir)?;
@@ -80,7 +80,7 @@ fn must_be_empty(dir: &Path) -> Outcome {
     if entries.next().is_some() {
         return Err(Failure::Usage(format!(
             "{} is not empty; the demonstration wants a new directory",
-            dir.display()
+            shown(dir)
         )));
     }
     Ok(())
