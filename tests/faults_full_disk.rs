@@ -10,7 +10,7 @@ mod small_disk;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
-use common::{noise, tiny};
+use common::{keyspace_of, noise, tiny};
 use hooked::{Call, HookedVfs, Op};
 use small_disk::SmallDisk;
 use std::path::Path;
@@ -298,4 +298,55 @@ fn what_a_full_log_held_back_is_counted_once() {
     let files = disk.files().into_iter().filter(|path| !path.ends_with("CURRENT"));
     let there: u64 = files.map(|path| disk.metadata(&path).expect("listed").len).sum();
     assert_eq!(db.stats().disk_bytes, there, "Stats::disk_bytes against what lies there");
+}
+
+// ---- Level 0 where it cannot go down ----
+
+/// Where there is no space to merge level 0 with what lies below it, it is merged within itself: however many flushes come,
+/// writes and deletes go on, and once there is space it goes down.
+#[test]
+fn level_0_is_merged_within_itself_where_it_cannot_go_down() {
+    for background in [Background::Threads(2), Background::Manual] {
+        within(move || {
+            let disk = SmallDisk::new(64 << 20);
+            let mut options = tiny().reserve_bytes_max(0).stall_timeout(Duration::from_secs(100));
+            keyspace_of(&mut options).compression = Compression::None;
+            keyspace_of(&mut options).level_base_bytes = 64 << 20;
+            let builder = Db::builder("/db").vfs(Arc::new(disk.clone())).options(options.clone());
+            let db = builder.background(background.clone()).open().expect("opens");
+            for i in 0..1000 {
+                db.put(numbered(i), noise(i, 1000)).expect("there is space");
+            }
+            db.compact_range(db.default_keyspace(), ..).expect("there is space");
+            db.wait_idle().expect("there is space");
+            // A fifth of what is there; merging any of it down takes all of it.
+            disk.leave_free(256 << 10);
+            for i in 0..4 * options.level0_stop as u64 {
+                // Both ends, so that every table of level 0 overlaps all that lies below.
+                db.put(numbered(0), noise(i, 100)).unwrap_or_else(|error| panic!("put {i}: {error}"));
+                let key = if i % 5 == 0 { numbered(10) } else { numbered(999) };
+                db.delete(key).unwrap_or_else(|error| panic!("delete {i}: {error}"));
+                db.flush().unwrap_or_else(|error| panic!("flush {i}: {error}"));
+                // Where nobody else does.
+                while matches!(background, Background::Manual) && db.background_step().expect("merges") {}
+            }
+            let levels =
+                |db: &Db| db.stats().keyspaces[0].levels.iter().map(|it| it.files).collect::<Vec<_>>();
+            assert!(levels(&db)[0] < options.level0_stop, "{:?}", levels(&db));
+            let check = |db: &Db| {
+                assert!(!db.contains_key(numbered(10)).expect("reads"), "a delete is kept");
+                assert_eq!(db.iter().expect("reads").count(), 998);
+            };
+            check(&db);
+            disk.leave_free(16 << 20);
+            db.resume().expect("there is space");
+            for _ in 0..options.level0_stop {
+                db.put(numbered(0), "last").expect("there is space");
+                db.flush().expect("there is space");
+            }
+            db.wait_idle().expect("there is space");
+            check(&db);
+            assert!(levels(&db)[0] < 4, "{:?}", levels(&db));
+        });
+    }
 }

@@ -169,7 +169,10 @@ impl Shared {
     /// Lets somebody else take space or free some once it is time.
     fn change_space(&self, changes_count: u64) {
         let mut to_come = self.space_to_come.lock();
-        while let Some((_, left)) = to_come.pop_front_if(|(at, _)| *at <= changes_count) {
+        while let Some(&(at, left)) = to_come.front()
+            && at <= changes_count
+        {
+            to_come.pop_front();
             let used = self.volume.lock().charged_bytes;
             *self.space_bytes.lock() = left.map(|left| used + left);
             self.count(if left.is_some() { "space taken under way" } else { "space freed under way" }, 1);
