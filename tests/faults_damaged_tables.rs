@@ -268,11 +268,14 @@ fn damage_to_any_table_keeps_nobody_busy() {
 
 // ---- Bad sectors, and small writes beside damage ----
 
+/// The tables that are bad, and how reads of them fail.
+type Bad = (Vec<PathBuf>, ErrorKind);
+
 /// Reads of some tables fail at their beginning, or bring a wrong byte.
 #[derive(Clone)]
 struct BadSectors {
     disk: Arc<dyn Vfs>,
-    bad: Arc<Mutex<Option<(Vec<PathBuf>, ErrorKind)>>>,
+    bad: Arc<Mutex<Option<Bad>>>,
 }
 
 struct BadFile {

@@ -93,8 +93,8 @@ impl Scheduler {
 
     /// Returns the first panic that somebody waits with, instead of what came of it.
     fn or_held_panic(&self, state: &State, failure: Failure) -> Failure {
-        let held = std::mem::take(&mut *self.held_panics.borrow_mut()).into_iter();
-        let first = held.filter(|(thread, _)| state.end_of(u64::from(*thread)).is_none()).next();
+        let mut held = std::mem::take(&mut *self.held_panics.borrow_mut()).into_iter();
+        let first = held.find(|(thread, _)| state.end_of(u64::from(*thread)).is_none());
         first.map_or(failure, |(thread, words)| panic_failure(state, thread, words, None))
     }
 
