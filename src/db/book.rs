@@ -97,9 +97,12 @@ impl Book {
         self.damaged.values().any(is_lasting)
     }
 
-    /// Returns what was met in the tables of a keyspace that cannot be merged.
+    /// Returns what was met in the tables of a keyspace that cannot be merged. What may have passed is told while the table
+    /// is left alone.
     pub(crate) fn damage_of(&self, id: KeyspaceId) -> impl Iterator<Item = &Error> {
-        self.damaged.values().filter(move |damage| damage.keyspace == id).map(|damage| &damage.error)
+        let is_told = |damage: &&Damage| damage.retry_at > 0 || is_lasting(&damage.error);
+        let damaged = self.damaged.values().filter(move |damage| damage.keyspace == id);
+        damaged.filter(is_told).map(|damage| &damage.error)
     }
 
     /// Returns the tables of a keyspace that no merge tries at `now`.
