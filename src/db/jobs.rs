@@ -15,7 +15,6 @@ use crate::compaction::merge::{Surroundings, merge};
 use crate::compaction::output::{JobContext, OutputSettings};
 use crate::compaction::picker::{self, Situation, Unflushed};
 use crate::compaction::plan::Plan;
-use crate::compaction::space::Survey;
 use crate::db::board::{JobKind, is_lasting, nanos};
 use crate::db::book::{Book, Generation};
 use crate::db::core::{Core, Host};
@@ -315,7 +314,11 @@ impl Core {
                 let tree = &keyspace.tree;
                 let pick = picker::pick(&tree.tables, limits, &tree.order, situation);
                 if let Some(plan) = pick.plan {
-                    let plan = self.run_instead_of(&keyspace, &plan, &parked).unwrap_or(plan);
+                    let plan = self.that_fits(
+                        plan,
+                        |situation| picker::pick(&tree.tables, limits, &tree.order, situation).plan,
+                        situation,
+                    )?;
                     return Ok(Some((keyspace, plan)));
                 }
                 let unflushed = Unflushed {
@@ -361,6 +364,31 @@ impl Core {
             available_bytes: self.short_space(),
             parked,
         }
+    }
+
+    /// Returns a merge that is not sure to fill the disk: the one that is due, or else one that is picked by the space that
+    /// there is. What is begun in vain takes space from flushes and from the log for as long as it goes on.
+    ///
+    /// # Errors
+    /// `NoSpace` if no merge that is due fits.
+    fn that_fits(
+        &self,
+        plan: Plan,
+        pick: impl Fn(Situation<'_>) -> Option<Plan>,
+        situation: Situation<'_>,
+    ) -> Result<Plan> {
+        let is_picked_by_space = situation.available_bytes.is_some();
+        let available = self.directory.available_space(self.directory.path()).ok();
+        let Some(available) =
+            available.filter(|available| !is_picked_by_space && plan.needs_bytes() > *available)
+        else {
+            return Ok(plan);
+        };
+        pick(Situation { available_bytes: Some(available), ..situation }).ok_or_else(|| {
+            let needs = plan.needs_bytes();
+            let message = format!("a merge may take {needs} bytes on the disk, and {available} are free");
+            Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path())
+        })
     }
 
     /// Gives back the claim of a keyspace that has nothing to merge.
@@ -646,27 +674,6 @@ impl Core {
         self.counters.compactions.add(1);
         self.counters.bytes_compacted.add(bytes);
         Ok(())
-    }
-
-    /// Returns a merge of level 0 within itself where merging it down would surely fill the disk: writers must not come to
-    /// wait for that.
-    fn run_instead_of(
-        &self,
-        keyspace: &KeyspaceTree,
-        plan: &Plan,
-        parked: &BTreeSet<FileNumber>,
-    ) -> Option<Plan> {
-        if plan.level > 0 || plan.target == 0 || plan.is_trivial_move() {
-            return None;
-        }
-        let available = self.directory.available_space(self.directory.path()).ok()?;
-        if plan.needs_bytes() <= available {
-            return None;
-        }
-        let survey = Survey::new(&keyspace.tree.tables, &keyspace.tree.order, &[]);
-        Plan::level0_run(&survey, |live, len_bytes| {
-            picker::may_take(live, len_bytes, parked, Some(available))
-        })
     }
 
     fn install_compaction(
