@@ -330,10 +330,12 @@ fn background_errors_are_listed_by_keyspace_until_their_cause_is_gone() {
         assert_eq!(listed(), ["bad", "good"]);
         turn(ground.victim());
         db.resume().expect("tries again");
-        while db.background_step().unwrap_or(true) && listed().contains(&"bad".to_owned()) {}
+        // What is merged around it need not read it again; this does.
+        db.compact_range(&db.keyspace("bad").expect("there"), ..).expect("it is mended");
         assert_eq!(listed(), ["good"], "only the other cause is still there");
         turn(&good_table);
         db.resume().expect("tries again");
+        db.compact_range(&db.keyspace("good").expect("there"), ..).expect("it is mended");
         while db.background_step().expect("works") {}
         assert!(db.background_errors().is_empty() && db.background_error().is_none());
         for name in NAMES {

@@ -27,6 +27,7 @@ use std::sync::Arc;
 const CHECK_INTERVAL_COUNT: u32 = 1024;
 
 /// What decides, besides the entries themselves, which of them may go.
+#[derive(Clone)]
 pub struct Surroundings<'a> {
     /// The version that the job began with.
     pub tables: &'a Tables,

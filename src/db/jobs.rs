@@ -665,10 +665,21 @@ impl Core {
         if plan.target == 0 {
             settings.table_len_bytes_max = u64::MAX;
         }
-        let outputs = self
-            .with_context((self.short_space(), self.ends.cancelled()), |context, created| {
-                merge(context, plan, around, settings, created)
-            })?;
+        let needs = plan.needs_bytes();
+        let outputs = loop {
+            let limit = self.short_space();
+            let merged = self.with_context((limit, self.ends.cancelled()), |context, created| {
+                merge(context, plan, around.clone(), settings.clone(), created)
+            });
+            match merged {
+                // The disk was short of what it needs when it began, and is not any more.
+                Err(error)
+                    if error.kind() == ErrorKind::NoSpace
+                        && limit.is_some_and(|limit| limit < needs)
+                        && self.short_space().is_none_or(|left| left >= needs) => {}
+                merged => break merged?,
+            }
+        };
         let bytes = outputs.iter().map(|live| live.meta.len_bytes).sum();
         self.install_compaction(keyspace, plan, outputs)?;
         self.counters.compactions.add(1);

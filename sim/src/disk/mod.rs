@@ -140,6 +140,11 @@ impl SimDisk {
         self.shared.faults.lock().hides_limit
     }
 
+    /// Tells whether all files together may have so many bytes and no more.
+    pub fn is_limited(&self) -> bool {
+        self.shared.space_bytes.lock().is_some()
+    }
+
     /// Makes space for so many more bytes, where space is short.
     pub fn add_space(&self, bytes: u64) {
         if let Some(space) = self.shared.space_bytes.lock().as_mut() {

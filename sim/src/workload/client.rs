@@ -314,7 +314,10 @@ impl Client {
         }
         let of_disk =
             [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::Exhausted, ErrorKind::Busy, ErrorKind::ReadOnly];
-        (self.has_disk_failed() && of_disk.contains(&kind)) || (self.has_panicked() && is_of_panic(error))
+        // A merge that does not fit on a small disk is not begun.
+        (self.has_disk_failed() && of_disk.contains(&kind))
+            || (kind == ErrorKind::NoSpace && self.opened.disk.is_limited())
+            || (self.has_panicked() && is_of_panic(error))
     }
 
     pub(in crate::workload) fn violate(&self, oracle: &'static str, message: String) -> Stop {
