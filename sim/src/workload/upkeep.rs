@@ -116,7 +116,7 @@ impl Client {
         let error = self.db().background_error();
         let may_fail = self.has_disk_failed() || self.has_panicked() || self.judge().closing.has_begun;
         match error {
-            Some(error) if !may_fail && !self.opened.disk.is_off() => {
+            Some(error) if !may_fail && !self.is_excused(&error) && !self.opened.disk.is_off() => {
                 Err(self.violate("background_error", format!("nothing has failed, but it says {error:?}")))
             }
             _ => Ok(()),
