@@ -122,8 +122,8 @@ fn own_hint_of(error: &Error) -> Option<String> {
     match error.kind() {
         ErrorKind::Corruption => damage_hint_of(error),
         ErrorKind::NoSpace => Some(
-            "Free some space on this disk, or in the quota, and give the command again. `tinylsm delete` works all the \
-             same, in space set aside for it."
+            "Free some space on this disk, or in the quota, and give the command again. `tinylsm delete` works for as \
+             long as the file RESERVE lies in the directory."
                 .to_owned(),
         ),
         ErrorKind::Unsupported => {
