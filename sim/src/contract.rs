@@ -4,6 +4,7 @@
 //! loss of power: what is durable only a disk that loses power can show.
 #![allow(clippy::unwrap_used, reason = "these are tests, and a panic is how they tell")]
 
+use crate::schedule::panics::text_of;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,8 +103,7 @@ pub fn check(disk: &Arc<dyn Vfs>, root: &Path) {
                 case(&Bench { disk, root: root.clone() });
             };
             let Err(payload) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) else { continue };
-            let text = payload.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no text");
+            let text = text_of(payload.as_ref()).unwrap_or("no text");
             panic!("the disk breaks the contract of `Vfs`: {promise} ({view} directory): {text}");
         }
     }

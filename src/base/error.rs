@@ -99,18 +99,21 @@ impl Error {
 
     /// Wraps a system error met during `operation` on `file`, choosing the kind from its code.
     pub fn from_io(operation: &'static str, file: &Path, source: io::Error) -> Error {
+        let way_out = lacking_descriptors(&source);
         let kind = match source.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
             // ENOMEM and EAGAIN.
             io::ErrorKind::OutOfMemory | io::ErrorKind::WouldBlock => ErrorKind::Exhausted,
-            _ if lacking_descriptors(&source).is_some() => ErrorKind::Exhausted,
+            _ if way_out.is_some() => ErrorKind::Exhausted,
             _ => ErrorKind::Io,
         };
-        let way_out = lacking_descriptors(&source);
         let error = Error::caused(kind, operation, file, source);
-        way_out.map_or(error.clone(), |way_out| error.with_remark(way_out))
+        match way_out {
+            Some(way_out) => error.with_remark(way_out),
+            None => error,
+        }
     }
 
     /// Wraps what a sync of `file` reported after it began. Its kind is [`ErrorKind::NoSpace`] or [`ErrorKind::Io`]

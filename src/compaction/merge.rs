@@ -27,7 +27,6 @@ use std::sync::Arc;
 const CHECK_INTERVAL_COUNT: u32 = 1024;
 
 /// What decides, besides the entries themselves, which of them may go.
-#[derive(Clone)]
 pub struct Surroundings<'a> {
     /// The version that the job began with.
     pub tables: &'a Tables,
@@ -50,6 +49,11 @@ pub fn merge(
     created: &mut Vec<FileNumber>,
 ) -> Result<Vec<Arc<Live<Arc<Table>>>>> {
     let order = settings.order.clone();
+    // What stays on level 0 is one table, as a flush writes it.
+    let settings = match plan.target {
+        0 => OutputSettings { table_len_bytes_max: u64::MAX, ..settings },
+        _ => settings,
+    };
     let tables = plan.above.iter().chain(&plan.upper).chain(&plan.lower);
     let cursors = tables
         .map(|live| Box::new(TableCursor::new(Arc::clone(&live.table), CacheUse::Peek)) as Box<dyn Cursor>);

@@ -217,7 +217,10 @@ impl Picker<'_> {
     /// cannot be read.
     fn level0_run(&self) -> Option<Plan> {
         let Situation { parked, available_bytes, .. } = self.situation;
-        Plan::level0_run(&self.survey, |live, len_bytes| may_take(live, len_bytes, parked, available_bytes))
+        Plan::level0_run(&self.survey, |live, len_bytes| {
+            !parked.contains(&live.meta.number)
+                && available_bytes.is_none_or(|available| len_bytes <= available)
+        })
     }
 
     /// Returns the merge of one table of a level that rewrites least for what it brings down and frees.
@@ -333,16 +336,6 @@ impl Picker<'_> {
         self.is_short.set(self.is_short.get() || !fits);
         fits
     }
-}
-
-/// Tells whether a merge of `len_bytes` may read a table: it can, and there is space for what it writes.
-pub fn may_take(
-    live: &LiveTable,
-    len_bytes: u64,
-    parked: &BTreeSet<FileNumber>,
-    available_bytes: Option<u64>,
-) -> bool {
-    !parked.contains(&live.meta.number) && available_bytes.is_none_or(|available| len_bytes <= available)
 }
 
 fn product(a: u64, b: u64) -> u128 {

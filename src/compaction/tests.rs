@@ -164,10 +164,7 @@ impl Forest {
         if plan.is_trivial_move() {
             return Ok(plan.upper.clone());
         }
-        self.job(self.available_bytes, |context, mut settings| {
-            if plan.target == 0 {
-                settings.table_len_bytes_max = u64::MAX;
-            }
+        self.job(self.available_bytes, |context, settings| {
             merge(context, plan, self.around(), settings, &mut Vec::new())
         })
     }

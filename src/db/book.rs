@@ -92,9 +92,9 @@ impl Book {
 
     /// Tells whether a keyspace has a table at `now` that no merge will be able to read.
     pub(crate) fn has_lasting_damage(&self, id: KeyspaceId, now: u64) -> bool {
-        let is_lasting =
-            |damage: &Damage| damage.keyspace == id && damage.retry_at > now && is_lasting(&damage.error);
-        self.damaged.values().any(is_lasting)
+        let mut parked =
+            self.damaged.values().filter(|damage| damage.keyspace == id && damage.retry_at > now);
+        parked.any(|damage| is_lasting(&damage.error))
     }
 
     /// Returns what was met in the tables of a keyspace that cannot be merged. What may have passed is told while the table

@@ -123,8 +123,9 @@ impl Core {
         }
     }
 
-    /// Writes out sealed memtables of earlier incarnations if they are more than may wait, and removes what is not needed: incarnations
-    /// that end before the background comes to it would leave more each time. What fails here is left to the background.
+    /// Writes out sealed memtables of earlier incarnations if they are more than may wait, and removes what is not needed:
+    /// incarnations that end before the background comes to it would leave more each time. What fails here is left to the
+    /// background.
     pub(crate) fn tidy_up(&self) {
         loop {
             let sealed = {

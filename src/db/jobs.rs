@@ -13,7 +13,7 @@ use crate::base::seq::SeqNum;
 use crate::compaction::flush::{FlushSource, flush_all};
 use crate::compaction::merge::{Surroundings, merge};
 use crate::compaction::output::{JobContext, OutputSettings};
-use crate::compaction::picker::{self, Situation, Unflushed};
+use crate::compaction::picker::{self, Pick, Situation, Unflushed};
 use crate::compaction::plan::Plan;
 use crate::db::board::{JobKind, is_lasting, nanos};
 use crate::db::book::{Book, Generation};
@@ -312,13 +312,11 @@ impl Core {
                 let situation = self.situation(&keyspace, is_quiet, (&snapshots, &parked));
                 let limits = keyspace.info.options.level_limits();
                 let tree = &keyspace.tree;
-                let pick = picker::pick(&tree.tables, limits, &tree.order, situation);
+                let pick_by =
+                    |situation: Situation<'_>| picker::pick(&tree.tables, limits, &tree.order, situation);
+                let pick = pick_by(situation);
                 if let Some(plan) = pick.plan {
-                    let plan = self.that_fits(
-                        plan,
-                        |situation| picker::pick(&tree.tables, limits, &tree.order, situation).plan,
-                        situation,
-                    )?;
+                    let plan = self.that_fits(plan, situation, pick_by)?;
                     return Ok(Some((keyspace, plan)));
                 }
                 let unflushed = Unflushed {
@@ -374,18 +372,19 @@ impl Core {
     fn that_fits(
         &self,
         plan: Plan,
-        pick: impl Fn(Situation<'_>) -> Option<Plan>,
         situation: Situation<'_>,
+        pick: impl Fn(Situation<'_>) -> Pick,
     ) -> Result<Plan> {
-        let is_picked_by_space = situation.available_bytes.is_some();
-        let available = self.directory.available_space(self.directory.path()).ok();
-        let Some(available) =
-            available.filter(|available| !is_picked_by_space && plan.needs_bytes() > *available)
-        else {
+        let needs = plan.needs_bytes();
+        // A move needs nothing, and where space is known to be short the plan was picked by it.
+        if needs == 0 || situation.available_bytes.is_some() {
             return Ok(plan);
+        }
+        let available = match self.directory.available_space(self.directory.path()) {
+            Ok(available) if needs > available => available,
+            _ => return Ok(plan),
         };
-        pick(Situation { available_bytes: Some(available), ..situation }).ok_or_else(|| {
-            let needs = plan.needs_bytes();
+        pick(Situation { available_bytes: Some(available), ..situation }).plan.ok_or_else(|| {
             let message = format!("a merge may take {needs} bytes on the disk, and {available} are free");
             Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path())
         })
@@ -660,16 +659,13 @@ impl Core {
             self.counters.trivial_moves.add(1);
             return Ok(());
         }
-        let around = Surroundings { tables: &keyspace.tree.tables, snapshots: self.view.snapshots.live() };
-        let mut settings = Core::output_settings(keyspace);
-        if plan.target == 0 {
-            settings.table_len_bytes_max = u64::MAX;
-        }
         let needs = plan.needs_bytes();
         let outputs = loop {
+            let around =
+                Surroundings { tables: &keyspace.tree.tables, snapshots: self.view.snapshots.live() };
             let limit = self.short_space();
             let merged = self.with_context((limit, self.ends.cancelled()), |context, created| {
-                merge(context, plan, around.clone(), settings.clone(), created)
+                merge(context, plan, around, Core::output_settings(keyspace), created)
             });
             match merged {
                 // The disk was short of what it needs when it began, and is not any more.

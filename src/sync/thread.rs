@@ -178,6 +178,24 @@ enum Joinable<P, T> {
     Hosted(Hosted<T>),
 }
 
+#[cfg(feature = "sim")]
+impl<P, T> Joinable<P, T> {
+    #[track_caller]
+    fn join(self, join: impl FnOnce(P) -> Result<T>) -> Result<T> {
+        match self {
+            Joinable::Plain(plain) => join(plain),
+            Joinable::Hosted(hosted) => hosted.join(),
+        }
+    }
+
+    fn is_finished(&self, ask: impl FnOnce(&P) -> bool) -> bool {
+        match self {
+            Joinable::Plain(plain) => ask(plain),
+            Joinable::Hosted(hosted) => hosted.is_finished(),
+        }
+    }
+}
+
 /// A simulated thread's number, and where its value will be.
 #[cfg(feature = "sim")]
 struct Hosted<T> {
@@ -235,18 +253,12 @@ impl<T> JoinHandle<T> {
     /// What it panicked with. Inside a simulated run, where a panic ends the run, a text in its place.
     #[track_caller]
     pub fn join(self) -> Result<T> {
-        match self.joinable {
-            Joinable::Plain(handle) => handle.join(),
-            Joinable::Hosted(hosted) => hosted.join(),
-        }
+        self.joinable.join(thread::JoinHandle::join)
     }
 
     /// Tells whether the thread's body has ended; does not wait.
     pub fn is_finished(&self) -> bool {
-        match &self.joinable {
-            Joinable::Plain(handle) => handle.is_finished(),
-            Joinable::Hosted(hosted) => hosted.is_finished(),
-        }
+        self.joinable.is_finished(thread::JoinHandle::is_finished)
     }
 
     /// Returns what is known of the thread.
@@ -263,18 +275,12 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// As [`JoinHandle::join`].
     #[track_caller]
     pub fn join(self) -> Result<T> {
-        match self.joinable {
-            Joinable::Plain(handle) => handle.join(),
-            Joinable::Hosted(hosted) => hosted.join(),
-        }
+        self.joinable.join(thread::ScopedJoinHandle::join)
     }
 
     /// Tells whether the thread's body has ended; does not wait.
     pub fn is_finished(&self) -> bool {
-        match &self.joinable {
-            Joinable::Plain(handle) => handle.is_finished(),
-            Joinable::Hosted(hosted) => hosted.is_finished(),
-        }
+        self.joinable.is_finished(thread::ScopedJoinHandle::is_finished)
     }
 
     /// Returns what is known of the thread.

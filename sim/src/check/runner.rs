@@ -12,10 +12,10 @@
 use crate::check::Settings;
 use crate::check::report::{Finding, Report, readable};
 use crate::check::run::{Run, State};
+use crate::schedule::panics::text_of;
 use crate::schedule::{Failure, Options, Outcome, Simulation, Slept, Watch};
 use crate::tape::Tape;
 use crate::trace::{self, Keep};
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -87,12 +87,6 @@ impl Lost {
         };
         Finding::without_trace(seed, text)
     }
-}
-
-/// Returns what a panic said.
-fn words_of(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<String>().cloned();
-    text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
 impl Runner {
@@ -187,7 +181,11 @@ impl Runner {
                 Ok(ran) => return Ok(ran),
                 Err(RecvTimeoutError::Disconnected) => match thread.join() {
                     Ok(()) => unreachable!("a run that returned has sent what it gave"),
-                    Err(payload) => return Err(Lost::Panicked(words_of(payload.as_ref()))),
+                    Err(payload) => {
+                        return Err(Lost::Panicked(
+                            text_of(payload.as_ref()).unwrap_or("no text").to_owned(),
+                        ));
+                    }
                 },
                 Err(RecvTimeoutError::Timeout) => {}
             }

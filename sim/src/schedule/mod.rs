@@ -31,7 +31,7 @@
 //! that blocks in another way than through `tinylsm::sync`, which stops the whole simulation for real.
 
 mod failure;
-mod panics;
+pub(crate) mod panics;
 mod scheduler;
 mod scoped;
 mod state;

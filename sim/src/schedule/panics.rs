@@ -53,7 +53,8 @@ pub(crate) fn put_back(words: Words) {
     LAST.set(Some(words));
 }
 
-fn text_of(payload: &(dyn Any + Send)) -> Option<&str> {
+/// Returns what a panic's payload says.
+pub(crate) fn text_of(payload: &(dyn Any + Send)) -> Option<&str> {
     match payload.downcast_ref::<&'static str>() {
         Some(text) => Some(text),
         None => payload.downcast_ref::<String>().map(String::as_str),
