@@ -38,9 +38,9 @@ fn numbered(i: u64) -> String {
     format!("key{i:05}")
 }
 
-/// Returns what the reserve takes, if there is one.
+/// Returns what the reserve takes, if there is one that was not used.
 fn reserve_len(disk: &impl Vfs) -> Option<u64> {
-    disk.metadata(Path::new("/db/RESERVE")).ok().map(|metadata| metadata.len)
+    disk.metadata(Path::new("/db/RESERVE")).ok().map(|metadata| metadata.len).filter(|len| *len > 0)
 }
 
 fn full(call: &Call<'_>) -> Error {

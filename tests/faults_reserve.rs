@@ -32,9 +32,9 @@ fn small(disk: &(impl Vfs + Clone)) -> DbBuilder {
     Db::builder("/db").vfs(Arc::new(disk.clone())).options(tiny())
 }
 
-/// Returns what the reserve takes, if there is one.
+/// Returns what the reserve takes, if there is one that was not used.
 fn reserve_len(disk: &impl Vfs) -> Option<u64> {
-    disk.metadata(Path::new("/db/RESERVE")).ok().map(|metadata| metadata.len)
+    disk.metadata(Path::new("/db/RESERVE")).ok().map(|metadata| metadata.len).filter(|len| *len > 0)
 }
 
 fn numbered(i: u64) -> String {
@@ -315,6 +315,45 @@ fn a_resume_looks_for_space_without_waiting() {
             let (disk, db) = outgrown(background.clone());
             disk.leave_free(3 << 20);
             check_goes_on(&db, &format!("{background:?}"));
+        });
+    }
+}
+
+// ---- After a reopening ----
+
+/// That a reserve was used is known after a reopening, be it after a close or without one: puts do not take what the deletes
+/// were given, and deletes go on.
+#[test]
+fn a_used_reserve_is_not_forgotten_by_a_reopening() {
+    for (background, is_closed) in BACKGROUNDS.into_iter().flat_map(|it| [(it.clone(), true), (it, false)]) {
+        within(move || {
+            let disk = SmallDisk::new(8 << 20);
+            disk.leave_free(3 << 20);
+            let options = tiny().memtable_bytes(256 << 10);
+            let open = || small(&disk).options(options.clone()).background(background.clone()).open();
+            let db = open().expect("opens");
+            fill(&db);
+            let is_used = (0..10_000).any(|i| {
+                // What merges free goes to others.
+                disk.leave_free(0);
+                db.delete(numbered(i % 50)).expect("the reserve is there for deletes");
+                reserve_len(&disk).is_none()
+            });
+            assert!(is_used, "the reserve is not used on a full disk");
+            if is_closed {
+                db.close().expect("closes");
+            } else {
+                drop(db);
+            }
+            let what = format!("{background:?}, closed: {is_closed}");
+            let db = open().expect("opens");
+            let refused = fill(&db).1;
+            assert_eq!(refused.kind(), ErrorKind::NoSpace, "{what}: {refused:?}");
+            for i in 0..50 {
+                db.delete(numbered(100 + i)).unwrap_or_else(|error| panic!("{what}: delete {i}: {error:?}"));
+            }
+            disk.leave_free(4 << 20);
+            check_goes_on(&db, &what);
         });
     }
 }

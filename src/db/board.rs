@@ -90,6 +90,8 @@ pub(crate) struct Board {
     /// How many jobs of each kind have ended.
     ended: BTreeMap<JobKind, u64>,
     claims_count: u64,
+    /// How many claims there were when the disk was known to have space again.
+    claims_before_space: u64,
     changes_count: u64,
 }
 
@@ -123,7 +125,9 @@ impl Board {
             Err(error) if error.kind() == ErrorKind::Closed => {}
             Err(error) => {
                 let before = self.troubles.get(&kind).map_or(0, |trouble| trouble.failures_count);
-                let retry_at = now.saturating_add(nanos(pause(error, before)));
+                // Where space was made while it ran, it may have met what is over.
+                let is_over = error.kind() == ErrorKind::NoSpace && claim <= self.claims_before_space;
+                let retry_at = if is_over { 0 } else { now.saturating_add(nanos(pause(error, before))) };
                 let trouble = Trouble { error: error.clone(), failures_count: before + 1, claim, retry_at };
                 self.troubles.insert(kind, trouble);
             }
@@ -276,6 +280,15 @@ impl Board {
     /// Ends the pauses of some kinds: somebody asks, or has mended something.
     pub(crate) fn retry_now(&mut self, is_meant: impl Fn(JobKind) -> bool) {
         for (_, trouble) in self.troubles.iter_mut().filter(|(kind, _)| is_meant(**kind)) {
+            trouble.retry_at = 0;
+        }
+    }
+
+    /// Notes that the disk has space again: what met a full one is tried again at once, and so is what runs now if it meets
+    /// one.
+    pub(crate) fn note_space(&mut self) {
+        self.claims_before_space = self.claims_count;
+        for trouble in self.troubles.values_mut().filter(|it| it.error.kind() == ErrorKind::NoSpace) {
             trouble.retry_at = 0;
         }
     }

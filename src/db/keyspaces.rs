@@ -112,7 +112,7 @@ impl Core {
 
     /// Drops a keyspace, durably, on a full disk too.
     pub(crate) fn drop_keyspace(&self, name: &str) -> Result<()> {
-        self.prepare_to_free()?;
+        self.prepare_to_free(|| self.find_named(name).map(drop))?;
         self.with_reserve(|| self.try_drop_keyspace(name))?;
         self.wake_background();
         self.changed.notify_all();
@@ -142,7 +142,7 @@ impl Core {
 
     /// Empties a keyspace, durably, on a full disk too; returns the number of that commit.
     pub(crate) fn clear_keyspace(&self, info: &KeyspaceInfo) -> Result<SeqNum> {
-        self.prepare_to_free()?;
+        self.prepare_to_free(|| self.view.state().find(info.id).map(drop).ok_or_else(|| info.dropped()))?;
         let limit = self.options.sealed_memtables_max;
         // As for other writes, so much waits to be flushed and no more.
         self.with_reserve(|| {
@@ -186,10 +186,11 @@ impl Core {
         Ok(seq)
     }
 
-    /// Takes the way that frees space: on a full disk, in the space of the reserve.
-    fn prepare_to_free(&self) -> Result<()> {
+    /// Takes the way that frees space: on a full disk, in the space of the reserve, if what is to go is there.
+    fn prepare_to_free(&self, find: impl FnOnce() -> Result<()>) -> Result<()> {
         self.ends.check_process()?;
         if self.ends.phase() == Phase::Failed && self.reserve.held_bytes() > 0 {
+            find()?;
             self.use_reserve()?;
         }
         self.ends.check_writable()

@@ -572,6 +572,7 @@ impl Opening {
         core.ends.open(Step::Open);
         if established.is_ok() {
             core.tidy_up();
+            core.make_used_reserve();
         }
         Ok(core)
     }

@@ -2,9 +2,10 @@
 //!
 //! A database on a full disk must be able to shrink: a delete needs a little log, a flush or a merge writes its new tables
 //! before the old ones go. So a file `RESERVE` of allocated zeros lies in the directory while there is space. Puts, jobs
-//! and openings that meet a full disk leave it alone. It is removed when somebody deletes, flushes or merges on a full
+//! and openings that meet a full disk leave it alone. It is emptied when somebody deletes, flushes or merges on a full
 //! disk. From then on puts are refused with `NoSpace`, deletes are taken, jobs go on, and the reserve is set aside again
-//! once there is space for it and as much again.
+//! once there is space for it and as much again. An empty `RESERVE` tells the next incarnation that it was used; it would
+//! let puts take what the deletes have been given, otherwise.
 //!
 //! How large it is:
 //!
@@ -24,6 +25,7 @@ use crate::db::board::JobKind;
 use crate::db::book::Book;
 use crate::db::core::{Core, Host};
 use crate::db::ends::Phase;
+use crate::db::jobs::Job;
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
@@ -35,8 +37,12 @@ use std::sync::atomic::Ordering;
 #[derive(Default)]
 pub(crate) struct Reserve {
     held_bytes: AtomicU64,
+    /// There is a file of this name, be it empty.
+    is_there: AtomicBool,
     /// It was used, and is not back yet.
     is_spent: AtomicBool,
+    /// How many deletes are about to use what it gave back.
+    users_count: AtomicU64,
     /// The next write of a caller who runs the jobs is to look whether it is large enough.
     is_asked_for: AtomicBool,
     /// The disk allocates nothing.
@@ -68,6 +74,11 @@ impl Reserve {
         self.held_bytes.load(Ordering::Relaxed)
     }
 
+    /// Tells whether there is a file of this name.
+    pub(crate) fn is_there(&self) -> bool {
+        self.is_there.load(Ordering::Relaxed)
+    }
+
     /// Notes that space may have been made: it is tried without waiting.
     pub(crate) fn try_now(&self) {
         self.try_at.store(0, Ordering::Relaxed);
@@ -91,6 +102,15 @@ impl Reserve {
     pub(crate) fn is_overtaken(&self, active_bytes: u64) -> bool {
         let seal_at_bytes = self.seal_at_bytes.load(Ordering::Relaxed);
         seal_at_bytes > 0 && active_bytes >= seal_at_bytes
+    }
+
+    /// Calls `body`, which uses the space that was given back: it is not set aside again before that returns. Where the disk
+    /// does not tell of a quota, it could be.
+    pub(crate) fn while_used<T>(&self, body: impl FnOnce() -> T) -> T {
+        self.users_count.fetch_add(1, Ordering::SeqCst);
+        let result = body();
+        self.users_count.fetch_sub(1, Ordering::SeqCst);
+        result
     }
 
     fn seals_early(&self) -> bool {
@@ -159,7 +179,8 @@ impl Core {
 
     /// Tells whether the reserve should be made, or made larger; or smaller, if nothing else goes on.
     pub(crate) fn is_reserve_due(&self, book: &mut Book, now: u64) -> bool {
-        if self.reserve.is_spent() && self.is_flush_first(book) {
+        let is_used = || self.reserve.users_count.load(Ordering::SeqCst) > 0;
+        if self.reserve.is_spent() && (is_used() || self.is_flush_first(book)) {
             return false;
         }
         let (target, held) = (self.reserve_target(book), self.reserve.held_bytes());
@@ -294,20 +315,35 @@ impl Core {
             return self.remove_reserve();
         }
         self.directory.rename(&path, &self.reserve_path())?;
+        self.reserve.is_there.store(true, Ordering::Relaxed);
         self.reserve.held_bytes.store(len, Ordering::Relaxed);
         self.reserve.seal_at_bytes.store(0, Ordering::Relaxed);
         self.reserve.tell_at_bytes.store(len / 4, Ordering::Relaxed);
         self.reserve.is_spent.store(false, Ordering::Relaxed);
         // Merges are picked without regard to space from here on.
-        self.book.lock().nominate_short();
+        let mut book = self.book.lock();
+        book.nominate_short();
+        book.board.note_space();
         Ok(())
     }
 
     fn remove_reserve(&self) -> Result<()> {
         match self.directory.remove_file(&self.reserve_path()) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => self.reserve.held_bytes.store(0, Ordering::Relaxed),
+            _ => {
+                self.reserve.is_there.store(false, Ordering::Relaxed);
+                self.reserve.held_bytes.store(0, Ordering::Relaxed);
+            }
         }
+        Ok(())
+    }
+
+    /// Gives back what it takes, and leaves an empty file in its place. That comes second, since the disk may be too full for
+    /// it before; where it fails, the next incarnation does not know that the reserve was used.
+    fn empty_reserve(&self) -> Result<()> {
+        self.remove_reserve()?;
+        let is_marked = self.directory.create_new(&self.reserve_path()).is_ok();
+        self.reserve.is_there.store(is_marked, Ordering::Relaxed);
         Ok(())
     }
 
@@ -341,7 +377,8 @@ impl Core {
         // Puts are refused before they could take the space. Where none is wanted any more, there is none to come back.
         let is_wanted = self.options.reserve_bytes_max > 0;
         self.reserve.is_spent.store(is_wanted, Ordering::Relaxed);
-        let spent = contain("spending the reserve", || self.remove_reserve());
+        let give_back = || if is_wanted { self.empty_reserve() } else { self.remove_reserve() };
+        let spent = contain("spending the reserve", give_back);
         if spent.is_err() {
             self.reserve.is_spent.store(false, Ordering::Relaxed);
         }
@@ -364,12 +401,33 @@ impl Core {
             Err(error) if error.kind() == ErrorKind::NotFound => 0,
             Err(error) => return Err(error),
         };
+        self.reserve.is_there.store(true, Ordering::Relaxed);
         self.reserve.held_bytes.store(len, Ordering::Relaxed);
-        if len == 0 || self.options.reserve_bytes_max == 0 {
-            // A power cut took what was allocated, or nobody wants it. One that cannot be removed goes later.
+        if self.options.reserve_bytes_max == 0 {
+            // One that cannot be removed goes later.
             drop(self.remove_reserve());
+        } else if len == 0 {
+            // It was used, or a power cut took what was allocated: either way, what is free is what it was.
+            self.reserve.is_spent.store(true, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Makes the reserve that an earlier incarnation has used, before anybody puts: with space, no put is refused. What it
+    /// meets is on the board.
+    pub(crate) fn make_used_reserve(&self) {
+        if !self.reserve.is_spent() {
+            return;
+        }
+        let mut book = self.book.lock();
+        while book.board.is_running(JobKind::Reserve) {
+            self.changed.wait(&mut book);
+        }
+        if self.reserve.is_spent() {
+            book.board.claim(JobKind::Reserve);
+            drop(book);
+            drop(self.run_claimed(Job::Reserve));
+        }
     }
 }
 

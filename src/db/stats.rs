@@ -178,7 +178,7 @@ impl Core {
         if let Some((number, _)) = manifest {
             live.extend([FileName::Lock, FileName::Current, FileName::Manifest(number)]);
         }
-        live.extend((self.reserve.held_bytes() > 0).then_some(FileName::Reserve));
+        live.extend(self.reserve.is_there().then_some(FileName::Reserve));
         let mut live_files: Vec<String> = live.iter().map(ToString::to_string).collect();
         let tables_bytes: u64 = readable.iter().map(|live| live.meta.len_bytes).sum();
         let found = book.files.found().filter(|(name, _)| *name != FileName::Current);

@@ -136,6 +136,8 @@ impl Core {
             let mut book = self.book.lock();
             book.quiet.waiting_count += 1;
             // Whoever waits has a reason to think that it goes better now.
+            self.reserve.try_now();
+            book.board.retry_now(|kind| kind == JobKind::Reserve);
             book.retry_damaged(|_| true);
             self.look_at_quiet(&mut book);
         }

@@ -66,15 +66,15 @@ impl Core {
         }
         self.make_space_for_deletes(reach)?;
         if self.reserve.is_spent() {
-            return self.commit_on_full_disk(request, reach);
+            return self.reserve.while_used(|| self.commit_on_full_disk(request, reach));
         }
         match self.commit_once(request, reach) {
             // Where going on in the reserve's space fails, the attempt may be in the log, as its error says.
             (request, Err(error)) if error.kind() == ErrorKind::NoSpace => {
-                match self.use_reserve_for_deletes() {
+                self.reserve.while_used(|| match self.use_reserve_for_deletes() {
                     Ok(true) => self.commit_on_full_disk(request, reach),
                     Ok(false) | Err(_) => Err(error),
-                }
+                })
             }
             (_, answer) => answer,
         }
@@ -533,6 +533,7 @@ impl Core {
         {
             let mut book = self.book.lock();
             book.board.retry_now(|_| true);
+            book.board.note_space();
             book.retry_damaged(|_| true);
             book.nominate_short();
         }

@@ -274,6 +274,8 @@ impl Reopener {
             let is_left_alone = matches!(self.context.swarm.background, Background::Manual);
             if let Err(error) = written
                 && !(is_left_alone && error.kind() == ErrorKind::Busy)
+                // That a disk is full is known from before.
+                && !(disk.is_limited() && error.kind() == ErrorKind::NoSpace)
                 && disk.failures_count() == failures_before
                 && !disk.is_off()
             {

@@ -71,9 +71,54 @@ impl Driver {
     }
 
     fn use_full_disk(&mut self, reserve_len: u64) -> Result<(), Violation> {
-        let db = self.open_on("a full disk")?;
+        let mut db = self.open_on("a full disk")?;
         self.context.judge_recovery(&db, self.reading())?;
-        let keyspaces = keyspaces_of(&db)?;
+        self.delete_on_full_disk(&db)?;
+        if self.context.tape.below(Label::Check, 2) == 0 {
+            db = self.reopen_full_disk(db)?;
+        }
+        // With what is given now there is space for the reserve and for as much again, which is what it takes to go on: it
+        // follows the tables, and what memory holds.
+        let memtable_bytes = self.context.swarm.options.memtable_bytes as u64;
+        let space = (64 << 10) + 2 * reserve_len + directory_len(&self.disk) + 3 * memtable_bytes;
+        self.disk.add_space(space);
+        let mut resumed = db.resume();
+        if resumed.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace) {
+            // Merges that were cut short count too. With far more than anything here takes there is no excuse.
+            self.disk.add_space(PLENTY_BYTES);
+            resumed = db.resume();
+        }
+        resumed.map_err(|error| broken(format!("with some space, resume gives {error:?}")))?;
+        let put = self.context.put(&db, "space", "again")?;
+        put.map_err(|error| broken(format!("with some space, a put gives {error:?}")))?;
+        db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;
+        self.context.judge.lock().note_closed();
+        Ok(())
+    }
+
+    /// Opens the database again on the disk that is still full, and puts what it takes: that leaves the deletes what they
+    /// were given.
+    fn reopen_full_disk(&mut self, db: Db) -> Result<Db, Violation> {
+        db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;
+        self.context.judge.lock().note_closed();
+        let db = self.open_on("a disk that is still full")?;
+        self.context.judge_recovery(&db, self.reading())?;
+        for (id, keyspace) in keyspaces_of(&db)? {
+            for number in 0..FILLING_PUTS_MAX {
+                let value = format!("{number}.").repeat(100);
+                if self.context.put_in(id, &keyspace, "fill", &value)?.is_err() {
+                    break;
+                }
+            }
+        }
+        self.delete_on_full_disk(&db)?;
+        self.reach("reopened on a full disk");
+        Ok(db)
+    }
+
+    /// Deletes some keys of each keyspace, and has it merged.
+    fn delete_on_full_disk(&self, db: &Db) -> Result<(), Violation> {
+        let keyspaces = keyspaces_of(db)?;
         let mut deleted_count = 0;
         for (id, keyspace) in &keyspaces {
             let id = *id;
@@ -95,22 +140,6 @@ impl Driver {
             }
         }
         self.context.judge.lock().reach_often("deleted on a full disk", deleted_count);
-        // With what is given now there is space for the reserve and for as much again, which is what it takes to go on: it
-        // follows the tables, and what memory holds.
-        let memtable_bytes = self.context.swarm.options.memtable_bytes as u64;
-        let space = (64 << 10) + 2 * reserve_len + directory_len(&self.disk) + 3 * memtable_bytes;
-        self.disk.add_space(space);
-        let mut resumed = db.resume();
-        if resumed.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace) {
-            // Merges that were cut short count too. With far more than anything here takes there is no excuse.
-            self.disk.add_space(PLENTY_BYTES);
-            resumed = db.resume();
-        }
-        resumed.map_err(|error| broken(format!("with some space, resume gives {error:?}")))?;
-        let put = self.context.put(&db, "space", "again")?;
-        put.map_err(|error| broken(format!("with some space, a put gives {error:?}")))?;
-        db.close().map_err(|error| broken(format!("closing gives {error:?}")))?;
-        self.context.judge.lock().note_closed();
         Ok(())
     }
 

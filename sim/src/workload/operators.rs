@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::Arc;
 use tinylsm::vfs::Vfs;
-use tinylsm::{Background, Db, Error, Options, WriteOptions};
+use tinylsm::{Background, Db, Error, ErrorKind, Options, WriteOptions};
 
 /// A call and what it gave.
 type Answer = (&'static str, Result<(), Error>);
@@ -98,7 +98,11 @@ impl Driver {
         }
         self.reach("judged: forked child");
         // The parent has noticed nothing.
-        let put = self.context.put(db, "parent", "yes")?;
+        let put = match self.context.put(db, "parent", "yes")? {
+            // That the disk is full may be known from before.
+            Err(error) if error.kind() == ErrorKind::NoSpace => db.resume(),
+            put => put,
+        };
         put.map_err(|error| violation("forked child", format!("then a put of the parent gives {error:?}")))
     }
 

@@ -227,7 +227,8 @@ impl Driver {
     /// keyspace, beside the least that deletes get.
     fn check_reserve(&self) -> Result<(), Violation> {
         let Some(on_disk) = OnDisk::look(&self.disk).ok().flatten() else { return Ok(()) };
-        let reserve = files_of(&self.disk).into_iter().find(|file| file.name == "RESERVE");
+        // One that was used is empty until there is space for another.
+        let reserve = files_of(&self.disk).into_iter().find(|file| file.name == "RESERVE" && file.len > 0);
         let Some(reserve) = reserve else { return Ok(()) };
         let ids: Vec<u32> = self.context.judge.lock().possible().map(|(id, _)| id).collect();
         let filled = ids.into_iter().filter(|&id| on_disk.tables(id).next().is_some()).count() as u64;
