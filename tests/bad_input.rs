@@ -334,6 +334,30 @@ fn options_out_of_range_are_named_and_nothing_is_made() {
 }
 
 #[test]
+fn options_that_only_concern_writing_hinder_no_reader() {
+    let (disk, _) = closed_database("CURRENT");
+    let mut options = Options::default().level0_slowdown(9).level0_stop(1).sealed_memtables_max(0);
+    options.manifest_roll_bytes = 0;
+    let refused = builder(&disk).options(options.clone()).open().expect_err("out of range");
+    assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+    let db = builder(&disk).options(options).open_read_only().expect("reading needs none of them");
+    assert!(!db.is_empty().expect("it reads"));
+    // A stop below the trigger of a keyspace, which only the stored options tell.
+    drop(db);
+    let options = Options::default().level0_slowdown(1).level0_stop(1);
+    assert!(builder(&disk).options(options.clone()).open().is_err());
+    builder(&disk)
+        .options(options)
+        .open_read_only()
+        .expect("nothing is going to be merged")
+        .verify()
+        .expect("whole");
+    let options = Options::default().memtable_bytes(1);
+    let refused = builder(&disk).options(options).open_read_only().expect_err("the log is read into memory");
+    assert!(refused.to_string().contains("memtable_bytes"), "{refused}");
+}
+
+#[test]
 fn a_database_that_must_exist_is_not_made() {
     let disk = MemVfs::new();
     let error = refusal(builder(&disk).create_if_missing(false));
