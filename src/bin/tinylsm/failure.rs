@@ -165,15 +165,20 @@ fn damage_hint_of(error: &Error) -> Option<String> {
         FileName::Current => Some(match lost_line(path) {
             Some(line) => format!(
                 "No command but `dump` gets past this, not even with --degraded. There is one manifest, and it can be read to \
-                 its end: copy the directory, give it back the file CURRENT with `echo '{line}' > {}`, and see what `tinylsm \
-                 verify --db {dir}` says. If it finds damage, restore the directory from its last copy.",
-                shown(path)
+                 its end. Copy the directory, then give it back its file CURRENT with\n  echo '{line}' > {}\nand see what \
+                 `tinylsm verify --db {dir}` says. If it finds damage, restore the directory from its last copy.",
+                quoted(&shown(path))
             ),
             None => without_a_way_out(&dir),
         }),
         FileName::Wal(_) | FileName::Manifest(_) => Some(without_a_way_out(&dir)),
         _ => None,
     }
+}
+
+/// Returns a text as a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 fn without_a_way_out(dir: &str) -> String {
