@@ -284,6 +284,12 @@ fn a_thread_of_another_run_is_not_waited_for() {
         old.join().map_err(|words| words.downcast_ref::<&str>().copied())
     });
     assert_eq!(outcome.value, Some(Err(Some("the simulated run of this thread is over"))));
+    // The engine's own threads are told of like that.
+    let spawn = || tinylsm::sync::spawn("old", || ()).expect("a run has threads to give");
+    let engine = Simulation::run(Tape::from_seed(1), schedule::Options::default(), spawn).value;
+    let main = move || engine.map(tinylsm::sync::JoinHandle::join);
+    let outcome = Simulation::run(Tape::from_seed(2), schedule::Options::default(), main);
+    assert_eq!(outcome.value, Some(Some(false)));
     // And one whose run goes on.
     let text = cause(|_: &Run| {
         let theirs = thread::spawn(|| 7);

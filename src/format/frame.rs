@@ -270,15 +270,14 @@ struct Found {
 struct Search {
     begin: u64,
     at: u64,
-    /// How many bytes may still be summed. Values may hold copies of a log's frames, which are as many bytes to sum as there
-    /// are; only forged ones are many times that.
+    /// How many bytes may still be summed.
     budget: u64,
 }
 
-impl Search {
-    fn from(begin: u64, file_len: u64) -> Search {
-        Search { begin, at: begin, budget: file_len.saturating_sub(begin).saturating_mul(16) }
-    }
+/// Returns how many bytes may be summed in search of frames among so many. Values may hold copies of a log's frames, which are
+/// as many bytes to sum as there are; only forged ones are many times that.
+fn search_budget(len: u64) -> u64 {
+    len.saturating_mul(16)
 }
 
 /// Reads a log's frames front to back through a window.
@@ -301,16 +300,15 @@ impl<'a> FrameReader<'a> {
     /// `Io`, if the file cannot be measured.
     pub fn new(file: &'a dyn ReadFile, path: &'a Path, number: FileNumber) -> Result<FrameReader<'a>> {
         let file_len = file.len()?;
-        let Search { at: offset, budget: skip_budget, .. } = Search::from(0, file_len);
         Ok(FrameReader {
             file,
             path,
             number,
             file_len,
-            offset,
+            offset: 0,
             window: Vec::new(),
             window_offset: 0,
-            skip_budget,
+            skip_budget: search_budget(file_len),
         })
     }
 
@@ -394,7 +392,8 @@ impl<'a> FrameReader<'a> {
     /// `Corruption` if so much there looks like frames and is none that the search would not end in decent time; `Io`.
     pub fn watermark_behind(&mut self, from: u64) -> Result<u64> {
         let mut watermark = 0;
-        let mut search = Search::from(from, self.file_len);
+        let budget = search_budget(self.file_len.saturating_sub(from));
+        let mut search = Search { begin: from, at: from, budget };
         while let Some((at, found)) = self.find_frame(&mut search)? {
             watermark = watermark.max(found.synced_len);
             search.at = at + found.len as u64;

@@ -11,7 +11,7 @@ use crate::format::batch::{Unreadable, open_record};
 use crate::format::frame::{self, FRAME_HEADER_LEN_BYTES, Frame, FrameKind, FrameReader};
 use crate::format::names::FileName;
 use crate::table::block_cursor::BlockCursor;
-use crate::table::footer::{self, FOOTER_LEN_BYTES};
+use crate::table::footer;
 use crate::table::properties::{OwnedKey, Properties};
 use crate::table::reader::{Table, TableFile, TableSource};
 use crate::table::shared::Cache;
@@ -107,7 +107,6 @@ pub fn pointer_line(vfs: &dyn Vfs, directory: &Path) -> Result<Option<String>> {
 /// finds out whether it tells the truth.
 fn name_by_content(vfs: &dyn Vfs, path: &Path) -> Result<Option<FileName>> {
     let file = vfs.open(path)?;
-    let len_bytes = file.len()?;
     let mut head = [0; FRAME_HEADER_LEN_BYTES + 8];
     let head_len = read_full(file.as_ref(), &mut head, 0)?;
     if let Some(number) = frame::header_number(&head[..head_len]) {
@@ -117,10 +116,7 @@ fn name_by_content(vfs: &dyn Vfs, path: &Path) -> Result<Option<FileName>> {
             _ => {}
         }
     }
-    let mut tail = [0; FOOTER_LEN_BYTES];
-    let Some(start) = len_bytes.checked_sub(FOOTER_LEN_BYTES as u64) else { return Ok(None) };
-    let is_whole = read_full(file.as_ref(), &mut tail, start)? == FOOTER_LEN_BYTES;
-    Ok(footer::number_claimed(&tail).filter(|_| is_whole).map(FileName::Table))
+    Ok(footer::number_claimed(file.as_ref())?.map(FileName::Table))
 }
 
 fn put(out: &mut dyn Write, text: std::fmt::Arguments<'_>) -> Result<()> {
@@ -180,7 +176,12 @@ fn dump_log(
             if frame.kind == FrameKind::Record
                 && let Err(error) = dump_one(&frames, &frame, out)
             {
-                put(out, format_args!("    the rest of this frame makes no sense\n"))?;
+                let why = match error.kind() {
+                    ErrorKind::Corruption => "makes no sense",
+                    ErrorKind::Incompatible => "is of a newer version",
+                    _ => return Err(error),
+                };
+                put(out, format_args!("    the rest of this frame is left out: it {why}\n"))?;
                 first_error.get_or_insert(error);
             }
         }
@@ -199,7 +200,6 @@ fn dump_log(
     let behind = match (last == file_len, frames.is_zero_behind(last)?) {
         (true, _) => "nothing behind this",
         (false, true) => "zeros from here on, allocated ahead",
-        (false, false) if watermark > last => "and what follows cannot be read",
         (false, false) => {
             "and what follows is no zeros: a torn tail, or damage if another file says more was durable"
         }

@@ -186,3 +186,34 @@ impl Drop for OsDirLock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_can_be_read() {
+        let denied = |kind| Error::from_io("lock", Path::new("db/LOCK"), io::Error::from(kind));
+        for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem] {
+            let text = |mode| with_way_out(denied(kind), mode).to_string();
+            assert!(text(LockMode::Exclusive).ends_with("for reading only (open_read_only)"));
+            assert!(!text(LockMode::Shared).contains("open_read_only"));
+        }
+        let other = with_way_out(denied(io::ErrorKind::NotADirectory), LockMode::Exclusive);
+        assert!(!other.to_string().contains("open_read_only"));
+    }
+
+    #[test]
+    fn a_mark_overwrites_a_mark_and_nothing_else() {
+        let mut file = tempfile::tempfile().expect("a temporary file can be made");
+        for process in [u32::MAX, 7] {
+            mark(&file, process).expect("it is written");
+            assert_eq!(read_mark(&file).expect("it is read"), Some(process));
+            assert_eq!(file.metadata().expect("it is there").len(), MARK_LEN_BYTES as u64);
+        }
+        file.write_all(b"more").expect("it is written");
+        mark(&file, 8).expect("nothing fails");
+        assert_eq!(read_mark(&file).expect("it is read"), None);
+        assert_eq!(file.metadata().expect("it is there").len(), MARK_LEN_BYTES as u64 + 4);
+    }
+}
