@@ -229,12 +229,11 @@ fn main() -> Result<()> {
     let directory = std::env::args_os().nth(1).map_or(temporary.path().to_owned(), PathBuf::from);
 
     let store = TimeSeries::open(&directory)?;
-    println!(
-        "found {} days and {} hours from before; removing them",
-        store.days()?.len(),
-        store.hourly.len()?
-    );
-    store.clear()?;
+    let (days_count, hours_count) = (store.days()?.len(), store.hourly.len()?);
+    if days_count > 0 || hours_count > 0 {
+        println!("left from before, and removed now: days {days_count}, hours {hours_count}");
+        store.clear()?;
+    }
 
     // Three days, a sample a minute: the minute's number, and its negative.
     const FIRST: u64 = 20_000;

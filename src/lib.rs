@@ -49,6 +49,8 @@
 //! | [`Compression`] | how blocks are packed |
 //! | [`Comparator`], [`KeyOrder`], [`ReverseBytewise`] | the order of keys |
 //! | [`Runtime`], [`Cache`] | threads and memory that many databases share |
+//! | [`KEY_LEN_BYTES_MAX`], [`VALUE_LEN_BYTES_MAX`], [`BATCH_LEN_BYTES_MAX`] | how much a write may hold |
+//! | [`NAME_LEN_BYTES_MAX`], [`KEYSPACES_COUNT_MAX`] | how long the name of a keyspace may be, and how many there may be |
 //!
 //! **Hear how it goes**
 //!
@@ -112,6 +114,10 @@ pub mod write;
 pub use base::comparator::{Comparator, KeyOrder, ReverseBytewise};
 #[doc(inline)]
 pub use base::error::{Error, ErrorKind, Result};
+#[doc(inline)]
+pub use base::limits::{
+    BATCH_LEN_BYTES_MAX, KEY_LEN_BYTES_MAX, KEYSPACES_COUNT_MAX, NAME_LEN_BYTES_MAX, VALUE_LEN_BYTES_MAX,
+};
 #[doc(inline)]
 pub use base::seq::SeqNum;
 #[doc(inline)]

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use tinylsm::sync::{Mutex, spawn};
 use tinylsm::vfs::mem::MemVfs;
 use tinylsm::{
-    Background, Db, Durability, Iter, KeyspaceOptions, Options, ReverseBytewise, Slice, WriteBatch,
-    WriteOptions,
+    Background, Db, Durability, ErrorKind, Iter, Keyspace, KeyspaceOptions, Options, ReverseBytewise, Slice,
+    WriteBatch, WriteOptions,
 };
 
 fn numbered(count: u32) -> Db {
@@ -296,6 +296,51 @@ fn figures_tell_what_only_memory_has_and_what_would_be_lost() {
         ["a", "b", "kept"],
         "what was held back went with the last handle"
     );
+}
+
+#[test]
+fn a_snapshot_answers_what_a_keyspace_does() {
+    let db = numbered(300);
+    let users = db.create_keyspace("users", Default::default()).expect("memory");
+    users.put("ada", "admin").expect("memory");
+    let snapshot = db.snapshot();
+    let view = snapshot.keyspace(&users);
+    let handles = db.keyspace_handles();
+    assert_eq!(handles.iter().map(Keyspace::name).collect::<Vec<_>>(), db.keyspaces());
+    let (first, last) = (db.first_key_value().expect("reads"), db.last_key_value().expect("reads"));
+    for handle in &handles {
+        handle.clear().expect("memory");
+        assert!(handle.is_empty().expect("reads"));
+    }
+    assert_eq!(snapshot.first_key_value().expect("reads"), first);
+    assert_eq!(snapshot.last_key_value().expect("reads"), last);
+    assert_eq!((snapshot.len().expect("reads"), snapshot.is_empty().expect("reads")), (300, false));
+    assert!(snapshot.approximate_len_bytes(..).expect("reads") > 300);
+    assert_eq!(db.approximate_len_bytes(..).expect("reads"), 0);
+    assert_eq!((view.len().expect("reads"), view.approximate_len_bytes(..).expect("reads") > 0), (1, true));
+    let other = Db::open_in_memory().expect("memory");
+    let foreign = snapshot.keyspace(other.default_keyspace()).approximate_len_bytes(..);
+    assert_eq!(foreign.expect_err("of another database").kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn limits_are_told_before_they_are_met() {
+    use tinylsm::{BATCH_LEN_BYTES_MAX, KEY_LEN_BYTES_MAX, NAME_LEN_BYTES_MAX, VALUE_LEN_BYTES_MAX};
+    let db = Db::open_in_memory().expect("memory");
+    let kind = |result: tinylsm::Result<()>| result.map_err(|error| error.kind());
+    let put =
+        |key_len: usize, value_len: usize| kind(db.put(vec![b'k'; key_len], vec![0; value_len]).map(drop));
+    let name = |len: usize| kind(db.create_keyspace(&"n".repeat(len), Default::default()).map(drop));
+    let refused = Err(ErrorKind::InvalidArgument);
+    assert_eq!((put(KEY_LEN_BYTES_MAX, 1), put(KEY_LEN_BYTES_MAX + 1, 1)), (Ok(()), refused));
+    assert_eq!((put(1, VALUE_LEN_BYTES_MAX), put(1, VALUE_LEN_BYTES_MAX + 1)), (Ok(()), refused));
+    assert_eq!((name(NAME_LEN_BYTES_MAX), name(NAME_LEN_BYTES_MAX + 1)), (Ok(()), refused));
+    let mut batch = WriteBatch::new();
+    let half = vec![0; BATCH_LEN_BYTES_MAX / 2 - 100];
+    batch.put(db.default_keyspace(), "a", &half).put(db.default_keyspace(), "b", &half);
+    assert!(batch.byte_len() < BATCH_LEN_BYTES_MAX && batch.len() == 2);
+    batch.put(db.default_keyspace(), "c", vec![0; 1000]);
+    assert_eq!(kind(db.write(batch, Durability::None).map(drop)), refused);
 }
 
 #[test]

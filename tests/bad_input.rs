@@ -16,8 +16,8 @@ use tinylsm::format::frame::{FRAME_HEADER_LEN_BYTES, FrameKind, FramePlace, seal
 use tinylsm::vfs::mem::MemVfs;
 use tinylsm::vfs::{LockMode, Vfs};
 use tinylsm::{
-    Background, Cache, Comparator, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Options, WriteBatch,
-    WriteOptions,
+    Background, Cache, Comparator, Db, DbBuilder, Error, ErrorKind, KeyspaceOptions, Options, Slice,
+    WriteBatch, WriteOptions,
 };
 
 fn builder(disk: &(impl Vfs + Clone)) -> DbBuilder {
@@ -109,6 +109,36 @@ fn keys_and_values_out_of_range_are_refused_and_nothing_is_written() {
     db.put(&long_key[1..], "v").expect("the longest key is a key");
     assert_eq!(db.get(&long_key[1..]).expect("reads").as_deref(), Some(&b"v"[..]));
     assert_eq!(db.get(&long_key).expect("no such key can be there"), None);
+}
+
+/// Pages that nobody writes take no memory.
+#[cfg(target_pointer_width = "64")]
+#[test]
+fn bytes_that_32_bits_do_not_count_are_refused_at_the_call() {
+    let vast = Slice::from(vec![0; (u32::MAX as usize) + 100]);
+    let db = builder(&MemVfs::new()).open().expect("memory");
+    db.put("k", "v").expect("memory");
+    db.flush().expect("memory");
+    db.put("l", "v").expect("memory");
+    let batch = |put: &dyn Fn(&mut WriteBatch)| {
+        let mut batch = WriteBatch::new();
+        put(&mut batch);
+        db.write(batch, WriteOptions::default())
+    };
+    let keyspace = db.default_keyspace();
+    for refused in [
+        db.put("k", &vast),
+        db.put(&vast, "v"),
+        db.delete(&vast),
+        batch(&|batch| _ = batch.put(keyspace, "k", &vast)),
+        batch(&|batch| _ = batch.put(keyspace, &vast, "v")),
+        batch(&|batch| _ = batch.delete(keyspace, &vast)),
+    ] {
+        check_error(refused, ErrorKind::InvalidArgument, &["4294967395 bytes", "at most"]);
+    }
+    // No such key can be there, which is no error.
+    assert_eq!(db.get(&vast).expect("it reads"), None);
+    assert_eq!(db.get("k").expect("it reads").expect("it is there"), "v");
 }
 
 #[test]
@@ -331,6 +361,30 @@ fn options_out_of_range_are_named_and_nothing_is_made() {
     let exists = ErrorKind::AlreadyExists;
     check_error(db.create_keyspace("default", KeyspaceOptions::default()), exists, &["\"default\""]);
     assert_eq!(db.keyspaces(), ["default"]);
+}
+
+#[test]
+fn options_that_only_concern_writing_hinder_no_reader() {
+    let (disk, _) = closed_database("CURRENT");
+    let mut options = Options::default().level0_slowdown(9).level0_stop(1).sealed_memtables_max(0);
+    options.manifest_roll_bytes = 0;
+    let refused = builder(&disk).options(options.clone()).open().expect_err("out of range");
+    assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+    let db = builder(&disk).options(options).open_read_only().expect("reading needs none of them");
+    assert!(!db.is_empty().expect("it reads"));
+    // A stop below the trigger of a keyspace, which only the stored options tell.
+    drop(db);
+    let options = Options::default().level0_slowdown(1).level0_stop(1);
+    assert!(builder(&disk).options(options.clone()).open().is_err());
+    builder(&disk)
+        .options(options)
+        .open_read_only()
+        .expect("nothing is going to be merged")
+        .verify()
+        .expect("whole");
+    let options = Options::default().memtable_bytes(1);
+    let refused = builder(&disk).options(options).open_read_only().expect_err("the log is read into memory");
+    assert!(refused.to_string().contains("memtable_bytes"), "{refused}");
 }
 
 #[test]

@@ -356,9 +356,127 @@ fn a_locked_database_says_so() {
     let ground = Ground::new();
     let db = ground.database(10);
     let held = Db::open(&db).expect("the database is free");
-    fails(&tinylsm(&["put", "--db", &db, "k", "v"]), 1, &["lock"]);
+    let process = format!("process {} was the last to open it for writing", std::process::id());
+    for command in [&["put", "--db", &db, "k", "v"][..], &["get", "--db", &db, "k"]] {
+        fails(
+            &tinylsm(command),
+            1,
+            &["another process or handle has the database open", &process, "end it, or wait"],
+        );
+    }
     held.close().expect("nothing is wrong with it");
     all_right(&tinylsm(&["put", "--db", &db, "k", "v"]));
+}
+
+#[test]
+fn a_lock_file_that_somebody_else_wrote_keeps_its_bytes() {
+    let ground = Ground::new();
+    let db = ground.database(10);
+    let lock = Path::new(&db).join("LOCK");
+    for words in ["", "mine", "mine, and long enough", "         7\n"] {
+        fs::write(&lock, words).expect("it can be written");
+        all_right(&tinylsm(&["put", "--db", &db, "k", "v"]));
+        let is_ours = words.trim().parse::<u32>().is_ok() || words.is_empty();
+        let found = fs::read_to_string(&lock).expect("it is text");
+        assert_eq!(found != words, is_ours, "{words:?}, then {found:?}");
+        assert!(!is_ours || found.len() == 11, "{found:?}");
+        // Readers write nothing.
+        all_right(&tinylsm(&["get", "--db", &db, "k"]));
+        assert_eq!(fs::read_to_string(&lock).expect("it is text"), found);
+    }
+}
+
+#[test]
+fn a_lost_pointer_is_put_back_by_the_command_that_the_message_names() {
+    let ground = Ground::new();
+    let plain = ground.database(10);
+    let db = ground.text("it's a b");
+    fs::rename(plain, &db).expect("it can be renamed");
+    let current = Path::new(&db).join("CURRENT");
+    let scanned = tinylsm(&["scan", "--db", &db]).out;
+    for words in [Some("MANIFEST"), Some(""), None] {
+        match words {
+            Some(words) => fs::write(&current, words).expect("it can be written"),
+            None => fs::remove_file(&current).expect("it is there"),
+        }
+        let said = tinylsm(&["scan", "--db", &db]);
+        fails(&said, 1, &["Copy the directory", "echo 'MANIFEST-"]);
+        let command = said.err.lines().find(|line| line.starts_with("  echo ")).expect("it names a command");
+        assert!(Command::new("sh").args(["-c", command]).status().expect("there is a shell").success());
+        let again = tinylsm(&["scan", "--db", &db]);
+        assert_eq!((again.code, &again.out), (0, &scanned), "{again:?}");
+        all_right(&tinylsm(&["verify", "--db", &db]));
+    }
+    // Nothing is promised where it cannot be known.
+    fs::write(&current, "MANIFEST").expect("it can be written");
+    let manifest =
+        bytes_of(&db).into_keys().rfind(|name| name.starts_with("MANIFEST-")).expect("there is one");
+    let manifest = Path::new(&db).join(manifest);
+    let whole = fs::read(&manifest).expect("it can be read");
+    let mut damaged = whole.clone();
+    damaged[100] ^= 1;
+    fs::write(&manifest, damaged).expect("it can be written");
+    assert!(!tinylsm(&["scan", "--db", &db]).err.contains("echo"));
+    fs::write(&manifest, whole).expect("it can be written");
+    fs::write(Path::new(&db).join("MANIFEST-000001"), "").expect("it can be written");
+    assert!(!tinylsm(&["scan", "--db", &db]).err.contains("echo"));
+}
+
+#[test]
+fn a_dump_goes_on_behind_what_cannot_be_read() {
+    let ground = Ground::new();
+    let db = ground.text("db");
+    let rows: String = (0..2_000).map(|row| format!("key{row:06}\tvalue of row {row}\n")).collect();
+    all_right(&tinylsm_reading(&["load", "--db", &db, "-"], rows.as_bytes()));
+    all_right(&tinylsm(&["compact", "--db", &db]));
+    for key in ["one", "two", "three"] {
+        all_right(&tinylsm(&["put", "--db", &db, key, "in the log"]));
+    }
+    let flip = |file: &Path, at: usize| {
+        let mut bytes = fs::read(file).expect("it can be read");
+        bytes[at] ^= 1;
+        fs::write(file, bytes).expect("it can be written");
+    };
+    let dump = |file: &Path| tinylsm(&["dump", &file.display().to_string()]);
+    let place_of = |text: &str, of: usize| -> usize {
+        let line = text.lines().filter(|line| line.starts_with('@')).nth(of).expect("there are frames");
+        line[1..].split(' ').next().and_then(|place| place.parse().ok()).expect("a frame has its place")
+    };
+
+    let log = file_ending(&db, ".wal");
+    let whole = dump(&log).out;
+    let (first, second, third) = (place_of(&whole, 1), place_of(&whole, 2), place_of(&whole, 3));
+    flip(&log, first + 30);
+    let damaged = dump(&log);
+    fails(&damaged, 1, &[&format!("at byte {first}: unreadable here, but a later frame says")]);
+    let gap = format!(
+        "@{first} {} bytes cannot be read; the next frame that can begins at {second}\n",
+        second - first
+    );
+    assert!(damaged.out.contains(&gap), "{}", damaged.out);
+    assert!(
+        damaged.out.contains(&format!("@{third} ")) && damaged.out.contains("\"three\""),
+        "{}",
+        damaged.out
+    );
+    flip(&log, 3);
+    assert!(dump(&log).out.starts_with("@0 "), "{}", dump(&log).out);
+    assert!(dump(&log).out.contains("\"three\""), "{}", dump(&log).out);
+
+    let table = file_ending(&db, ".sst");
+    let entries_count = dump(&table).out.matches("value of row").count();
+    flip(&table, 10);
+    let damaged = dump(&table);
+    fails(&damaged, 1, &["at byte 0: ", "; 1 of ", " blocks cannot be read, which are "]);
+    let shown_count = damaged.out.matches("value of row").count();
+    assert!(shown_count > 0 && shown_count < entries_count, "{shown_count} of {entries_count}");
+    assert!(
+        damaged.out.contains("block @0\n    ")
+            && damaged.out.contains(" bytes cannot be read: damaged\nblock @")
+    );
+    let len = fs::metadata(&table).expect("it is there").len();
+    flip(&table, usize::try_from(len).expect("a short file") - 3);
+    fails(&dump(&table), 1, &[&format!("none of its {len} bytes is shown")]);
 }
 
 #[test]

@@ -19,8 +19,25 @@ use tinylsm::{Background, Db, Options};
 /// The widths of terminal that texts are looked at in.
 const COLUMNS: [usize; 2] = [80, 120];
 
-const COMMANDS: [&str; 12] =
-    ["load", "get", "put", "delete", "scan", "stats", "verify", "dump", "compact", "demo", "bench", "help"];
+const COMMANDS: [&str; 17] = [
+    "load",
+    "get",
+    "put",
+    "delete",
+    "scan",
+    "keyspaces",
+    "create-keyspace",
+    "rename-keyspace",
+    "clear-keyspace",
+    "drop-keyspace",
+    "stats",
+    "verify",
+    "dump",
+    "compact",
+    "demo",
+    "bench",
+    "help",
+];
 
 /// Commands and what the program said to them, as in a terminal of so many columns.
 struct Transcript {
@@ -99,7 +116,8 @@ fn without_times(line: &str) -> String {
     let verified = cut("manifest and log read; ", "TIME");
     let created = cut("created_at        ", "TIME");
     let compacted = line.contains("merge").then(|| cut(", in ", "TIME")).flatten();
-    loaded.or(verified).or(created).or(compacted).unwrap_or_else(|| line.to_owned())
+    let taken = line.starts_with("lock file: ").then(|| cut("by process ", "NUMBER")).flatten();
+    loaded.or(taken).or(verified).or(created).or(compacted).unwrap_or_else(|| line.to_owned())
 }
 
 #[test]
@@ -216,6 +234,40 @@ fn an_ordinary_session() {
     }
 }
 
+#[test]
+fn keyspaces_made_and_removed() {
+    for columns in COLUMNS {
+        let mut it = Transcript::new(columns);
+        for line in [
+            "keyspaces --db db",
+            "create-keyspace --db db users",
+            "create-keyspace --db db users",
+            "create-keyspace --db db tab\\tbed\\x1b\\\\",
+            "create-keyspace --db db \\xff",
+            "create-keyspace --db db \\q",
+            "keyspaces --db db",
+            "put --db db --keyspace tab\\tbed\\x1b\\\\ k v",
+            "scan --db db --keyspace tab\\tbed\\x1b\\\\",
+            "scan --db db --keyspace tab",
+            "rename-keyspace --db db tab\\tbed\\x1b\\\\ plain",
+            "rename-keyspace --db db plain users",
+            "rename-keyspace --db db nobody somebody",
+            "clear-keyspace --db db plain",
+            "scan --db db --keyspace plain",
+            "clear-keyspace --db db plain --yes",
+            "scan --db db --keyspace plain",
+            "drop-keyspace --db db plain",
+            "drop-keyspace --db db plain --yes",
+            "drop-keyspace --db db plain --yes",
+            "drop-keyspace --db db default --yes",
+            "keyspaces --db db",
+        ] {
+            it.run(line);
+        }
+        it.compare("keyspaces");
+    }
+}
+
 /// Opens the database without threads, which might do their work now or later, and without a reserve.
 fn open(it: &Transcript) -> Db {
     let options = Options::default().reserve_bytes_max(0);
@@ -259,6 +311,7 @@ fn looking_at_a_database() {
         it.note("the table, copied under another name");
         fs::copy(it.path("db").join(&table), it.path("table.copy")).expect("it can be copied");
         it.run("dump table.copy");
+        it.run("dump --db db LOCK");
         it.note("files that do not belong there");
         it.file("db/notes.txt", b"notes");
         it.file("db/000099.sst", b"");
@@ -292,6 +345,8 @@ fn databases_that_are_not_as_they_should_be() {
         }
         it.note("while another program has it open");
         let held = open(&it);
+        // The number of this process is now that, now another.
+        it.file("db/LOCK", b"     12345\n");
         it.run("put --db db k v");
         it.run("get --db db key0");
         held.close().expect("nothing is wrong with it");
@@ -324,8 +379,14 @@ fn databases_that_are_not_as_they_should_be() {
         it.run(&format!("dump --db db {}", only_file(&it, "wal")));
         fs::write(&log, &sound).expect("it can be written");
 
+        it.note("CURRENT is damaged");
+        fs::write(it.path("db/CURRENT"), "MANIFEST").expect("it can be written");
+        it.run("scan --db db");
         it.note("CURRENT is missing");
         fs::remove_file(it.path("db/CURRENT")).expect("it is there");
+        it.run("scan --db db");
+        it.note("and a second manifest is there");
+        it.file("db/MANIFEST-000001", b"");
         it.run("scan --db db");
         it.note("a directory is in the place of CURRENT");
         fs::create_dir(it.path("db/CURRENT")).expect("a directory can be made");

@@ -17,6 +17,8 @@ use tinylsm::sync::{Mutex, RwLock, mpsc, thread, time};
 use tinylsm::{Db, Durability, Options, Result, WriteOptions};
 use tinylsm_sim::check::Report;
 use tinylsm_sim::disk::{FaultPlan, Profile};
+use tinylsm_sim::schedule::{self, Simulation};
+use tinylsm_sim::tape::Tape;
 use tinylsm_sim::{Check, Run, check};
 
 /// Counts up on a disk over several incarnations; `durability` decides whether a count that was acknowledged stays.
@@ -186,7 +188,7 @@ fn panics_and_errors_are_told_with_their_place() {
             thread::spawn(move || assert!(db.get("k").unwrap().is_some(), "k is there")).join().unwrap();
         });
     });
-    assert_says(&text, &["thread 'thread' panicked", "k is there"]);
+    assert_says(&text, &["thread 'thread ", "' panicked", "k is there"]);
 }
 
 #[test]
@@ -220,6 +222,81 @@ fn a_deadlock_of_the_users_threads_is_drawn() {
         thread.unwrap().join().unwrap();
     });
     assert_says(&text, &["deadlock", "'backwards'", "held by thread", "check.rs:"]);
+}
+
+#[test]
+fn a_deadlock_of_threads_of_a_scope_is_drawn_with_names_and_the_users_lines() {
+    let text = cause(|_: &Run| {
+        let lock = Mutex::new(());
+        thread::scope(|scope| {
+            let lock = &lock;
+            let never = move || {
+                let first = lock.lock();
+                drop(lock.lock());
+                drop(first);
+            };
+            thread::Builder::new().name("waits for itself").spawn_scoped(&scope, never).unwrap();
+            scope.spawn(never);
+        });
+    });
+    // The main thread, which waits at the scope's line, the named one, and the one that has only a number.
+    assert_says(&text, &["deadlock", "'waits for itself'", "'thread 2'", "the end of thread 1"]);
+    assert!(text.matches("check.rs:").count() >= 4, "{text}");
+    assert_eq!(
+        text.matches(".rs:").count(),
+        text.matches("check.rs:").count(),
+        "a line that is not the user's:\n{text}"
+    );
+}
+
+#[test]
+fn the_words_of_the_user_are_told_whole() {
+    const LEN: usize = 500;
+    let report = failing(|run| {
+        run.note(format!("{}, and that is all", "long ".repeat(LEN)));
+        run.note("first line\nsecond line");
+        for _ in 0..5 {
+            run.note("disk: full");
+        }
+        run.always(&format!("{}holds", "what must hold ".repeat(LEN)), false);
+    });
+    let text = report.to_string();
+    assert_says(&text, &["long , and that is all", &format!("{}holds", "what must hold ".repeat(LEN))]);
+    assert_says(&text, &["note: first line\n                               second line\n"]);
+    assert_eq!(text.matches("note: disk: full").count(), 5, "{text}");
+}
+
+#[test]
+fn a_thread_of_another_run_is_not_waited_for() {
+    let start = || thread::spawn(|| 7);
+    let begun = |main: fn() -> thread::JoinHandle<i32>| {
+        let outcome = Simulation::run(Tape::from_seed(1), schedule::Options::default(), main);
+        outcome.value.expect("it starts a thread")
+    };
+    let is_over = |joined: thread::Result<i32>| {
+        let words = joined.expect_err("its run is over");
+        assert_eq!(words.downcast_ref(), Some(&"the simulated run of this thread is over"));
+    };
+    is_over(begun(start).join());
+    let old = begun(start);
+    let outcome = Simulation::run(Tape::from_seed(2), schedule::Options::default(), move || {
+        assert!(old.is_finished());
+        old.join().map_err(|words| words.downcast_ref::<&str>().copied())
+    });
+    assert_eq!(outcome.value, Some(Err(Some("the simulated run of this thread is over"))));
+    // The engine's own threads are told of like that.
+    let spawn = || tinylsm::sync::spawn("old", || ()).expect("a run has threads to give");
+    let engine = Simulation::run(Tape::from_seed(1), schedule::Options::default(), spawn).value;
+    let main = move || engine.map(tinylsm::sync::JoinHandle::join);
+    let outcome = Simulation::run(Tape::from_seed(2), schedule::Options::default(), main);
+    assert_eq!(outcome.value, Some(Some(false)));
+    // And one whose run goes on.
+    let text = cause(|_: &Run| {
+        let theirs = thread::spawn(|| 7);
+        drop(std::thread::spawn(move || theirs.join().map_err(drop)).join());
+        thread::yield_now();
+    });
+    assert_says(&text, &["used the handle of a thread of a simulated run", "check.rs:"]);
 }
 
 #[test]

@@ -39,7 +39,8 @@ pub enum ErrorKind {
     Io,
     /// The write would have had to wait longer than allowed for flush or compaction. Retry later.
     Busy,
-    /// A transaction lost against another one. Retry the transaction.
+    /// No call gives this: it is set aside for transactions, which this version does not have, where one loses against
+    /// another and is to be tried again.
     Conflict,
     /// Writing is off: opened read-only, or an earlier failure of the WAL or manifest. Reopen.
     ReadOnly,
@@ -280,13 +281,13 @@ fn in_words(operation: &'static str) -> &'static str {
 fn lacking_descriptors(error: &io::Error) -> Option<&'static str> {
     match error.raw_os_error()? {
         24 if !cfg!(windows) => Some(
-            "raise the limit of the process (ulimit -n), or lower open_files_max in the database's options",
+            "raise the limit of the process (ulimit -n); a program can also lower open_files_max in its options",
         ),
         23 if !cfg!(windows) => Some(
             "the limit is that of the whole system, above that of each process (ulimit -n): raise it, close files of \
-             other programs, or lower open_files_max in the database's options",
+             other programs; a program can also lower open_files_max in its options",
         ),
-        4 if cfg!(windows) => Some("close some, or lower open_files_max in the database's options"),
+        4 if cfg!(windows) => Some("close some; a program can also lower open_files_max in its options"),
         _ => None,
     }
 }

@@ -1,8 +1,8 @@
 //! Every bound of the engine, each with its reason.
 
-/// Longest user key. A key is copied into index blocks and table bounds, and a two-byte length fits it.
+/// Longest key, in bytes. A key is copied into index blocks and table bounds, and a two-byte length fits it.
 pub const KEY_LEN_BYTES_MAX: usize = 65_535;
-/// Longest value a caller may write. One record must fit a WAL frame with space to spare.
+/// Longest value a caller may write, in bytes. One record must fit a WAL frame with space to spare.
 pub const VALUE_LEN_BYTES_MAX: usize = 64 << 20;
 /// Bytes of expiry in front of the value of a put-with-expiry.
 pub const EXPIRY_LEN_BYTES: usize = 8;
@@ -10,7 +10,8 @@ pub const EXPIRY_LEN_BYTES: usize = 8;
 pub const STORED_VALUE_LEN_BYTES_MAX: usize = VALUE_LEN_BYTES_MAX + EXPIRY_LEN_BYTES;
 /// Most bytes an operation of a batch takes besides key and value: its kind, and three varints of 32 bits.
 pub const OPERATION_OVERHEAD_LEN_BYTES_MAX: usize = 1 + 3 * 5;
-/// Largest batch in its encoded form, so that one WAL frame always holds one batch.
+/// Largest batch in its encoded form ([`WriteBatch::byte_len`](crate::db::batch::WriteBatch::byte_len)), in bytes, so that one
+/// WAL frame always holds one batch.
 pub const BATCH_LEN_BYTES_MAX: usize = 128 << 20;
 /// Largest payload a frame may claim. Bytes of a disk may claim anything; this bounds what is allocated.
 pub const FRAME_PAYLOAD_LEN_BYTES_MAX: usize = BATCH_LEN_BYTES_MAX + (1 << 20);
@@ -60,9 +61,9 @@ pub const FILE_NUMBER_MAX: u64 = 1 << 55;
 pub const COUNT_FROM_DISK_MAX: u64 = 1 << 48;
 /// Levels of a keyspace's tree.
 pub const LEVELS_COUNT: usize = 7;
-/// Longest name of a keyspace or comparator.
+/// Longest name of a keyspace or comparator, in bytes of UTF-8.
 pub const NAME_LEN_BYTES_MAX: usize = 255;
-/// Keyspaces of one database: each has an entry in every published state.
+/// Most keyspaces of one database: each has an entry in every published state.
 pub const KEYSPACES_COUNT_MAX: usize = 4096;
 /// Records of weak durability held back in memory before they are handed to the system in one append.
 pub const WAL_HELD_BACK_LEN_BYTES_MAX: usize = 1 << 20;

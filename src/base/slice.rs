@@ -37,16 +37,29 @@ impl Slice {
     /// Shares `len` bytes of `owner` from `start`; copies them if they are few enough to lie inline.
     ///
     /// # Panics
-    /// If the range lies outside `owner`, or `owner` is 4 GiB or longer.
+    /// If the range lies outside `owner`.
     #[inline]
     pub fn shared(owner: Arc<Vec<u8>>, start: usize, len: usize) -> Slice {
         let bytes = &owner[start..start + len];
         if len <= INLINE_LEN_BYTES_MAX {
             return Slice::inline(bytes);
         }
-        let start = u32::try_from(start).expect("blocks and buffers are far below 4 GiB (limits.rs)");
-        let len = u32::try_from(len).expect("blocks and buffers are far below 4 GiB (limits.rs)");
-        Slice(Repr::Block { owner, start, len })
+        match (u32::try_from(start), u32::try_from(len)) {
+            (Ok(start), Ok(len)) => Slice(Repr::Block { owner, start, len }),
+            _ => Slice::vast(owner, start, len),
+        }
+    }
+
+    /// Shares what 32 bits do not reach. No block or buffer of ours is so long (limits.rs); a caller's bytes may be.
+    #[cold]
+    fn vast(owner: Arc<Vec<u8>>, start: usize, len: usize) -> Slice {
+        struct Owner(Arc<Vec<u8>>);
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        Slice(Repr::Chunk(Bytes::from_owner(Owner(owner)).slice(start..start + len)))
     }
 
     /// Shares like [`Slice::shared`], cloning the owner only when the bytes are too many to lie inline.
@@ -243,6 +256,18 @@ mod tests {
         assert!(slice == b"ab" && slice == bytes && slice == Bytes::from_static(b"ab"));
         assert!("ab" == slice && text == slice && bytes == slice && *b"ab".as_slice() == slice);
         assert!(slice != "abc" && "a" != slice);
+    }
+
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn bytes_that_32_bits_do_not_count_are_a_slice_like_any_other() {
+        // Pages that nobody writes take no memory.
+        const LEN: usize = (u32::MAX as usize) + 100;
+        let slice = Slice::from(vec![0; LEN]);
+        assert_eq!((slice.len(), slice[LEN - 1]), (LEN, 0));
+        let Repr::Chunk(bytes) = &slice.0 else { panic!("32 bits do not hold its length") };
+        let part = Slice::of_chunk(bytes, LEN - 50);
+        assert_eq!(part, [0; 50]);
     }
 
     #[test]

@@ -140,9 +140,12 @@ impl DbBuilder {
     /// cannot get one: then nothing keeps a writer away. What is read stays as it was when this returned, until a read
     /// misses a file that a writer has removed since, which gives `Locked`.
     ///
+    /// Options that only concern writing do not count, whatever they are.
+    ///
     /// # Errors
     /// As [`DbBuilder::open`]; `Locked` while a writer has it open, and if one has opened it meanwhile.
-    pub fn open_read_only(self) -> Result<Db> {
+    pub fn open_read_only(mut self) -> Result<Db> {
+        self.options = self.options.for_reading();
         Ok(Db::new(opening::open(self.request(Host::Nobody)?)?, None))
     }
 

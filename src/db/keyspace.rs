@@ -234,10 +234,14 @@ impl Keyspace {
     /// # Errors
     /// `Closed`; `Corruption` of a table that a degraded opening found damaged; `Internal` if the comparator panics.
     pub fn approximate_len_bytes(&self, range: impl KeyRange) -> Result<u64> {
+        self.approximate_len_at(range, SeqNum::MAX)
+    }
+
+    pub(crate) fn approximate_len_at(&self, range: impl KeyRange, seq: SeqNum) -> Result<u64> {
         let core = self.core();
         core.ends.check_open()?;
         let (state, _) = core.view.pin();
-        let tree = &self.find(&state)?.tree;
+        let tree = self.find(&state)?.tree_at(seq);
         let (lower, upper) = range.key_bounds();
         contained(&tree.order, "measuring a range", || size::len_bytes_between(tree, lower, upper))
     }

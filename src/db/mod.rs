@@ -277,7 +277,28 @@ impl Db {
         self.core().rename_keyspace(name, new_name)
     }
 
+    /// Returns a handle of every keyspace, all as of one moment, in the order they were created; the default one is the
+    /// first.
+    ///
+    /// ```
+    /// # fn main() -> tinylsm::Result<()> {
+    /// let db = tinylsm::Db::open_in_memory()?;
+    /// db.create_keyspace("users", Default::default())?.put("ada", "admin")?;
+    /// let snapshot = db.snapshot();
+    /// let keys_count: tinylsm::Result<u64> =
+    ///     db.keyspace_handles().iter().map(|keyspace| snapshot.keyspace(keyspace).len()).sum();
+    /// assert_eq!(keys_count?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keyspace_handles(&self) -> Vec<Keyspace> {
+        let state = self.core().view.state();
+        let infos = state.keyspaces().map(|keyspace| Arc::clone(&keyspace.info));
+        infos.map(|info| Keyspace::new(Arc::clone(&self.handle), info)).collect()
+    }
+
     /// Returns the names of the keyspaces in the order they were created; `"default"` is the first.
+    /// [`Db::keyspace_handles`] returns the keyspaces themselves.
     pub fn keyspaces(&self) -> Vec<String> {
         self.core().view.state().keyspaces().map(|keyspace| keyspace.info.name.clone()).collect()
     }

@@ -115,6 +115,46 @@ impl Snapshot {
         Ok(self.get(key)?.is_some())
     }
 
+    /// Returns the first key of the default keyspace in its order, with its value, as it was.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn first_key_value(&self) -> Result<Option<(Slice, Slice)>> {
+        self.default_keyspace().first_key_value()
+    }
+
+    /// Returns the last key of the default keyspace in its order, with its value, as it was.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn last_key_value(&self) -> Result<Option<(Slice, Slice)>> {
+        self.default_keyspace().last_key_value()
+    }
+
+    /// Tells whether there was no key in the default keyspace.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn is_empty(&self) -> Result<bool> {
+        self.default_keyspace().is_empty()
+    }
+
+    /// Counts the keys that there were in the default keyspace, by reading every one of them.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn len(&self) -> Result<u64> {
+        self.default_keyspace().len()
+    }
+
+    /// Returns about how many bytes a range of the default keyspace takes; see [`KeyspaceSnapshot::approximate_len_bytes`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::approximate_len_bytes`].
+    pub fn approximate_len_bytes(&self, range: impl KeyRange) -> Result<u64> {
+        self.default_keyspace().approximate_len_bytes(range)
+    }
+
     /// Iterates over all keys of the default keyspace, as they were.
     ///
     /// # Errors
@@ -212,6 +252,15 @@ impl KeyspaceSnapshot {
     /// As [`KeyspaceSnapshot::get`].
     pub fn len(&self) -> Result<u64> {
         count(self.iter()?)
+    }
+
+    /// Returns about how many bytes the entries of a range take, as [`Keyspace::approximate_len_bytes`] does. What was written
+    /// after the snapshot counts as well, as do versions that it does not see; only what was cleared since is still there.
+    ///
+    /// # Errors
+    /// As [`Keyspace::approximate_len_bytes`]; `InvalidArgument` for a keyspace of another database.
+    pub fn approximate_len_bytes(&self, range: impl KeyRange) -> Result<u64> {
+        self.keyspace.approximate_len_at(range, self.horizon()?.seq)
     }
 
     /// Iterates over all keys as they were.

@@ -266,6 +266,20 @@ struct Found {
     len: usize,
 }
 
+/// A search for frames where bytes are unreadable.
+struct Search {
+    begin: u64,
+    at: u64,
+    /// How many bytes may still be summed.
+    budget: u64,
+}
+
+/// Returns how many bytes may be summed in search of frames among so many. Values may hold copies of a log's frames, which are
+/// as many bytes to sum as there are; only forged ones are many times that.
+fn search_budget(len: u64) -> u64 {
+    len.saturating_mul(16)
+}
+
 /// Reads a log's frames front to back through a window.
 pub struct FrameReader<'a> {
     file: &'a dyn ReadFile,
@@ -275,6 +289,8 @@ pub struct FrameReader<'a> {
     offset: u64,
     window: Vec<u8>,
     window_offset: u64,
+    /// How many bytes all calls of [`FrameReader::skip_to_frame`] together may still sum.
+    skip_budget: u64,
 }
 
 impl<'a> FrameReader<'a> {
@@ -284,7 +300,16 @@ impl<'a> FrameReader<'a> {
     /// `Io`, if the file cannot be measured.
     pub fn new(file: &'a dyn ReadFile, path: &'a Path, number: FileNumber) -> Result<FrameReader<'a>> {
         let file_len = file.len()?;
-        Ok(FrameReader { file, path, number, file_len, offset: 0, window: Vec::new(), window_offset: 0 })
+        Ok(FrameReader {
+            file,
+            path,
+            number,
+            file_len,
+            offset: 0,
+            window: Vec::new(),
+            window_offset: 0,
+            skip_budget: search_budget(file_len),
+        })
     }
 
     /// Returns where the next frame would begin: after `None`, the end of the readable part.
@@ -367,10 +392,32 @@ impl<'a> FrameReader<'a> {
     /// `Corruption` if so much there looks like frames and is none that the search would not end in decent time; `Io`.
     pub fn watermark_behind(&mut self, from: u64) -> Result<u64> {
         let mut watermark = 0;
-        let mut at = from;
-        // Values may hold copies of a log's frames, which are as many bytes to sum as there are; only forged ones are
-        // many times that.
-        let mut budget = self.file_len.saturating_sub(from).saturating_mul(16);
+        let budget = search_budget(self.file_len.saturating_sub(from));
+        let mut search = Search { begin: from, at: from, budget };
+        while let Some((at, found)) = self.find_frame(&mut search)? {
+            watermark = watermark.max(found.synced_len);
+            search.at = at + found.len as u64;
+        }
+        Ok(watermark)
+    }
+
+    /// Goes on to the next readable frame, over whatever is unreadable in front of it, and returns where it begins; `None` if
+    /// there is none. Its checksum, which covers its place and its log, proves that it was written there. What it means for
+    /// the log is another question; recovery never asks.
+    ///
+    /// # Errors
+    /// As [`FrameReader::watermark_behind`].
+    pub fn skip_to_frame(&mut self) -> Result<Option<u64>> {
+        let mut search = Search { begin: self.offset, at: self.offset, budget: self.skip_budget };
+        let found = self.find_frame(&mut search)?;
+        self.skip_budget = search.budget;
+        self.offset = found.map_or(self.offset, |(at, _)| at);
+        Ok(found.map(|(at, _)| at))
+    }
+
+    /// Finds the first readable frame from where a search stands.
+    fn find_frame(&mut self, search: &mut Search) -> Result<Option<(u64, Found)>> {
+        let Search { begin, mut at, .. } = *search;
         while at + FRAME_HEADER_LEN_BYTES as u64 <= self.file_len {
             if let Some(zeros) = self.zeros_at(at)? {
                 // The frame's identity is never zero, so a run of zeros holds no beginning but near its end.
@@ -382,18 +429,37 @@ impl<'a> FrameReader<'a> {
                 continue;
             };
             let cost = (plausible.len as u64).min(self.file_len - at);
-            budget = budget.checked_sub(cost).ok_or_else(|| {
-                self.corruption(from, "unreadable here, and too much behind it looks like frames and is none")
+            search.budget = search.budget.checked_sub(cost).ok_or_else(|| {
+                self.corruption(
+                    begin,
+                    "unreadable here, and too much behind it looks like frames and is none",
+                )
             })?;
             match self.frame_at(at)? {
-                Some(frame) => {
-                    watermark = watermark.max(frame.synced_len);
-                    at += frame.len as u64;
-                }
+                Some(found) => return Ok(Some((at, found))),
                 None => at += 1,
             }
         }
-        Ok(watermark)
+        Ok(None)
+    }
+
+    /// Tells whether there is nothing but zeros from `offset` to the end of the file, as where a log is allocated ahead.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn is_zero_behind(&self, mut offset: u64) -> Result<bool> {
+        let mut buffer = vec![0; READ_WINDOW_LEN_BYTES];
+        while offset < self.file_len {
+            let count = read_full(self.file, &mut buffer, offset)?;
+            if buffer[..count].iter().any(|&byte| byte != 0) {
+                return Ok(false);
+            }
+            if count < buffer.len() {
+                break;
+            }
+            offset += count as u64;
+        }
+        Ok(true)
     }
 
     /// Returns how far one may skip over zeros at `offset`, if that is far enough to be worth it.

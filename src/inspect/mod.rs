@@ -7,18 +7,17 @@ use crate::base::comparator::{KeyOrder, ReverseBytewise};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
 use crate::base::time::UnixMillis;
-use crate::cursor::Cursor;
 use crate::format::batch::{Unreadable, open_record};
 use crate::format::frame::{self, FRAME_HEADER_LEN_BYTES, Frame, FrameKind, FrameReader};
 use crate::format::names::FileName;
-use crate::table::cursor::{CacheUse, TableCursor};
-use crate::table::footer::{self, FOOTER_LEN_BYTES};
+use crate::table::block_cursor::BlockCursor;
+use crate::table::footer;
 use crate::table::properties::{OwnedKey, Properties};
 use crate::table::reader::{Table, TableFile, TableSource};
 use crate::table::shared::Cache;
 use crate::version::edit::{Change, Changes};
 use crate::version::{manifest, pointer};
-use crate::vfs::{ReadFile, Vfs, read_full};
+use crate::vfs::{Vfs, read_full};
 use crate::wal::{self, reader::read_predecessor};
 use std::fmt::Write;
 use std::path::Path;
@@ -43,8 +42,8 @@ use std::sync::Arc;
 /// ```
 ///
 /// # Errors
-/// `InvalidArgument` if neither name nor bytes are those of a database's file; `Corruption` where the bytes stop making sense, after everything
-/// before was written; `Io`.
+/// `InvalidArgument` if neither name nor bytes are those of a database's file; `Corruption` for the first bytes that make no sense, after
+/// everything else that can be read was written, and which bytes that leaves out; `Incompatible` from where a newer version's begin; `Io`.
 pub fn dump_file(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> {
     let name = path.file_name().and_then(|name| name.to_str()).and_then(FileName::parse);
     let name = match name {
@@ -54,34 +53,60 @@ pub fn dump_file(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> 
         })?,
     };
     match name {
-        FileName::Lock => put(out, format_args!("lock file: its bytes mean nothing\n")),
+        FileName::Lock => dump_lock(vfs, path, out),
         FileName::Reserve => {
             put(out, format_args!("space set aside for a full disk: its bytes mean nothing\n"))
         }
         FileName::Current | FileName::Temporary(_) => dump_pointer(vfs, path, out),
         FileName::Manifest(number) => dump_log(vfs, path, number, out, &mut dump_edit),
         FileName::Wal(number) => {
-            match read_predecessor(vfs, path, number)? {
-                Some(before) => put(
+            let predecessor = read_predecessor(vfs, path, number);
+            match &predecessor {
+                Ok(Some(before)) => put(
                     out,
                     format_args!(
                         "segment {number} after segment {}, which ends at byte {} with number {}\n",
                         before.number, before.good_len, before.last_seq
                     ),
                 )?,
-                None => put(out, format_args!("segment {number}, the first\n"))?,
+                Ok(None) => put(out, format_args!("segment {number}, the first\n"))?,
+                // What can be read behind it says which segment it is of.
+                Err(error) if error.kind() == ErrorKind::Corruption => {}
+                Err(error) => return Err(error.clone()),
             }
-            dump_log(vfs, path, number, out, &mut dump_record)
+            let dumped = dump_log(vfs, path, number, out, &mut dump_record);
+            predecessor.and(dumped)
         }
         FileName::Table(number) => dump_table(vfs, path, number, out),
     }
+}
+
+/// Returns the line that `CURRENT` has to have where it is lost or damaged, if that can be told: there is one manifest, and
+/// it can be read to its end. Copy the directory before you write it there, with a line end behind it.
+///
+/// ```
+/// # fn main() -> tinylsm::Result<()> {
+/// use std::{path::Path, sync::Arc};
+/// use tinylsm::{Db, inspect::pointer_line, vfs::mem::MemVfs};
+/// let disk = Arc::new(MemVfs::new());
+/// Db::builder("/db").vfs(disk.clone()).open()?.close()?;
+/// let line = pointer_line(disk.as_ref(), Path::new("/db"))?.expect("nothing is lost");
+/// assert!(line.starts_with("MANIFEST-"));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// `NotFound`, if there is no such directory; `Io`.
+pub fn pointer_line(vfs: &dyn Vfs, directory: &Path) -> Result<Option<String>> {
+    let pointer = pointer::rescue(vfs, directory)?;
+    Ok(pointer.map(|pointer| pointer::encode(pointer).trim_end().to_owned()))
 }
 
 /// Returns the name that a file had, as tables and logs tell it; `None` if it is no such file. Whoever reads it in full
 /// finds out whether it tells the truth.
 fn name_by_content(vfs: &dyn Vfs, path: &Path) -> Result<Option<FileName>> {
     let file = vfs.open(path)?;
-    let len_bytes = file.len()?;
     let mut head = [0; FRAME_HEADER_LEN_BYTES + 8];
     let head_len = read_full(file.as_ref(), &mut head, 0)?;
     if let Some(number) = frame::header_number(&head[..head_len]) {
@@ -91,14 +116,22 @@ fn name_by_content(vfs: &dyn Vfs, path: &Path) -> Result<Option<FileName>> {
             _ => {}
         }
     }
-    let mut tail = [0; FOOTER_LEN_BYTES];
-    let Some(start) = len_bytes.checked_sub(FOOTER_LEN_BYTES as u64) else { return Ok(None) };
-    let is_whole = read_full(file.as_ref(), &mut tail, start)? == FOOTER_LEN_BYTES;
-    Ok(footer::number_claimed(&tail).filter(|_| is_whole).map(FileName::Table))
+    Ok(footer::number_claimed(file.as_ref())?.map(FileName::Table))
 }
 
 fn put(out: &mut dyn Write, text: std::fmt::Arguments<'_>) -> Result<()> {
     out.write_fmt(text).map_err(|_| Error::new(ErrorKind::Io, "the text could not be written"))
+}
+
+fn dump_lock(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> {
+    // As long as the line that says it, and one byte more: what is longer says something else.
+    let mut bytes = [0; 12];
+    let len = read_full(vfs.open(path)?.as_ref(), &mut bytes, 0)?;
+    let process = std::str::from_utf8(&bytes[..len]).ok().and_then(|line| line.trim().parse::<u32>().ok());
+    match process {
+        Some(process) => put(out, format_args!("lock file: opened for writing last by process {process}\n")),
+        None => put(out, format_args!("lock file: its bytes mean nothing\n")),
+    }
 }
 
 fn dump_pointer(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> {
@@ -122,6 +155,7 @@ fn dump_pointer(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> {
 /// How one kind of log shows a record.
 type DumpRecord = dyn FnMut(&FrameReader<'_>, &Frame, &mut dyn Write) -> Result<()>;
 
+/// Writes every frame that can be read, and where bytes lie between two of them that cannot.
 fn dump_log(
     vfs: &dyn Vfs,
     path: &Path,
@@ -131,42 +165,63 @@ fn dump_log(
 ) -> Result<()> {
     let file = vfs.open(path)?;
     let mut frames = FrameReader::new(file.as_ref(), path, number)?;
-    while let Some(frame) = frames.next_frame()? {
-        let (offset, len, synced) = (frame.offset, frame.bytes.len(), frame.synced_len);
-        put(out, format_args!("@{offset} {:?} {len} bytes, synced to {synced}\n", frame.kind))?;
-        if frame.kind == FrameKind::Record {
-            dump_one(&frames, &frame, out)?;
+    // Where recovery stops, and how much of what is behind that was durable.
+    let (mut end, mut watermark) = (None, 0);
+    let mut first_error = None;
+    loop {
+        while let Some(frame) = next_frame(&mut frames, out)? {
+            let (offset, len, synced) = (frame.offset, frame.bytes.len(), frame.synced_len);
+            watermark = watermark.max(synced);
+            put(out, format_args!("@{offset} {:?} {len} bytes, synced to {synced}\n", frame.kind))?;
+            if frame.kind == FrameKind::Record
+                && let Err(error) = dump_one(&frames, &frame, out)
+            {
+                let why = match error.kind() {
+                    ErrorKind::Corruption => "makes no sense",
+                    ErrorKind::Incompatible => "is of a newer version",
+                    _ => return Err(error),
+                };
+                put(out, format_args!("    the rest of this frame is left out: it {why}\n"))?;
+                first_error.get_or_insert(error);
+            }
         }
+        let unreadable_at = frames.offset();
+        end.get_or_insert(unreadable_at);
+        let Some(next) = frames.skip_to_frame()? else { break };
+        let len = next - unreadable_at;
+        put(
+            out,
+            format_args!(
+                "@{unreadable_at} {len} bytes cannot be read; the next frame that can begins at {next}\n"
+            ),
+        )?;
     }
-    let (end, file_len) = (frames.offset(), frames.file_len());
-    let behind = what_is_behind(file.as_ref(), end, file_len)?;
-    let watermark = frames.watermark_behind(end)?;
+    let (end, last, file_len) = (end.unwrap_or(0), frames.offset(), frames.file_len());
+    let behind = match (last == file_len, frames.is_zero_behind(last)?) {
+        (true, _) => "nothing behind this",
+        (false, true) => "zeros from here on, allocated ahead",
+        (false, false) => {
+            "and what follows is no zeros: a torn tail, or damage if another file says more was durable"
+        }
+    };
+    put(out, format_args!("@{last} end of the readable part; the file has {file_len} bytes, {behind}\n"))?;
     if watermark > end {
         let message = format!("unreadable here, but a later frame says that byte {watermark} was durable");
         return Err(frames.corruption(end, message));
     }
-    put(out, format_args!("@{end} end of the readable part; the file has {file_len} bytes, {behind}\n"))
+    first_error.map_or(Ok(()), Err)
 }
 
-/// Says what follows the readable part of a log: people want to know whether its end is the end.
-fn what_is_behind(file: &dyn ReadFile, mut at: u64, file_len: u64) -> Result<&'static str> {
-    if at == file_len {
-        return Ok("nothing behind this");
+/// Returns the next frame. Of what a newer version wrote it says how much that keeps from being read.
+fn next_frame(frames: &mut FrameReader<'_>, out: &mut dyn Write) -> Result<Option<Frame>> {
+    let found = frames.next_frame();
+    if let Err(error) = &found
+        && error.kind() == ErrorKind::Incompatible
+    {
+        let (at, len) = (frames.offset(), frames.file_len() - frames.offset());
+        put(out, format_args!("@{at} {len} bytes are left out: a newer version wrote them\n"))?;
     }
-    let mut buffer = vec![0; 64 << 10];
-    while at < file_len {
-        let count = read_full(file, &mut buffer, at)?;
-        if buffer[..count].iter().any(|&byte| byte != 0) {
-            return Ok(
-                "and what follows is no zeros: a torn tail, or damage if another file says more was durable",
-            );
-        }
-        if count < buffer.len() {
-            break;
-        }
-        at += count as u64;
-    }
-    Ok("zeros from here on, allocated ahead")
+    found
 }
 
 fn dump_edit(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> Result<()> {
@@ -214,22 +269,51 @@ fn dump_record(frames: &FrameReader<'_>, frame: &Frame, out: &mut dyn Write) -> 
 }
 
 fn dump_table(vfs: &dyn Vfs, path: &Path, number: FileNumber, out: &mut dyn Write) -> Result<()> {
-    let table = open_alone(vfs, path, number)?;
-    dump_properties(table.properties()?, out)?;
-    let mut cursor = TableCursor::new(Arc::clone(&table), CacheUse::Bypass);
-    cursor.seek_to_first()?;
-    let mut block_offset = None;
-    while cursor.is_valid() {
-        if block_offset != Some(cursor.block_offset()) {
-            block_offset = Some(cursor.block_offset());
-            put(out, format_args!("block @{}\n", cursor.block_offset()))?;
+    let table = open_alone(vfs, path, number).map_err(|error| match error.kind() {
+        ErrorKind::Corruption => {
+            let len = vfs.metadata(path).map_or(0, |metadata| metadata.len);
+            error.with_remark(&format!(
+                "none of its {len} bytes is shown, because the index at its end is what finds the blocks"
+            ))
         }
+        _ => error,
+    })?;
+    dump_properties(table.properties()?, out)?;
+    let (mut left_out_count, mut left_out_len, mut first_error) = (0, 0, None);
+    let blocks_count = table.index()?.blocks_count();
+    for block_index in 0..blocks_count {
+        let span = table.index()?.span(block_index);
+        put(out, format_args!("block @{}\n", span.start))?;
+        match dump_block(&table, block_index, out) {
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                let len = span.len_bytes();
+                put(out, format_args!("    {len} bytes cannot be read: damaged\n"))?;
+                left_out_count += 1;
+                left_out_len += len;
+                first_error.get_or_insert(error);
+            }
+            dumped => dumped?,
+        }
+    }
+    let Some(error) = first_error else { return Ok(()) };
+    let remark =
+        format!("{left_out_count} of {blocks_count} blocks cannot be read, which are {left_out_len} bytes");
+    Err(error.with_remark(&remark))
+}
+
+fn dump_block(table: &Arc<Table>, block_index: usize, out: &mut dyn Write) -> Result<()> {
+    let block = table.load_block(block_index)?;
+    let mut cursor = BlockCursor::default();
+    cursor.enter(Arc::new(block));
+    let damaged = |damaged| table.damaged(block_index, damaged);
+    cursor.seek_to_first().map_err(damaged)?;
+    while cursor.is_valid() {
         let key = cursor.key();
         let [code, ..] = key.tag.raw().to_le_bytes();
         let kind = key.tag.kind().map_or(format!("kind {code}"), |kind| format!("{kind:?}"));
         let (user_key, value) = (key.user_key.escape_ascii(), cursor.value().escape_ascii());
         put(out, format_args!("    {} {kind} \"{user_key}\" \"{value}\"\n", key.tag.seq()))?;
-        cursor.next()?;
+        cursor.next().map_err(damaged)?;
     }
     Ok(())
 }

@@ -83,15 +83,19 @@ pub trait Host {
     /// Hears that the lock `id` is free again, and makes a waiter runnable. Never suspends.
     fn unlocked(&self, id: u64);
 
-    /// Starts a thread and returns its number. Never suspends.
+    /// Starts a thread and returns its number, which it is called by if `name` is empty. Never suspends.
     ///
     /// # Errors
     /// The host's, if it has no thread to give.
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<u64>;
 
     /// Runs `body`, which may start threads that borrow what outlives this call, and waits for the end of all of them,
-    /// also if it panics. Suspends.
-    fn scope<'env>(&self, body: &mut dyn for<'scope> FnMut(HostScope<'scope, 'env>));
+    /// also if it panics. Suspends. `at` is the line that waits, for reports.
+    fn scope<'env>(
+        &self,
+        body: &mut dyn for<'scope> FnMut(HostScope<'scope, 'env>),
+        at: &'static Location<'static>,
+    );
 
     /// Tells how a thread ended; `None` while it has not. Never suspends.
     fn end_of(&self, thread: u64) -> Option<End>;
@@ -148,7 +152,7 @@ impl<'scope, 'env: 'scope> HostScope<'scope, 'env> {
         HostScope { start, exact: PhantomData }
     }
 
-    /// Starts a thread and returns its number. Never suspends.
+    /// Starts a thread and returns its number, as [`Host::spawn`] does. Never suspends.
     ///
     /// # Errors
     /// The host's, if it has no thread to give.
@@ -293,6 +297,20 @@ impl Drop for Installed {
 #[inline]
 pub fn current() -> Option<Rc<dyn Host>> {
     HOST.try_with(|slot| slot.borrow().clone()).ok().flatten()
+}
+
+/// Returns the host in charge of this OS thread if its run is the one that an object, called `what`, belongs to; `None`
+/// if that run is over.
+///
+/// # Panics
+/// As [`check_foreign`], if that run goes on and is not this thread's.
+#[track_caller]
+pub fn of_run(run: u32, what: &str) -> Option<Rc<dyn Host>> {
+    let host = current().filter(|host| host.run() == run);
+    if host.is_none() {
+        check_foreign(run, what);
+    }
+    host
 }
 
 /// Tells whether this OS thread hosts a simulation.

@@ -14,7 +14,7 @@
 
 #![allow(clippy::disallowed_types, reason = "below the scheduler")]
 
-use crate::sync::host::{End, Host, WaitKey, Waiters, Wake, check_foreign, current};
+use crate::sync::host::{End, Host, WaitKey, Waiters, Wake, check_foreign, current, of_run};
 use crate::sync::plain;
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;
@@ -397,8 +397,12 @@ pub struct JoinHandle {
 
 enum Joinable {
     Plain(plain::JoinHandle),
-    /// A simulated thread's number.
-    Hosted(u64),
+    Hosted {
+        /// The simulated run.
+        run: u32,
+        /// The thread's number there.
+        thread: u64,
+    },
 }
 
 impl JoinHandle {
@@ -407,11 +411,11 @@ impl JoinHandle {
     /// A simulated thread whose run is over counts as panicked.
     #[track_caller]
     pub fn join(self) -> bool {
-        let thread = match self.inner {
+        let (run, thread) = match self.inner {
             Joinable::Plain(handle) => return handle.join(),
-            Joinable::Hosted(thread) => thread,
+            Joinable::Hosted { run, thread } => (run, thread),
         };
-        let Some(host) = current() else { return false };
+        let Some(host) = of_run(run, "the handle of a thread") else { return false };
         host.yield_point("join");
         loop {
             match host.end_of(thread) {
@@ -432,7 +436,7 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Resul
     };
     let thread = host.spawn(name, Box::new(body))?;
     host.yield_point("spawn");
-    Ok(JoinHandle { inner: Joinable::Hosted(thread) })
+    Ok(JoinHandle { inner: Joinable::Hosted { run: host.run(), thread } })
 }
 
 /// Lets a simulated scheduler run another thread here; nothing in production.

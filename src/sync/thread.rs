@@ -82,10 +82,52 @@ impl Builder {
             let (slot, body) = slotted(body);
             let thread = host.spawn(self.name.as_deref().unwrap_or(NAMELESS), body)?;
             host.yield_point("spawn");
-            let handle = Thread { name: self.name };
-            return Ok(JoinHandle { joinable: Joinable::Hosted(Hosted { thread, slot }), handle });
+            let hosted = Hosted { run: host.run(), thread, slot };
+            return Ok(JoinHandle { joinable: Joinable::Hosted(hosted), handle: Thread { name: self.name } });
         }
         Ok(handle(self.plain().spawn(body)?))
+    }
+
+    /// Starts it as a thread of a [`scope`].
+    ///
+    /// ```
+    /// use tinylsm::sync::thread;
+    /// let number = 6;
+    /// thread::scope(|scope| {
+    ///     let named = thread::Builder::new().name("doubler").spawn_scoped(&scope, || 2 * number)?;
+    ///     assert_eq!(named.thread().name(), Some("doubler"));
+    ///     assert_eq!(named.join().expect("it does not panic"), 12);
+    ///     Ok::<(), std::io::Error>(())
+    /// })?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The system's, if it has no thread to give.
+    pub fn spawn_scoped<'scope, T, F>(
+        self,
+        scope: &Scope<'scope, '_>,
+        body: F,
+    ) -> io::Result<ScopedJoinHandle<'scope, T>>
+    where
+        T: Send + 'scope,
+        F: FnOnce() -> T + Send + 'scope,
+    {
+        match scope.0 {
+            Scoped::Plain(plain) => Ok(scoped_handle(self.plain().spawn_scoped(plain, body)?)),
+            #[cfg(feature = "sim")]
+            Scoped::Hosted(hosted) => {
+                let (slot, body) = slotted(body);
+                let thread = hosted.spawn(self.name.as_deref().unwrap_or(NAMELESS), body)?;
+                let host = host::current().expect("a host has just started a thread");
+                host.yield_point("spawn");
+                let hosted = Hosted { run: host.run(), thread, slot };
+                Ok(ScopedJoinHandle {
+                    joinable: Joinable::Hosted(hosted),
+                    handle: Thread { name: self.name },
+                })
+            }
+        }
     }
 
     fn plain(self) -> thread::Builder {
@@ -96,8 +138,9 @@ impl Builder {
     }
 }
 
+/// A host calls such a thread by its number.
 #[cfg(feature = "sim")]
-const NAMELESS: &str = "thread";
+const NAMELESS: &str = "";
 
 /// Waits at least `duration`: of virtual time inside a simulated run.
 pub fn sleep(duration: Duration) {
@@ -188,6 +231,7 @@ impl<P, T> Joinable<P, T> {
         }
     }
 
+    #[track_caller]
     fn is_finished(&self, ask: impl FnOnce(&P) -> bool) -> bool {
         match self {
             Joinable::Plain(plain) => ask(plain),
@@ -196,9 +240,10 @@ impl<P, T> Joinable<P, T> {
     }
 }
 
-/// A simulated thread's number, and where its value will be.
+/// A simulated thread's run and its number there, and where its value will be.
 #[cfg(feature = "sim")]
 struct Hosted<T> {
+    run: u32,
     thread: u64,
     slot: Arc<Mutex<Option<T>>>,
 }
@@ -206,15 +251,17 @@ struct Hosted<T> {
 #[cfg(feature = "sim")]
 impl<T> Hosted<T> {
     /// Tells whether the thread has ended; a thread of a run that is over has.
+    #[track_caller]
     fn is_finished(&self) -> bool {
         yield_point("is_finished");
-        host::current().is_none_or(|host| host.end_of(self.thread).is_some())
+        host::of_run(self.run, A_THREAD).is_none_or(|host| host.end_of(self.thread).is_some())
     }
 
     #[track_caller]
     fn join(self) -> Result<T> {
-        let over = || Box::new("the simulated run of this thread is over") as Box<dyn std::any::Any + Send>;
-        let Some(host) = host::current() else { return Err(over()) };
+        let Some(host) = host::of_run(self.run, A_THREAD) else {
+            return Err(Box::new("the simulated run of this thread is over"));
+        };
         host.yield_point("join");
         let end = loop {
             match host.end_of(self.thread) {
@@ -229,6 +276,10 @@ impl<T> Hosted<T> {
         }
     }
 }
+
+/// What a handle is called that is used by others than its run.
+#[cfg(feature = "sim")]
+const A_THREAD: &str = "the handle of a thread";
 
 /// A thread's value, which its body leaves where the other end finds it.
 #[cfg(feature = "sim")]
@@ -250,13 +301,15 @@ impl<T> JoinHandle<T> {
     /// Waits for the thread's end and returns its value.
     ///
     /// # Errors
-    /// What it panicked with. Inside a simulated run, where a panic ends the run, a text in its place.
+    /// What it panicked with. Inside a simulated run, where a panic ends the run, a text in its place; and a text if the
+    /// thread is one of a simulated run that is over.
     #[track_caller]
     pub fn join(self) -> Result<T> {
         self.joinable.join(thread::JoinHandle::join)
     }
 
     /// Tells whether the thread's body has ended; does not wait.
+    #[track_caller]
     pub fn is_finished(&self) -> bool {
         self.joinable.is_finished(thread::JoinHandle::is_finished)
     }
@@ -279,6 +332,7 @@ impl<T> ScopedJoinHandle<'_, T> {
     }
 
     /// Tells whether the thread's body has ended; does not wait.
+    #[track_caller]
     pub fn is_finished(&self) -> bool {
         self.joinable.is_finished(thread::ScopedJoinHandle::is_finished)
     }
@@ -291,8 +345,23 @@ impl<T> ScopedJoinHandle<'_, T> {
 
 /// Runs `body`, which may start threads that borrow what outlives the scope, and waits for the end of all of them.
 ///
+/// `body` gets the scope itself, where that of the standard library gets a reference: a reference that lives long enough
+/// takes `unsafe`, which this crate does without. So a closure that starts further threads from one says `move`:
+///
+/// ```
+/// use tinylsm::sync::thread;
+/// let numbers = vec![1, 2, 3];
+/// let numbers = &numbers;
+/// thread::scope(|scope| {
+///     scope.spawn(move || {
+///         scope.spawn(move || assert_eq!(numbers.len(), 3));
+///     });
+/// });
+/// ```
+///
 /// # Panics
 /// With what `body` panics with; and, in production, if a thread panicked that nobody joined.
+#[track_caller]
 pub fn scope<'env, T, F>(body: F) -> T
 where
     F: for<'scope> FnOnce(Scope<'scope, 'env>) -> T,
@@ -300,10 +369,11 @@ where
     #[cfg(feature = "sim")]
     if let Some(host) = host::current() {
         let (mut body, mut value) = (Some(body), None);
-        host.scope(&mut |scope| {
+        let mut run = |scope: HostScope<'_, 'env>| {
             let body = body.take().expect("a host runs the body of a scope once");
             value = Some(body(Scope(Scoped::Hosted(scope))));
-        });
+        };
+        host.scope(&mut run, Location::caller());
         return value.expect("a host runs the body of a scope");
     }
     thread::scope(|scope| body(Scope(Scoped::Plain(scope))))
@@ -321,26 +391,17 @@ enum Scoped<'scope, 'env: 'scope> {
 }
 
 impl<'scope> Scope<'scope, '_> {
-    /// Starts a thread without a name.
+    /// Starts a thread without a name; [`Builder::spawn_scoped`] gives it one.
     ///
     /// # Panics
     /// If the system has no thread to give.
+    #[track_caller]
     pub fn spawn<T, F>(&self, body: F) -> ScopedJoinHandle<'scope, T>
     where
         T: Send + 'scope,
         F: FnOnce() -> T + Send + 'scope,
     {
-        match self.0 {
-            Scoped::Plain(scope) => scoped_handle(scope.spawn(body)),
-            #[cfg(feature = "sim")]
-            Scoped::Hosted(scope) => {
-                let (slot, body) = slotted(body);
-                let thread = scope.spawn(NAMELESS, body).expect("the run has a thread to give");
-                yield_point("spawn");
-                let handle = Thread { name: None };
-                ScopedJoinHandle { joinable: Joinable::Hosted(Hosted { thread, slot }), handle }
-            }
-        }
+        Builder::new().spawn_scoped(self, body).expect("the system has a thread to give")
     }
 }
 

@@ -20,6 +20,7 @@ use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
 use crate::format::checksum::{Place, Region};
 use crate::table::stored::TRAILER_LEN_BYTES;
+use crate::vfs::{ReadFile, read_full};
 use std::path::Path;
 
 /// Bytes of a footer of this version.
@@ -168,10 +169,18 @@ impl Footer {
     }
 }
 
-/// Returns which table a footer says it belongs to, whether or not that is true; `None` if it is none.
-pub fn number_claimed(footer: &[u8; FOOTER_LEN_BYTES]) -> Option<FileNumber> {
-    let number = footer[40..].first_chunk().copied().map(u64::from_le_bytes)?;
-    footer.ends_with(&MAGIC).then(|| FileNumber::from_disk(number)).flatten()
+/// Returns which table a file says it is, by what it ends with, whether or not that is true; `None` if it ends like no table:
+/// it is none, or one that lost its end.
+///
+/// # Errors
+/// `Io`.
+pub fn number_claimed(file: &dyn ReadFile) -> Result<Option<FileNumber>> {
+    let Some(start) = file.len()?.checked_sub(FOOTER_LEN_BYTES as u64) else { return Ok(None) };
+    let mut footer = [0; FOOTER_LEN_BYTES];
+    let is_whole = read_full(file, &mut footer, start)? == FOOTER_LEN_BYTES;
+    let number = footer[40..].first_chunk().copied().map(u64::from_le_bytes);
+    let is_claimed = is_whole && footer.ends_with(&MAGIC);
+    Ok(number.filter(|_| is_claimed).and_then(FileNumber::from_disk))
 }
 
 /// Sums a footer without the sum itself.

@@ -10,6 +10,7 @@
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
+use crate::format::frame::{FrameKind, FrameReader};
 use crate::format::names::FileName;
 use crate::vfs::{Vfs, read_full};
 use std::io::IoSlice;
@@ -55,7 +56,42 @@ pub fn read(vfs: &dyn Vfs, directory: &Path) -> Result<Option<Pointer>> {
     let mut bytes = [0u8; POINTER_LEN_BYTES_MAX];
     let count = read_full(file.as_ref(), &mut bytes, 0)?;
     let pointer = std::str::from_utf8(&bytes[..count]).ok().and_then(decode);
-    pointer.map(Some).ok_or_else(|| Error::corruption(&path, 0, "CURRENT is damaged: it names no manifest"))
+    if pointer.is_some() {
+        return Ok(pointer);
+    }
+    let damaged = Error::corruption(&path, 0, "CURRENT is damaged: it names no manifest");
+    // Where even looking for a way out fails, this is the error that matters.
+    Err(match rescue(vfs, directory) {
+        Ok(Some(pointer)) => damaged.with_remark(&format!(
+            "{} is the only manifest and whole, and the line that leads to it is {:?}",
+            FileName::Manifest(pointer.manifest),
+            encode(pointer).trim_end()
+        )),
+        Ok(None) | Err(_) => damaged,
+    })
+}
+
+/// Returns what `CURRENT` has to say, if that can be told without it: where there is one manifest only, and every byte of it
+/// can be read. The manifest that counts is never removed, so it is that one. Damage that cut it exactly behind a frame
+/// would not be noticed: only a lost `CURRENT` knew how long it was at least.
+///
+/// # Errors
+/// `Io`.
+pub fn rescue(vfs: &dyn Vfs, directory: &Path) -> Result<Option<Pointer>> {
+    let listed = vfs.read_dir(directory)?;
+    let mut manifests =
+        listed.iter().filter(|entry| !entry.is_dir).filter_map(|entry| match FileName::parse(&entry.name)? {
+            FileName::Manifest(number) => Some(number),
+            _ => None,
+        });
+    let (Some(manifest), None) = (manifests.next(), manifests.next()) else { return Ok(None) };
+    let path = FileName::Manifest(manifest).path(directory);
+    let file = vfs.open(&path)?;
+    let mut frames = FrameReader::new(file.as_ref(), &path, manifest)?;
+    let Some(FrameKind::Header) = frames.next_frame()?.map(|frame| frame.kind) else { return Ok(None) };
+    while frames.next_frame()?.is_some() {}
+    let durable_len = frames.offset();
+    Ok(frames.is_zero_behind(durable_len)?.then_some(Pointer { manifest, durable_len }))
 }
 
 /// Makes `CURRENT` say `pointer`, durably, through a temporary file numbered `temporary`.

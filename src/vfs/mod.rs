@@ -166,8 +166,8 @@ pub trait Vfs: Send + Sync + 'static {
     fn sync_dir(&self, path: &Path) -> Result<()>;
 
     /// Locks a database directory through its lock file until the returned guard is released or drops, or the process
-    /// ends. [`LockMode::Exclusive`] creates the file if it is missing; [`LockMode::Shared`] changes no byte. When it
-    /// returns, the locked file has the name `path`.
+    /// ends. [`LockMode::Exclusive`] creates the file if it is missing, and may leave a note in an empty one for whoever is
+    /// refused; [`LockMode::Shared`] changes no byte. When it returns, the locked file has the name `path`.
     ///
     /// # Errors
     /// `Locked` at once if another holder is in the way, in this process or another; `NotFound`; `Exhausted`;

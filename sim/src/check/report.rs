@@ -1,9 +1,10 @@
 //! How a check went, in figures and in words.
 
 use crate::check::SEED_VARIABLE;
-use crate::check::run::{CONTENT, State};
+use crate::check::run::{CONTENT, DISK, NOTE, State};
 use crate::check::runner::Ran;
 use crate::schedule::Outcome;
+use crate::trace::Entry;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -13,8 +14,11 @@ const LAST_LINES: usize = 25;
 /// Operations of disks in a row that are shown; of more, these are the last.
 const DISK_LINES_MAX: usize = 2;
 
-/// Longer lines are cut, in the short trace of a report.
+/// Longer lines are cut, in the short trace of a report, unless they are notes: these are the user's own words.
 const LINE_CHARS_MAX: usize = 160;
+
+/// How far in the text of a line begins, behind time and thread.
+const INDENT_CHARS: usize = 31;
 
 /// Losses of the last power cut that are shown.
 const LOSSES_MAX: usize = 12;
@@ -50,7 +54,7 @@ pub struct Finding {
     pub seed: u64,
     /// What is wrong: a panic, an error that was returned, an invariant, a deadlock, a broken rule.
     pub cause: String,
-    /// What was done last, a line each.
+    /// What was done last: a line each, cut where it is very long, and notes whole, which may have several lines.
     pub last_operations: Vec<String>,
     /// What the last loss of power took, a line each; `None` if the power never went.
     pub lost: Option<String>,
@@ -119,7 +123,7 @@ impl fmt::Display for Report {
 
 impl Finding {
     pub(crate) fn new(seed: u64, cause: String, ran: &Ran) -> Finding {
-        let lines = shortened(&readable(&ran.outcome));
+        let lines = shortened(&ran.outcome);
         let last_operations = lines[lines.len().saturating_sub(LAST_LINES)..].to_vec();
         Finding { seed, cause, last_operations, lost: ran.state.last_loss.clone() }
     }
@@ -135,13 +139,7 @@ impl fmt::Display for Finding {
         if !self.last_operations.is_empty() {
             writeln!(f, "\nthe last operations (virtual time, thread):")?;
         }
-        // What a loss of power took comes below.
-        for line in self.last_operations.iter().filter_map(|line| line.lines().next()) {
-            match line.char_indices().nth(LINE_CHARS_MAX) {
-                Some((end, _)) => writeln!(f, "{}…", &line[..end])?,
-                None => writeln!(f, "{line}")?,
-            }
-        }
+        self.last_operations.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         match self
             .lost
             .as_deref()
@@ -161,30 +159,48 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Leaves out operations of disks where there are many in a row, as in a recovery.
-fn shortened(lines: &[String]) -> Vec<String> {
-    let is_of_disk = |line: &String| line.contains(" disk: ");
+/// Returns the kept trace in short, an item for each event. Leaves out operations of disks where there are many in a row, as
+/// in a recovery.
+fn shortened(outcome: &Outcome<()>) -> Vec<String> {
+    let is_of_disk = |entry: &&Entry| entry.text.starts_with(DISK);
+    let entries: Vec<&Entry> = told(outcome).collect();
     let mut short = Vec::new();
-    for group in lines.chunk_by(|left, right| is_of_disk(left) && is_of_disk(right)) {
+    for mut group in entries.chunk_by(|left, right| is_of_disk(left) && is_of_disk(right)) {
         let left_out = group.len().saturating_sub(DISK_LINES_MAX);
         if left_out > 1 {
             short.push(format!("{:>13}{left_out} operations of the disk", ""));
-            short.extend_from_slice(&group[left_out..]);
-        } else {
-            short.extend_from_slice(group);
+            group = &group[left_out..];
         }
+        short.extend(group.iter().map(|entry| short_line(outcome, entry)));
     }
     short
 }
 
-/// Returns the kept trace, a line for each event.
+/// Returns a note whole, with its further lines below its first, and of anything else a line that is not too long. What a loss
+/// of power took has its own place in the report.
+fn short_line(outcome: &Outcome<()>, entry: &Entry) -> String {
+    let whole = line(outcome, entry);
+    if entry.text.starts_with(NOTE) {
+        return whole.trim_end().replace('\n', &format!("\n{:INDENT_CHARS$}", ""));
+    }
+    let first = whole.lines().next().unwrap_or_default();
+    match first.char_indices().nth(LINE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &first[..end]),
+        None => first.to_owned(),
+    }
+}
+
+/// Returns the kept trace, an item for each event.
 pub(crate) fn readable(outcome: &Outcome<()>) -> Vec<String> {
-    let name = |thread: Option<u32>| {
-        thread.and_then(|thread| outcome.thread_names.get(thread as usize)).map_or("", String::as_str)
-    };
-    let line = |entry: &crate::trace::Entry| {
-        let (ms, us) = (entry.now_ns / 1_000_000, entry.now_ns / 1_000 % 1_000);
-        format!("{ms:>6}.{us:03} ms  {:<15} {}", name(entry.thread), entry.text)
-    };
-    outcome.trace.entries().iter().filter(|entry| !entry.text.starts_with(CONTENT)).map(line).collect()
+    told(outcome).map(|entry| line(outcome, entry)).collect()
+}
+
+fn told(outcome: &Outcome<()>) -> impl Iterator<Item = &Entry> {
+    outcome.trace.entries().iter().filter(|entry| !entry.text.starts_with(CONTENT))
+}
+
+fn line(outcome: &Outcome<()>, entry: &Entry) -> String {
+    let thread = entry.thread.and_then(|thread| outcome.thread_names.get(thread as usize));
+    let (ms, us) = (entry.now_ns / 1_000_000, entry.now_ns / 1_000 % 1_000);
+    format!("{ms:>6}.{us:03} ms  {:<15} {}", thread.map_or("", String::as_str), entry.text)
 }

@@ -23,6 +23,10 @@ const EVENT_CONTENT: u32 = 0xF11E;
 /// How the lines begin that stand for what is on a disk, which only the comparison of two runs needs.
 pub(crate) const CONTENT: &str = "the bytes of ";
 
+/// How the lines of notes and of operations of disks begin.
+pub(crate) const NOTE: &str = "note: ";
+pub(crate) const DISK: &str = "disk: ";
+
 /// The process that `check`'s closure itself runs in.
 const OBSERVER: u32 = 1;
 
@@ -162,6 +166,7 @@ impl Run {
     ///
     /// # Panics
     /// If it is called while another incarnation goes on, or while something that was opened outside one is still open.
+    #[track_caller]
     pub fn incarnation<O: Outcome>(&self, body: impl FnOnce() -> O) -> Option<O::Value> {
         assert_eq!(process_id(), OBSERVER, "an incarnation does not begin within another one");
         // It may lose power at its first change already.
@@ -309,7 +314,7 @@ impl Run {
 
     /// Puts a line into the readable trace. What it says must be the same in every run of the seed.
     pub fn note(&self, text: impl Display) {
-        self.event(&format!("note: {text}"));
+        self.event(&format!("{NOTE}{text}"));
     }
 
     fn event(&self, text: &str) {
@@ -396,7 +401,7 @@ fn tell_event(event: &DiskEvent<'_>) {
     let name = hash_of(event.path.as_os_str().as_encoded_bytes());
     let values = [event.op as u64, name, event.offset, event.len, u64::from(event.error.is_some())];
     schedule::event_in_words(EVENT_DISK, &values, || {
-        let mut text = format!("disk: {} {}", event.op.name(), event.path.display());
+        let mut text = format!("{DISK}{} {}", event.op.name(), event.path.display());
         if let Some(to) = event.to {
             text += &format!(" to {}", to.display());
         }

@@ -308,6 +308,7 @@ pub fn enter_process(process: u32) -> Option<u32> {
 ///
 /// # Panics
 /// Outside a simulation.
+#[track_caller]
 pub(crate) fn run_process<T>(process: u32, name: &str, body: impl FnOnce() -> T) -> Option<T> {
     scoped::run_process(&expect_current(), process, name, body)
 }

@@ -473,8 +473,12 @@ impl Host for Scheduler {
         self.state.borrow().now_ns
     }
 
-    fn scope<'env>(&self, body: &mut dyn for<'scope> FnMut(HostScope<'scope, 'env>)) {
-        scoped::scope(self, body);
+    fn scope<'env>(
+        &self,
+        body: &mut dyn for<'scope> FnMut(HostScope<'scope, 'env>),
+        at: &'static Location<'static>,
+    ) {
+        scoped::scope(self, body, at);
     }
 
     fn run(&self) -> u32 {

@@ -88,9 +88,14 @@ unsafe fn start_borrowing<'a>(
     Ok(thread)
 }
 
-/// Runs `body`, which may start threads that borrow, and waits for all of them, whether it returns or panics.
-pub(crate) fn scope<'env>(scheduler: &Scheduler, body: &mut dyn for<'scope> FnMut(HostScope<'scope, 'env>)) {
-    let (at, run) = (Location::caller(), Host::run(scheduler));
+/// Runs `body`, which may start threads that borrow, and waits for all of them, whether it returns or panics. `at` is the
+/// line that waits.
+pub(crate) fn scope<'env>(
+    scheduler: &Scheduler,
+    body: &mut dyn for<'scope> FnMut(HostScope<'scope, 'env>),
+    at: &'static Location<'static>,
+) {
+    let run = Host::run(scheduler);
     let threads = Mutex::new(Vec::new());
     let loan = Loan::new(scheduler, &threads);
     let start = |name: &str, body: Box<dyn FnOnce() + Send + '_>| {
@@ -114,6 +119,7 @@ pub(crate) fn scope<'env>(scheduler: &Scheduler, body: &mut dyn for<'scope> FnMu
 }
 
 /// Runs `body` as the first thread of a process, and waits for its end.
+#[track_caller]
 pub(crate) fn run_process<T>(
     scheduler: &Scheduler,
     process: u32,

@@ -191,12 +191,13 @@ impl State {
     /// Adds a thread that can run.
     pub(crate) fn add_thread(&mut self, name: &str) -> ThreadId {
         let thread = self.threads.len() as ThreadId;
+        let name = if name.is_empty() { format!("thread {thread}") } else { name.to_owned() };
         let process = self.current.map_or(1, |thread| self.threads[thread as usize].process);
         if let Some(watch) = &self.watch {
-            watch.add_thread(name);
+            watch.add_thread(&name);
         }
         self.threads.push(Thread {
-            name: name.to_owned(),
+            name,
             process,
             site: "start",
             woken: Wake::Notified,

@@ -6,7 +6,9 @@
 
 use crate::escape::{on_one_line, shown};
 use std::io;
+use std::path::Path;
 use tinylsm::format::names::FileName;
+use tinylsm::vfs::os::OsVfs;
 use tinylsm::{Error, ErrorKind};
 
 /// What every command returns.
@@ -126,11 +128,29 @@ fn own_hint_of(error: &Error) -> Option<String> {
              long as the file RESERVE lies in the directory."
                 .to_owned(),
         ),
+        ErrorKind::Locked => Some(
+            "A program that writes keeps out all others, and programs that only read keep out those that write: end it, or \
+             wait until it has closed the database."
+                .to_owned(),
+        ),
+        _ if is_unwritable(error) => Some(
+            "`get`, `scan`, `keyspaces`, `stats`, `verify` and `dump` read a database that cannot be written."
+                .to_owned(),
+        ),
         ErrorKind::Unsupported => {
             Some("The command line cannot go without it: put the database on another file system.".to_owned())
         }
         _ => None,
     }
+}
+
+/// Tells whether a database could not be locked for writing because its directory or disk is read-only.
+fn is_unwritable(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    let is_denied = cause.is_some_and(|cause| {
+        matches!(cause.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+    });
+    is_denied && error.operation() == Some("lock")
 }
 
 /// Says what is left where a file is damaged.
@@ -142,12 +162,38 @@ fn damage_hint_of(error: &Error) -> Option<String> {
             "Everything else can be read and written, with --degraded where the database does not open. `tinylsm verify \
              --db {dir} --degraded` lists what is damaged. Only a copy of the directory brings it back."
         )),
-        FileName::Wal(_) | FileName::Manifest(_) | FileName::Current => Some(format!(
-            "No command but `dump` gets past this, not even with --degraded: restore the directory from its last copy. \
-             `tinylsm dump --db {dir} NAME` shows what each of its files still holds."
-        )),
+        FileName::Current => Some(match lost_line(path) {
+            Some(line) => format!(
+                "No command but `dump` gets past this, not even with --degraded. There is one manifest, and it can be read to \
+                 its end. Copy the directory, then give it back its file CURRENT with\n  echo '{line}' > {}\nand see what \
+                 `tinylsm verify --db {dir}` says. If it finds damage, restore the directory from its last copy.",
+                quoted(&shown(path))
+            ),
+            None => without_a_way_out(&dir),
+        }),
+        FileName::Wal(_) | FileName::Manifest(_) => Some(without_a_way_out(&dir)),
         _ => None,
     }
+}
+
+/// Returns a text as a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+fn without_a_way_out(dir: &str) -> String {
+    format!(
+        "No command but `dump` gets past this, not even with --degraded: restore the directory from its last copy. `tinylsm \
+         dump --db {dir} NAME` shows what each of its files still holds."
+    )
+}
+
+/// Returns what the damaged or missing file `CURRENT` has to say, if that can be told and it can be put there.
+fn lost_line(current: &Path) -> Option<String> {
+    if current.is_dir() {
+        return None;
+    }
+    tinylsm::inspect::pointer_line(&OsVfs::new(), current.parent()?).ok()?
 }
 
 #[cfg(test)]
@@ -187,6 +233,14 @@ mod tests {
             assert!(hint_at(file).is_some_and(|hint| hint.contains(way_out)), "{file}: {:?}", hint_at(file));
         }
         assert_eq!(hint_at("letter.txt"), None);
+        for code in [13, 30] {
+            let denied = Error::from_io("lock", Path::new("db/LOCK"), io::Error::from_raw_os_error(code));
+            assert!(
+                Failure::from(denied).hint().is_some_and(|hint| hint.contains("`verify` and `dump` read"))
+            );
+        }
+        let denied = Error::from_io("open", Path::new("db/7.wal"), io::Error::from_raw_os_error(13));
+        assert_eq!(Failure::from(denied).hint(), None);
         assert_eq!(Failure::from(Error::invalid("wrong")).hint(), None);
     }
 

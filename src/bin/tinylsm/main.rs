@@ -4,7 +4,7 @@
 //! an ordinary user of the library's public face and could live in another repository; what it can do, every
 //! embedder can do.
 //!
-//! Commands that only look (`get`, `scan`, `stats`, `verify`, `dump`) open the database read-only and change no
+//! Commands that only look (`get`, `scan`, `keyspaces`, `stats`, `verify`, `dump`) open the database read-only and change no
 //! byte. Every command ends with one of the exit codes of `Failure`, and a reader that closes the pipe
 //! early ends it quietly.
 #![allow(
@@ -17,6 +17,7 @@ mod bench;
 mod demo;
 mod escape;
 mod failure;
+mod keyspaces;
 mod load;
 mod look;
 mod modify;
@@ -44,7 +45,8 @@ Exit codes:
   3  the key was not found (`get`)
 
 Keys and values are bytes. As text, what is not printable is escaped:
-\\t \\n \\r \\\\ \\xNN, and arguments and input understand the same escapes.
+\\t \\n \\r \\\\ \\xNN, and arguments and input understand the same escapes,
+as names of keyspaces do.
 An argument that begins with a hyphen and is no number goes behind `--`.";
 
 /// An embedded, ordered key-value engine: load, look up, scan and check a database.
@@ -73,6 +75,16 @@ enum Command {
     Delete(modify::DeleteArguments),
     /// Print the entries of a range in key order, or backwards.
     Scan(look::ScanArguments),
+    /// Print the names of the keyspaces.
+    Keyspaces(keyspaces::KeyspacesArguments),
+    /// Create a keyspace.
+    CreateKeyspace(keyspaces::CreateArguments),
+    /// Give a keyspace another name.
+    RenameKeyspace(keyspaces::RenameArguments),
+    /// Remove every key of a keyspace.
+    ClearKeyspace(keyspaces::RemoveArguments),
+    /// Remove a keyspace with every key in it.
+    DropKeyspace(keyspaces::RemoveArguments),
     /// Print levels, files, sizes and counters.
     Stats(look::StatsArguments),
     /// Read everything the database holds and check every checksum and order.
@@ -157,6 +169,11 @@ fn run_command(command: &Command) -> Outcome {
         Command::Put(arguments) => modify::put(arguments),
         Command::Delete(arguments) => modify::delete(arguments),
         Command::Scan(arguments) => look::scan(arguments),
+        Command::Keyspaces(arguments) => keyspaces::list(arguments),
+        Command::CreateKeyspace(arguments) => keyspaces::create(arguments),
+        Command::RenameKeyspace(arguments) => keyspaces::rename(arguments),
+        Command::ClearKeyspace(arguments) => keyspaces::clear(arguments),
+        Command::DropKeyspace(arguments) => keyspaces::drop_one(arguments),
         Command::Stats(arguments) => look::stats(arguments),
         Command::Verify(arguments) => look::verify(arguments),
         Command::Dump(arguments) => look::dump(arguments),

@@ -61,13 +61,13 @@ pub(crate) fn argument(name: &str, text: &OsStr) -> Outcome<Vec<u8>> {
 
 /// Returns an argument's bytes, which need not be UTF-8.
 #[cfg(unix)]
-fn bytes_of(text: &OsStr) -> Option<&[u8]> {
+pub(crate) fn bytes_of(text: &OsStr) -> Option<&[u8]> {
     Some(std::os::unix::ffi::OsStrExt::as_bytes(text))
 }
 
 /// Returns an argument's bytes; arguments are text on this system, and `None` stands for what is none.
 #[cfg(not(unix))]
-fn bytes_of(text: &OsStr) -> Option<&[u8]> {
+pub(crate) fn bytes_of(text: &OsStr) -> Option<&[u8]> {
     text.to_str().map(str::as_bytes)
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn delete(arguments: &DeleteArguments) -> Outcome {
 }
 
 /// Says what became of a write that failed.
-fn not_written(db: &Db, error: Error) -> Failure {
+pub(crate) fn not_written(db: &Db, error: Error) -> Failure {
     let failure = Failure::from(error);
     if !matches!(failure, Failure::Engine(..)) {
         return failure;
@@ -121,14 +121,14 @@ pub(crate) fn is_in_doubt(db: &Db) -> bool {
 }
 
 /// Closes the database behind a failure, which is what is told: so that nothing of the attempt stays on a full disk.
-fn given_up(db: Db, failure: impl FnOnce(&Db) -> Failure) -> Failure {
+pub(crate) fn given_up(db: Db, failure: impl FnOnce(&Db) -> Failure) -> Failure {
     let failure = failure(&db);
     drop(db.close());
     failure
 }
 
 /// Closes the database behind what `done` tells; that stands, whatever closing meets.
-fn close(db: Db, done: &str) -> Outcome {
+pub(crate) fn close(db: Db, done: &str) -> Outcome {
     db.close().map_err(|error| Failure::after(done, CLOSING, &error))
 }
 

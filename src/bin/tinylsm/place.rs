@@ -1,7 +1,8 @@
 //! Where a command works: the directory, the keyspace, and how they are opened.
 
-use crate::escape::{escaped, shown};
+use crate::escape::{escaped, shown, unescaped};
 use crate::failure::{Failure, Outcome};
+use crate::modify::bytes_of;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use std::ffi::OsString;
@@ -24,15 +25,18 @@ pub(crate) struct Place {
 pub(crate) struct KeyspacePlace {
     #[command(flatten)]
     pub(crate) place: Place,
-    /// The keyspace to work in.
+    /// The keyspace to work in, with escapes.
     #[arg(long, value_name = "NAME", default_value = "default", value_parser = name_parser())]
     pub(crate) keyspace: String,
 }
 
-/// Takes a keyspace's name, which is text.
-fn name_parser() -> impl TypedValueParser<Value = String> {
-    let text = |name: OsString| name.into_string().map_err(|_| "the name of a keyspace is text in UTF-8");
-    OsStringValueParser::new().try_map(text)
+/// Takes a keyspace's name, which is text, with the escapes that it is printed with.
+pub(crate) fn name_parser() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().try_map(|name: OsString| {
+        let no_text = || "the name of a keyspace is text in UTF-8".to_owned();
+        let name = unescaped(bytes_of(&name).ok_or_else(no_text)?)?;
+        String::from_utf8(name).map_err(|_| no_text())
+    })
 }
 
 impl Place {
@@ -61,6 +65,19 @@ impl Place {
         Ok(self.builder().open()?)
     }
 
+    /// Finds a keyspace of the opened database.
+    pub(crate) fn keyspace(&self, db: &Db, name: &str) -> Outcome<Keyspace> {
+        db.keyspace(name).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Failure::engine(format!(
+                "there is no keyspace \"{}\" in {}; it has: {}",
+                escaped(name.as_bytes()),
+                shown(&self.db),
+                db.keyspaces().iter().map(|name| escaped(name.as_bytes())).collect::<Vec<_>>().join(", ")
+            )),
+            _ => Failure::from(error),
+        })
+    }
+
     /// Says plainly that the directory is missing, before the engine says which of its files is.
     fn must_exist(&self) -> Outcome {
         let shown = shown(&self.db);
@@ -78,14 +95,14 @@ impl KeyspacePlace {
     /// Opens the keyspace so that no byte of the database can change.
     pub(crate) fn open_to_look(&self) -> Outcome<(Db, Keyspace)> {
         let db = self.place.open_to_look()?;
-        let keyspace = self.existing(&db)?;
+        let keyspace = self.place.keyspace(&db, &self.keyspace)?;
         Ok((db, keyspace))
     }
 
     /// Opens the keyspace for writing; it must exist.
     pub(crate) fn open_to_change(&self) -> Outcome<(Db, Keyspace)> {
         let db = self.place.open_to_change()?;
-        let keyspace = self.existing(&db)?;
+        let keyspace = self.place.keyspace(&db, &self.keyspace)?;
         Ok((db, keyspace))
     }
 
@@ -99,17 +116,5 @@ impl KeyspacePlace {
             other => other?,
         };
         Ok((db, keyspace))
-    }
-
-    fn existing(&self, db: &Db) -> Outcome<Keyspace> {
-        db.keyspace(&self.keyspace).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Failure::engine(format!(
-                "there is no keyspace \"{}\" in {}; it has: {}",
-                escaped(self.keyspace.as_bytes()),
-                shown(&self.place.db),
-                db.keyspaces().iter().map(|name| escaped(name.as_bytes())).collect::<Vec<_>>().join(", ")
-            )),
-            _ => Failure::from(error),
-        })
     }
 }
