@@ -272,6 +272,24 @@ fn a_reader_is_told_of_a_lost_pointer() {
     }
 }
 
+#[test]
+fn a_file_that_is_only_named_like_a_table_proves_no_database() {
+    for words in [&b""[..], b"a letter", &[7; 500]] {
+        let disk = MemVfs::new();
+        disk.create_dir_all(Path::new("/db")).expect("memory");
+        let path = Path::new("/db/000007.sst");
+        disk.create_new(path)
+            .and_then(|mut file| file.append(&[std::io::IoSlice::new(words)]))
+            .expect("memory");
+        let before = files_of(&disk);
+        let error = refusal(builder(&disk));
+        assert_eq!((error.kind(), error.file()), (ErrorKind::Incompatible, Some(path)), "{error}");
+        assert!(error.to_string().contains("move it away"), "{error}");
+        check_error(builder(&disk).open_read_only(), ErrorKind::NotFound, &["there is no database"]);
+        assert!(before.iter().all(|file| files_of(&disk).contains(file)), "it is as it was");
+    }
+}
+
 /// Whoever only reads lists the files that the database consists of, all of them.
 #[test]
 fn a_reader_knows_the_live_files() {

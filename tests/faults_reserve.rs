@@ -246,6 +246,48 @@ fn a_reserve_shrinks_with_the_data_on_a_small_disk() {
     }
 }
 
+// ---- Where the background is busy ----
+
+/// The reserve keeps up with a memtable that fills while the background is busy: what memory holds can be flushed on the disk
+/// that puts have filled.
+#[test]
+fn the_reserve_follows_a_memtable_while_the_background_is_busy() {
+    within(|| {
+        let space = SmallDisk::new(16 << 20);
+        let disk = HookedVfs::over(space.clone());
+        let keyspace = KeyspaceOptions::default().compression(Compression::None);
+        let options =
+            tiny().memtable_bytes(6 << 20).stall_timeout(Duration::from_secs(2)).default_keyspace(keyspace);
+        let db = small(&disk).options(options).background(Background::Threads(1)).open().expect("opens");
+        db.put("first", "1").expect("puts");
+        db.wait_idle().expect("idle");
+        let gate = Gate::default();
+        let _opens = gate.opens_at_the_end();
+        gate.close();
+        let door = gate.clone();
+        disk.set_hook(move |call| {
+            if call.is(Op::Create, ".sst") {
+                door.pass();
+            }
+            Ok(())
+        });
+        let flushing = db.clone();
+        let flush = start("flush", move || flushing.flush());
+        gate.await_parked();
+        let put = |i| db.default_keyspace().put_with(numbered(i), vec![7; 64 << 10], WriteOptions::os());
+        let count = (0..2000).find(|i| put(*i).is_err()).expect("the disk fills up");
+        gate.open();
+        drop(flush.join());
+        for i in 0..count {
+            let deleted = db.default_keyspace().delete_with(numbered(i), WriteOptions::os());
+            deleted.expect("the reserve is there for deletes");
+        }
+        let settle = || db.flush().and_then(|()| db.compact_range(db.default_keyspace(), ..));
+        let settled = (0..100).any(|_| settle().is_ok());
+        assert!(settled, "there is space: {:?}", db.background_errors());
+    });
+}
+
 // ---- After a time with little space ----
 
 /// Memtables that were sealed early while there was no space for a reserve that follows them grow again with space.

@@ -31,6 +31,7 @@ use crate::format::names::{FileName, first_free_number};
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
 use crate::read::tree::Tree;
+use crate::table::footer;
 use crate::table::reader::Table;
 use crate::table::shared::Cache;
 use crate::version::catalog::Catalog;
@@ -190,7 +191,8 @@ fn check_nothing_was_lost(directory: &Directory, names: &BTreeSet<FileName>) -> 
     for evidence in names {
         let path = evidence.path(directory.path());
         let is_proof = match evidence {
-            FileName::Table(_) => true,
+            // One that lost its end proves nothing, and is left alone all the same: it is refused as foreign.
+            FileName::Table(_) => footer::number_claimed(directory.open(&path)?.as_ref())?.is_some(),
             FileName::Wal(number) => has_records(directory, &path, *number)?,
             _ => false,
         };
@@ -210,7 +212,7 @@ fn check_nothing_is_foreign(directory: &Directory, names: &BTreeSet<FileName>) -
         FileName::Temporary(number) => {
             !names.iter().any(|other| matches!(other, FileName::Manifest(manifest) if *manifest < number))
         }
-        FileName::Reserve => true,
+        FileName::Table(_) | FileName::Reserve => true,
         _ => false,
     };
     let Some(foreign) = names.iter().find(is_foreign) else { return Ok(()) };

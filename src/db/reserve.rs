@@ -43,13 +43,13 @@ pub(crate) struct Reserve {
     is_spent: AtomicBool,
     /// How many deletes are about to use what it gave back.
     users_count: AtomicU64,
-    /// The next write of a caller who runs the jobs is to look whether it is large enough.
+    /// The next write is to look whether it is large enough.
     is_asked_for: AtomicBool,
     /// The disk allocates nothing.
     is_impossible: AtomicBool,
     /// Monotonic time before which it is not tried: there was no space, and nobody needs it yet.
     try_at: AtomicU64,
-    /// Bytes of active memtables from which on the background is told that it may have become too small.
+    /// Bytes of active memtables from which on it may have become too small.
     tell_at_bytes: AtomicU64,
     /// Bytes at which active memtables are sealed early, since there is no space for a reserve that follows them; 0 for
     /// their full size.
@@ -64,6 +64,9 @@ struct Target {
     /// What will do.
     least_bytes: u64,
 }
+
+/// It is looked at whenever the memtables have grown by one part of this many, and is then large enough for as much again.
+const GROWTH_PART: u64 = 8;
 
 /// How long to wait for space that nobody needs yet.
 const TRY_AGAIN_AFTER_NANOS: u64 = 10_000_000_000;
@@ -89,12 +92,13 @@ impl Reserve {
         if active_bytes < self.tell_at_bytes.load(Ordering::Relaxed) {
             return false;
         }
-        self.tell_at_bytes.store(active_bytes + active_bytes / 4, Ordering::Relaxed);
+        self.tell_at_bytes.store(active_bytes + active_bytes / GROWTH_PART, Ordering::Relaxed);
         true
     }
 
-    /// Notes that it may have become too small where only callers run jobs: the next write sees to it.
-    pub(crate) fn ask_caller(&self) {
+    /// Notes that it may have become too small: the next write sees to it. Left to the background, which may be busy, a
+    /// memtable could become larger than what can be flushed on a full disk.
+    pub(crate) fn ask_writer(&self) {
         self.is_asked_for.store(true, Ordering::Relaxed);
     }
 
@@ -151,7 +155,7 @@ impl Core {
         let bounded = |bytes: u64| (bytes + fixed).min(max.max(min));
         Target {
             wanted_bytes: bounded(part.max(flush_bytes + flush_bytes / 4)),
-            least_bytes: bounded((part - part / 4).max(flush_bytes)),
+            least_bytes: bounded((part - part / 4).max(flush_bytes + flush_bytes / GROWTH_PART)),
         }
     }
 
@@ -199,8 +203,8 @@ impl Core {
         !book.sealed.is_empty() && trouble.is_none_or(|error| error.kind() == ErrorKind::NoSpace)
     }
 
-    /// Makes the reserve, or makes it larger, where only callers run jobs: these run a flush or merge when they have to wait
-    /// for one, and would come to this when the disk is full.
+    /// Makes the reserve larger before a write if it may have become too small. Where only callers run jobs, these run a flush
+    /// or merge when they have to wait for one, and would come to making it anew when the disk is full.
     pub(crate) fn see_to_reserve(&self) {
         if self.reserve.is_spent() && matches!(self.host, Host::Caller) {
             // Puts are refused until it is back, and nobody else may come to what that takes.

@@ -271,10 +271,7 @@ impl Core {
         };
         self.writing.active_bytes.store(leader.arena.charged_bytes(), Ordering::Relaxed);
         if self.reserve.is_outgrown(leader.arena.charged_bytes()) {
-            match self.host {
-                Host::Caller => self.reserve.ask_caller(),
-                _ => self.wake_background(),
-            }
+            self.reserve.ask_writer();
         }
         self.note_wal_len(wal);
         if wal.segment().unsynced_len() >= self.write_back_len() {
