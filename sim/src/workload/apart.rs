@@ -6,6 +6,7 @@
 use crate::disk::SimDisk;
 use crate::tape::Label;
 use crate::workload::client::DIRECTORY;
+use crate::workload::driver::Watcher;
 use crate::workload::judge::{Context, Violation, violation};
 use crate::workload::on_disk::OnDisk;
 use crate::workload::quiet::{check_shape, jobs_of, names_of};
@@ -28,14 +29,14 @@ pub(in crate::workload) type Content = BTreeMap<Vec<u8>, Vec<u8>>;
 ///
 /// # Errors
 /// The broken invariant.
-pub(in crate::workload) fn judge(context: &Context) -> Result<(), Violation> {
+pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<(), Violation> {
     if !context.tape.chance(Label::Check, 1, ONE_IN) {
         return Ok(());
     }
-    match context.tape.weighted(Label::Check, &[1, 3, 2]) {
-        0 => clears::judge(context),
-        1 => bad_sectors::judge(context),
-        _ => tight_disk::judge(context),
+    match context.tape.weighted(Label::Check, &[2, 3, 3]) {
+        0 => clears::judge(context, watcher),
+        1 => bad_sectors::judge(context, watcher),
+        _ => tight_disk::judge(context, watcher),
     }
 }
 
@@ -51,11 +52,12 @@ pub(in crate::workload) struct Apart<'a> {
 impl<'a> Apart<'a> {
     /// Creates one on a healthy disk that takes no time.
     pub(in crate::workload) fn create(
-        context: &'a Context,
+        (context, watcher): (&'a Context, Watcher),
         question: &'static str,
         background: Background,
     ) -> Result<Apart<'a>, Violation> {
         let disk = SimDisk::new(context.profile, context.tape.clone());
+        watcher(&disk);
         let options = context.swarm.options.clone().block_cache_bytes(0);
         let opened = context.copy_builder(&disk, background).options(options).open();
         let db = opened.map_err(|error| violation(question, format!("open gives {error:?}")))?;
@@ -77,7 +79,16 @@ impl<'a> Apart<'a> {
 
     /// Creates a keyspace whose values take the space that they have.
     pub(in crate::workload) fn keyspace(&self, name: &str) -> Result<Keyspace, Violation> {
-        let options: KeyspaceOptions = draw_keyspace(&self.context.tape).compression(Compression::None);
+        self.keyspace_with(name, |options| options)
+    }
+
+    /// As [`Apart::keyspace`], with some of its options changed.
+    pub(in crate::workload) fn keyspace_with(
+        &self,
+        name: &str,
+        change: impl FnOnce(KeyspaceOptions) -> KeyspaceOptions,
+    ) -> Result<Keyspace, Violation> {
+        let options = change(draw_keyspace(&self.context.tape).compression(Compression::None));
         self.well("create_keyspace", self.db.create_keyspace(name, options))
     }
 
@@ -124,11 +135,11 @@ impl<'a> Apart<'a> {
         figures.map(|figures| figures.id).ok_or_else(|| self.broken(&format!("{name:?} is not there")))
     }
 
-    /// Returns how many tables a keyspace has on level 0; none if it is not there.
-    pub(in crate::workload) fn level0_count(&self, name: &str) -> usize {
+    /// Returns how many bytes the tables of a keyspace have.
+    pub(in crate::workload) fn bytes_of(&self, name: &str) -> u64 {
         let stats = self.db.stats();
         let figures = stats.keyspaces.iter().find(|figures| figures.name == name);
-        figures.map_or(0, |figures| figures.levels[0].files)
+        figures.map_or(0, |figures| figures.levels.iter().map(|level| level.bytes).sum())
     }
 
     /// Compares what is read of a keyspace with what it must hold.

@@ -4,7 +4,10 @@
 //! enough once they can; and what was met in a table is over when the table is.
 
 use crate::disk::{Damage, Latency, LatencyPlan};
+use crate::tape::Label;
 use crate::workload::apart::{Apart, Content};
+use crate::workload::driver::Watcher;
+use crate::workload::incarnation::files_of;
 use crate::workload::judge::{Context, Violation};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +25,9 @@ const CALL_NS_MAX: u64 = 60_000_000_000;
 /// A table that cannot be read is tried so often at most in any time of a run, if each pause is longer than the one before.
 const TRIES_MAX: u64 = 24;
 
+/// Longer than it takes to do what is due, where nothing pauses.
+const A_WHILE: Duration = Duration::from_secs(30);
+
 /// Longer than the longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(660);
 
@@ -38,10 +44,10 @@ enum Wrong {
 ///
 /// # Errors
 /// The broken invariant.
-pub(in crate::workload) fn judge(context: &Context) -> Result<(), Violation> {
-    let threads_count = 1 + usize::try_from(context.tape.below(crate::tape::Label::Check, 2)).expect("small");
-    let apart = Apart::create(context, "bad sectors", Background::Threads(threads_count))?;
-    let keyspace = apart.keyspace(STRUCK)?;
+pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<(), Violation> {
+    let threads_count = 1 + usize::try_from(context.tape.below(Label::Check, 2)).expect("small");
+    let apart = Apart::create((context, watcher), "bad sectors", Background::Threads(threads_count))?;
+    let keyspace = apart.keyspace_with(STRUCK, |options| options.level0_compaction_trigger(2))?;
     let mut content = Content::new();
     for _ in 0..1 + apart.below(3) {
         apart.fill(&keyspace, &mut content, (KEYS_COUNT, VALUE_LEN_BYTES))?;
@@ -54,45 +60,57 @@ pub(in crate::workload) fn judge(context: &Context) -> Result<(), Violation> {
         ..LatencyPlan::none()
     });
     write_on(&apart, &keyspace, &mut content)?;
-    let left_alone = *context.tape.pick(crate::tape::Label::Check, &[5, 0, 60, 700, 2_000]);
+    let left_alone = *context.tape.pick(Label::Check, &[5, 0, 60, 700, 2_000]);
     struck.leave_alone(Duration::from_secs(left_alone))?;
     match apart.below(4) {
         0 => {
             context.reach("bad sectors mended");
             struck.mend()?;
             let took = Duration::from_nanos(apart.disk.now() - began);
-            apart.sleep(LONGEST_PAUSE.min(took * 2 + Duration::from_secs(30)));
+            apart.sleep(LONGEST_PAUSE.min(took * 2 + A_WHILE));
             if let Wrong::Bit { .. } = struck.wrong {
                 // What was found to be wrong is told until it is read again, which nothing may make due.
                 apart.sleep(LONGEST_PAUSE);
                 apart.well("compact_range", apart.db.compact_range(&keyspace, ..))?;
-                apart.sleep(Duration::from_secs(30));
+                apart.sleep(A_WHILE);
+            }
+            apart.check_rest()?;
+        }
+        others => {
+            for _ in 0..1 + apart.below(5) {
+                clear_under_merge(&apart, &keyspace, &mut content)?;
+            }
+            if others == 1 {
+                apart.fill(&keyspace, &mut content, (KEYS_COUNT, VALUE_LEN_BYTES))?;
+                strike_under_merge(&apart, &keyspace, &mut content)?;
+                apart.well("drop_keyspace", apart.db.drop_keyspace(STRUCK))?;
+                context.reach("bad sectors dropped");
+                apart.sleep(A_WHILE);
+                apart.check_rest()?;
+                context.reach("judged: bad sectors");
+                return Ok(());
             }
         }
-        1 => {
-            make_merge_due(&apart, &keyspace, &mut content)?;
-            apart.well("drop_keyspace", apart.db.drop_keyspace(STRUCK))?;
-            context.reach("bad sectors dropped");
-            apart.sleep(Duration::from_secs(30));
-            apart.check_rest()?;
-            context.reach("judged: bad sectors");
-            return Ok(());
-        }
-        _ => {
-            make_merge_due(&apart, &keyspace, &mut content)?;
-            apart.well("clear", keyspace.clear())?;
-            content.clear();
-            context.reach("bad sectors cleared");
-            apart.put(&keyspace, &mut content, (0, VALUE_LEN_BYTES))?;
-            apart.sleep(Duration::from_secs(30));
-        }
     }
-    apart.check_rest()?;
     let pairs = keyspace.iter().and_then(Iterator::collect);
     apart.check_content("a scan at the end", pairs, &content)?;
-    apart.well("close", apart.db.clone().close())?;
     context.reach("judged: bad sectors");
     Ok(())
+}
+
+/// Clears the keyspace while a merge may just be meeting what is wrong: that is over then, and writes go on.
+fn clear_under_merge(
+    apart: &Apart<'_>,
+    keyspace: &Keyspace,
+    content: &mut Content,
+) -> Result<(), Violation> {
+    strike_under_merge(apart, keyspace, content)?;
+    apart.well("clear", keyspace.clear())?;
+    content.clear();
+    apart.context.reach("bad sectors cleared");
+    apart.sleep(A_WHILE);
+    apart.check_rest()?;
+    apart.fill(keyspace, content, (KEYS_COUNT, VALUE_LEN_BYTES))
 }
 
 /// Writes and flushes as often as it takes to make writers wait where nothing is merged.
@@ -116,15 +134,20 @@ fn write_on(apart: &Apart<'_>, keyspace: &Keyspace, content: &mut Content) -> Re
     Ok(())
 }
 
-/// Writes to all of the keyspace, so that a merge of everything is likely to be under way for a while.
-fn make_merge_due(apart: &Apart<'_>, keyspace: &Keyspace, content: &mut Content) -> Result<(), Violation> {
-    for _ in 0..1 + apart.below(3) {
+/// Strikes what lies in the keyspace, and writes to all of it, so that a merge is likely to be under way that meets it.
+fn strike_under_merge(
+    apart: &Apart<'_>,
+    keyspace: &Keyspace,
+    content: &mut Content,
+) -> Result<(), Violation> {
+    Struck::strike(apart)?;
+    for _ in 0..2 {
         for number in [0, apart.below(KEYS_COUNT), KEYS_COUNT - 1] {
             apart.put(keyspace, content, (number, VALUE_LEN_BYTES))?;
         }
         apart.well("a flush", apart.db.flush())?;
     }
-    apart.sleep(Duration::from_millis(apart.below(60)));
+    apart.sleep(Duration::from_micros(apart.below(12_000)));
     Ok(())
 }
 
@@ -139,11 +162,12 @@ impl<'a> Struck<'a> {
     /// Strikes some tables of the keyspace, or all.
     fn strike(apart: &'a Apart<'a>) -> Result<Struck<'a>, Violation> {
         let mut paths = apart.tables_of(STRUCK)?;
-        let count = paths.len() as u64;
+        let count = (paths.len() as u64).max(1);
         let kept = if apart.below(3) == 0 { count } else { 1 + apart.below(count) };
         let first = apart.below(count);
         let index = |number: u64| usize::try_from(number).expect("a few");
-        paths.rotate_left(index(first));
+        let first = index(first).min(paths.len());
+        paths.rotate_left(first);
         paths.truncate(index(kept));
         let wrong = match apart.below(2) {
             0 => Wrong::Unreadable,
@@ -165,7 +189,7 @@ impl<'a> Struck<'a> {
     /// Flips the bit of each table that is still there.
     fn flip(&self, at_part: u64) -> Result<(), Violation> {
         let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-        for file in crate::workload::incarnation::files_of(&self.apart.disk) {
+        for file in files_of(&self.apart.disk) {
             let path = self.paths.iter().find(|path| name(path).as_ref() == Some(&file.name));
             if let Some(path) = path {
                 let damage = Damage::Flip { at: file.len / at_part, bit: 3 };

@@ -81,7 +81,7 @@ impl Driver {
         }
         drop(reader);
         self.check_descriptors("at the end", 0)?;
-        apart::judge(&self.context)
+        apart::judge(&self.context, self.watcher)
     }
 
     /// Checks that no more descriptors are open than there may be: none is leaked, and tables take no more than allowed.

@@ -19,22 +19,7 @@ pub enum Habit {
     ShortIncarnations,
     /// A disk that is small from the start, and stays so.
     SmallDisk,
-    /// Several clients who empty keyspaces again and again, and take and drop snapshots meanwhile.
-    Emptying,
 }
-
-/// What clients do who empty keyspaces again and again.
-const EMPTYING: [(Operation, u32); 9] = [
-    (Operation::Put, 10),
-    (Operation::Get, 8),
-    (Operation::Scan, 6),
-    (Operation::TakeSnapshot, 12),
-    (Operation::ReadSnapshot, 12),
-    (Operation::DropSnapshot, 12),
-    (Operation::Flush, 1),
-    (Operation::ClearKeyspace, 12),
-    (Operation::Look, 1),
-];
 
 /// One run's character.
 #[derive(Clone, Debug)]
@@ -113,7 +98,6 @@ impl Swarm {
         let habit = match below(64) {
             62 => Habit::ShortIncarnations,
             60 | 61 | 63 => Habit::SmallDisk,
-            58 | 59 => Habit::Emptying,
             _ => Habit::Ordinary,
         };
         let has_neighbour = rarely(12);
@@ -125,13 +109,8 @@ impl Swarm {
             Operation::ForeignHandle => has_neighbour,
             _ => flip(),
         };
-        let mut operations: Vec<_> =
-            OPERATIONS.into_iter().filter(|(operation, _)| is_done(*operation)).collect();
-        let mut clients_count = if habit == Habit::ShortIncarnations { 1 } else { 1 + below(4) };
-        if habit == Habit::Emptying {
-            operations = EMPTYING.into_iter().filter(|(operation, _)| Some(*operation) != without).collect();
-            clients_count = clients_count.max(3);
-        }
+        let operations = OPERATIONS.into_iter().filter(|(operation, _)| is_done(*operation)).collect();
+        let clients_count = if habit == Habit::ShortIncarnations { 1 } else { 1 + below(4) };
         let (incarnations_count, operations_count) = match habit {
             // Now and then a hundred.
             Habit::ShortIncarnations if rarely(8) => (100, 1 + below(3)),
