@@ -38,12 +38,14 @@ fn pile_up(context: &Context, watcher: Watcher) -> Result<(), Violation> {
     let keyspace = apart.keyspace_with(SHORT, |options| options.table_bytes(64 << 10))?;
     let mut content = Content::new();
     apart.fill(&keyspace, &mut content, (30, 300))?;
-    for _ in 0..1 + apart.below(3) {
-        apart.disk.set_space(Some(apart.disk.space_used() + apart.below(24 << 10)));
+    for _ in 0..2 + apart.below(4) {
+        apart.disk.set_space(Some(apart.disk.space_used() + apart.below(14 << 10)));
         for _ in 0..2 + apart.below(12) {
-            let key = format!("{:04}", apart.below(30));
-            let value = vec![b'v'; 50 + usize::try_from(apart.below(700)).expect("small")];
-            if keyspace.put(&key, &value).and_then(|_| apart.db.flush()).is_err() {
+            let put = |_| {
+                let value = vec![b'v'; 50 + usize::try_from(apart.below(900)).expect("small")];
+                keyspace.put(format!("{:04}", apart.below(30)), value).map(drop)
+            };
+            if (0..1 + apart.below(6)).try_for_each(put).and_then(|()| apart.db.flush()).is_err() {
                 break;
             }
             step(&apart)?;
