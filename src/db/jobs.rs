@@ -389,10 +389,11 @@ impl Core {
             Ok(available) if needs > available => available,
             _ => return Ok((plan, None)),
         };
-        let plan = pick(Situation { available_bytes: Some(available), ..situation }).plan.ok_or_else(|| {
-            let message = format!("a merge may take {needs} bytes on the disk, and {available} are free");
-            Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path())
-        })?;
+        let plan =
+            pick(Situation { available_bytes: Some(available), ..situation }).plan.ok_or_else(|| {
+                let message = format!("a merge may take {needs} bytes on the disk, and {available} are free");
+                Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path())
+            })?;
         let is_sure = plan.needs_bytes() <= available;
         Ok((plan, (!is_sure).then_some(available)))
     }
@@ -662,12 +663,7 @@ impl Core {
         Ok(())
     }
 
-    fn run_compaction(
-        &self,
-        keyspace: &KeyspaceTree,
-        plan: &Plan,
-        space_bytes: Option<u64>,
-    ) -> Result<()> {
+    fn run_compaction(&self, keyspace: &KeyspaceTree, plan: &Plan, space_bytes: Option<u64>) -> Result<()> {
         if plan.is_trivial_move() {
             self.install_compaction(keyspace, plan, plan.upper.clone())?;
             self.counters.trivial_moves.add(1);

@@ -99,11 +99,7 @@ pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<
 }
 
 /// Clears the keyspace while a merge may just be meeting what is wrong: that is over then, and writes go on.
-fn clear_under_merge(
-    apart: &Apart<'_>,
-    keyspace: &Keyspace,
-    content: &mut Content,
-) -> Result<(), Violation> {
+fn clear_under_merge(apart: &Apart<'_>, keyspace: &Keyspace, content: &mut Content) -> Result<(), Violation> {
     strike_under_merge(apart, keyspace, content)?;
     apart.well("clear", keyspace.clear())?;
     content.clear();

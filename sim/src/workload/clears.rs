@@ -127,7 +127,9 @@ fn empty_beside_readers(context: &Context, watcher: Watcher) -> Result<(), Viola
         for (seq, seen) in sights.lock().iter() {
             let (_, expected) = held.range(..=seq).next_back().expect("it holds something at 0");
             if seen != expected {
-                return Err(apart.broken(&format!("at {seq} it shows {seen:?}, not {expected:?} of {held:?}")));
+                return Err(
+                    apart.broken(&format!("at {seq} it shows {seen:?}, not {expected:?} of {held:?}"))
+                );
             }
         }
     }

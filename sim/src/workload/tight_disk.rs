@@ -63,7 +63,8 @@ fn step(apart: &Apart<'_>) -> Result<(), Violation> {
             Ok(true) => {}
             Ok(false) => break,
             Err(error) => {
-                let is_table = error.file().is_some_and(|file| file.extension().is_some_and(|it| it == "sst"));
+                let is_table =
+                    error.file().is_some_and(|file| file.extension().is_some_and(|it| it == "sst"));
                 let is_full = error.kind() == ErrorKind::NoSpace && error.operation() == Some("append");
                 if is_flushed && is_table && is_full {
                     return Err(apart.broken(&format!("a merge was begun that fills the disk: {error:?}")));
@@ -110,7 +111,8 @@ fn make_space(context: &Context, watcher: Watcher) -> Result<(), Violation> {
         apart.sleep(Duration::from_secs(60));
         let later = apart.db.stats();
         if jobs_of(&at_once) != jobs_of(&later) {
-            let message = format!("idle, it had done {:?}, and then {:?}", jobs_of(&at_once), jobs_of(&later));
+            let message =
+                format!("idle, it had done {:?}, and then {:?}", jobs_of(&at_once), jobs_of(&later));
             return Err(apart.broken(&message));
         }
     }
@@ -121,7 +123,8 @@ fn make_space(context: &Context, watcher: Watcher) -> Result<(), Violation> {
     apart.well("compact_range", apart.db.compact_range(&short, ..))?;
     let merged = apart.bytes_of(SHORT);
     if left > merged + merged / 4 + context.swarm.options.memtable_bytes as u64 {
-        let message = format!("{before} bytes before there was space, {left} left alone with it, {merged} merged");
+        let message =
+            format!("{before} bytes before there was space, {left} left alone with it, {merged} merged");
         return Err(apart.broken(&message));
     }
     let pairs = short.iter().and_then(Iterator::collect);
