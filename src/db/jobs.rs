@@ -9,6 +9,7 @@
 use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
+use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::compaction::flush::{FlushSource, flush_all};
 use crate::compaction::merge::{Surroundings, merge};
@@ -395,7 +396,9 @@ impl Core {
                 Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path())
             })?;
         let is_sure = plan.needs_bytes() <= available;
-        Ok((plan, (!is_sure).then_some(available)))
+        // What a table takes beside its entries is not known before its end.
+        let overhead = limits::table_space_len_bytes(self.options.memtable_bytes);
+        Ok((plan, (!is_sure).then(|| available.saturating_sub(overhead))))
     }
 
     /// Gives back the claim of a keyspace that has nothing to merge.
