@@ -371,7 +371,8 @@ impl Core {
     }
 
     /// Returns a merge that is not sure to fill the disk: the one that is due, or else one that is picked by the space that
-    /// there is, with that if it is only likely to do. What is begun in vain takes space from flushes and from the log for as long as it goes on.
+    /// there is; with that, if it is only likely to fit. What is begun in vain takes space from flushes and from the log for
+    /// as long as it goes on.
     ///
     /// # Errors
     /// `NoSpace` if no merge that is due fits.
