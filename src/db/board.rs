@@ -79,6 +79,8 @@ pub(crate) struct Trouble {
 pub(crate) struct Board {
     /// What runs, each with which claim it was.
     running: BTreeMap<JobKind, u64>,
+    /// Those of them after whose failure there is no pause: what they meet may have been mended since they were claimed.
+    excused: BTreeSet<JobKind>,
     troubles: BTreeMap<JobKind, Trouble>,
     candidates: BTreeSet<KeyspaceId>,
     /// How many callers wait to merge a range of a keyspace: the background leaves it to them.
@@ -90,8 +92,6 @@ pub(crate) struct Board {
     /// How many jobs of each kind have ended.
     ended: BTreeMap<JobKind, u64>,
     claims_count: u64,
-    /// How many claims there were when the disk was known to have space again.
-    claims_before_space: u64,
     changes_count: u64,
 }
 
@@ -120,14 +120,13 @@ impl Board {
         self.note_change();
         let claim = self.running.remove(&kind).unwrap_or_else(|| panic!("{kind:?} was claimed until now"));
         *self.ended.entry(kind).or_default() += 1;
+        let is_excused = self.excused.remove(&kind);
         match result {
             Ok(()) => drop(self.troubles.remove(&kind)),
             Err(error) if error.kind() == ErrorKind::Closed => {}
             Err(error) => {
                 let before = self.troubles.get(&kind).map_or(0, |trouble| trouble.failures_count);
-                // Where space was made while it ran, it may have met what is over.
-                let is_over = error.kind() == ErrorKind::NoSpace && claim <= self.claims_before_space;
-                let retry_at = if is_over { 0 } else { now.saturating_add(nanos(pause(error, before))) };
+                let retry_at = if is_excused { 0 } else { now.saturating_add(nanos(pause(error, before))) };
                 let trouble = Trouble { error: error.clone(), failures_count: before + 1, claim, retry_at };
                 self.troubles.insert(kind, trouble);
             }
@@ -141,6 +140,7 @@ impl Board {
     pub(crate) fn give_back(&mut self, kind: JobKind) {
         self.note_change();
         assert!(self.running.remove(&kind).is_some(), "{kind:?} was claimed until now");
+        self.excused.remove(&kind);
         if let Some(id) = kind.keyspace()
             && !self.candidates.contains(&id)
         {
@@ -277,18 +277,11 @@ impl Board {
         self.troubles.values().map(|trouble| trouble.retry_at).filter(|at| *at > now).min()
     }
 
-    /// Ends the pauses of some kinds: somebody asks, or has mended something.
+    /// Ends the pauses of some kinds: somebody asks, or has mended something. A job that runs began before that: if it
+    /// fails, there is none either.
     pub(crate) fn retry_now(&mut self, is_meant: impl Fn(JobKind) -> bool) {
+        self.excused.extend(self.running.keys().copied().filter(|kind| is_meant(*kind)));
         for (_, trouble) in self.troubles.iter_mut().filter(|(kind, _)| is_meant(**kind)) {
-            trouble.retry_at = 0;
-        }
-    }
-
-    /// Notes that the disk has space again: what met a full one is tried again at once, and so is what runs now if it meets
-    /// one.
-    pub(crate) fn note_space(&mut self) {
-        self.claims_before_space = self.claims_count;
-        for trouble in self.troubles.values_mut().filter(|it| it.error.kind() == ErrorKind::NoSpace) {
             trouble.retry_at = 0;
         }
     }
@@ -402,6 +395,20 @@ mod tests {
         board.retry_now(|_| true);
         assert!(board.is_free(TWO, 0) && board.is_free(ONE, 0));
         assert_eq!(board.troubles().count(), 2, "asking again is no success");
+    }
+
+    #[test]
+    fn a_job_that_runs_while_something_is_mended_is_tried_again_at_once_and_no_more_than_once() {
+        let mut board = Board::default();
+        board.claim(ONE);
+        board.claim(TWO);
+        board.retry_now(|kind| kind == ONE);
+        board.finish(ONE, &failed(), 0);
+        board.finish(TWO, &failed(), 0);
+        assert!(board.is_free(ONE, 0) && !board.is_free(TWO, 0));
+        board.claim(ONE);
+        board.finish(ONE, &failed(), 0);
+        assert!(!board.is_free(ONE, 0));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
+use crate::base::limits;
 use crate::base::seq::SeqNum;
 use crate::compaction::flush::{FlushSource, flush_all};
 use crate::compaction::merge::{Surroundings, merge};
@@ -48,11 +49,16 @@ pub(crate) enum Job {
     Compact {
         keyspace: KeyspaceTree,
         plan: Plan,
+        /// What its tables may take on the disk, if they are only likely to have space there.
+        space_bytes: Option<u64>,
         _permit: Option<MergePermit>,
     },
     Purge(BTreeMap<FileName, u64>),
     Reserve,
 }
+
+/// A merge, and what its tables may take on the disk if they are only likely to have space there.
+type FittingPlan = (Plan, Option<u64>);
 
 /// When a background thread should look at a database again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,8 +217,8 @@ impl Core {
                 if let Some((id, permit)) = self.claim_merge(&mut book, now) {
                     drop(book);
                     match self.plan_merge(id) {
-                        Ok(Some((keyspace, plan))) => {
-                            return Some(Job::Compact { keyspace, plan, _permit: permit });
+                        Ok(Some((keyspace, (plan, space_bytes)))) => {
+                            return Some(Job::Compact { keyspace, plan, space_bytes, _permit: permit });
                         }
                         Ok(None) => self.dismiss(id),
                         Err(error) => self.end_claim(JobKind::Compact(id), &Err(error), None),
@@ -300,7 +306,7 @@ impl Core {
 
     /// Looks what a claimed keyspace has to merge; if that is nothing, whether its active memtable hides so much that it
     /// should be sealed.
-    fn plan_merge(&self, id: KeyspaceId) -> Result<Option<(KeyspaceTree, Plan)>> {
+    fn plan_merge(&self, id: KeyspaceId) -> Result<Option<(KeyspaceTree, FittingPlan)>> {
         contain("picking a merge", || {
             loop {
                 let Some(keyspace) = self.view.state().find(id).cloned() else { return Ok(None) };
@@ -316,8 +322,8 @@ impl Core {
                     |situation: Situation<'_>| picker::pick(&tree.tables, limits, &tree.order, situation);
                 let pick = pick_by(situation);
                 if let Some(plan) = pick.plan {
-                    let plan = self.that_fits(plan, situation, pick_by)?;
-                    return Ok(Some((keyspace, plan)));
+                    let fitting = self.that_fits(plan, situation, pick_by)?;
+                    return Ok(Some((keyspace, fitting)));
                 }
                 let unflushed = Unflushed {
                     entries_count: tree.active.count(),
@@ -365,7 +371,8 @@ impl Core {
     }
 
     /// Returns a merge that is not sure to fill the disk: the one that is due, or else one that is picked by the space that
-    /// there is. What is begun in vain takes space from flushes and from the log for as long as it goes on.
+    /// there is; with that, if it is only likely to fit. What is begun in vain takes space from flushes and from the log for
+    /// as long as it goes on.
     ///
     /// # Errors
     /// `NoSpace` if no merge that is due fits.
@@ -374,20 +381,25 @@ impl Core {
         plan: Plan,
         situation: Situation<'_>,
         pick: impl Fn(Situation<'_>) -> Pick,
-    ) -> Result<Plan> {
+    ) -> Result<FittingPlan> {
         let needs = plan.needs_bytes();
         // A move needs nothing, and where space is known to be short the plan was picked by it.
         if needs == 0 || situation.available_bytes.is_some() {
-            return Ok(plan);
+            return Ok((plan, None));
         }
         let available = match self.directory.available_space(self.directory.path()) {
             Ok(available) if needs > available => available,
-            _ => return Ok(plan),
+            _ => return Ok((plan, None)),
         };
-        pick(Situation { available_bytes: Some(available), ..situation }).plan.ok_or_else(|| {
-            let message = format!("a merge may take {needs} bytes on the disk, and {available} are free");
-            Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path())
-        })
+        let plan =
+            pick(Situation { available_bytes: Some(available), ..situation }).plan.ok_or_else(|| {
+                let message = format!("a merge may take {needs} bytes on the disk, and {available} are free");
+                Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path())
+            })?;
+        let is_sure = plan.needs_bytes() <= available;
+        // What a table takes beside its entries is not known before its end.
+        let overhead = limits::table_space_len_bytes(self.options.memtable_bytes);
+        Ok((plan, (!is_sure).then(|| available.saturating_sub(overhead))))
     }
 
     /// Gives back the claim of a keyspace that has nothing to merge.
@@ -452,7 +464,9 @@ impl Core {
             Job::Seal => self.seal_now().map(drop),
             Job::Flush(generation) => self.run_flush(generation, self.ends.cancelled()),
             Job::WriteBack(segment) => self.run_write_back(segment),
-            Job::Compact { keyspace, plan, .. } => self.run_compaction(keyspace, plan),
+            Job::Compact { keyspace, plan, space_bytes, .. } => {
+                self.run_compaction(keyspace, plan, *space_bytes)
+            }
             Job::Purge(names) => self.run_purge(names),
             Job::Reserve => self.run_reserve(),
         });
@@ -653,7 +667,7 @@ impl Core {
         Ok(())
     }
 
-    fn run_compaction(&self, keyspace: &KeyspaceTree, plan: &Plan) -> Result<()> {
+    fn run_compaction(&self, keyspace: &KeyspaceTree, plan: &Plan, space_bytes: Option<u64>) -> Result<()> {
         if plan.is_trivial_move() {
             self.install_compaction(keyspace, plan, plan.upper.clone())?;
             self.counters.trivial_moves.add(1);
@@ -663,7 +677,7 @@ impl Core {
         let outputs = loop {
             let around =
                 Surroundings { tables: &keyspace.tree.tables, snapshots: self.view.snapshots.live() };
-            let limit = self.short_space();
+            let limit = self.short_space().or(space_bytes);
             let merged = self.with_context((limit, self.ends.cancelled()), |context, created| {
                 merge(context, plan, around, Core::output_settings(keyspace), created)
             });
@@ -671,6 +685,7 @@ impl Core {
                 // The disk was short of what it needs when it began, and is not any more.
                 Err(error)
                     if error.kind() == ErrorKind::NoSpace
+                        && space_bytes.is_none()
                         && limit.is_some_and(|limit| limit < needs)
                         && self.short_space().is_none_or(|left| left >= needs) => {}
                 merged => break merged?,

@@ -34,6 +34,7 @@ use crate::db::state::{KeyspaceInfo, KeyspaceTree};
 use crate::format::batch::Batch;
 use crate::format::names::FileName;
 use crate::read::tree::Tree;
+use crate::sync::yield_point;
 use crate::version::edit::Change;
 use std::sync::Arc;
 
@@ -213,6 +214,7 @@ impl Core {
         // it may still be before a commit that empties: its keyspace has changed by then, and readers see what it was.
         let readers = || {
             let visible = self.view.visible_seq();
+            yield_point("forgetting the past: number loaded");
             (self.view.snapshots.live(), visible)
         };
         let (snapshots, visible) = readers();

@@ -327,7 +327,8 @@ impl Core {
         // Merges are picked without regard to space from here on.
         let mut book = self.book.lock();
         book.nominate_short();
-        book.board.note_space();
+        // What has met a full disk, or meets it now, may go well.
+        book.board.retry_now(|kind| kind != JobKind::Reserve);
         Ok(())
     }
 

@@ -199,7 +199,12 @@ impl Core {
                     return Err(error);
                 }
             };
-            let merged = self.run_claimed(Job::Compact { keyspace, plan: plan.clone(), _permit: None });
+            let merged = self.run_claimed(Job::Compact {
+                keyspace,
+                plan: plan.clone(),
+                space_bytes: None,
+                _permit: None,
+            });
             self.wake_background();
             if let Err(error) = merged {
                 if error.kind() != ErrorKind::NoSpace || attempts_left == 0 {

@@ -530,7 +530,6 @@ impl Core {
         {
             let mut book = self.book.lock();
             book.board.retry_now(|_| true);
-            book.board.note_space();
             book.retry_damaged(|_| true);
             book.nominate_short();
         }

@@ -226,6 +226,10 @@ impl ReadFile for SimReadFile {
         let path = self.path.as_path();
         shared.begin(DiskOp::Read, path)?;
         let mut read = || -> Result<usize> {
+            if shared.is_unreadable(self.id) {
+                shared.count_failure("bad sectors read");
+                return Err(volume::failed("read", path, "simulated bad sectors").with_offset(offset));
+            }
             if shared.fails(|plan| plan.read, "read failed") {
                 return Err(volume::failed("read", path, "simulated read error").with_offset(offset));
             }

@@ -41,8 +41,8 @@ use crate::disk::shared::{FIRST_PROCESS, Shared};
 use crate::disk::volume::{Dir, Node, Route, Volume};
 pub use crate::disk::wish::CrashMode;
 use crate::tape::Tape;
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tinylsm::base::error::Result;
@@ -174,8 +174,25 @@ impl SimDisk {
         seen_files(&volume, volume.dir(dir)).collect()
     }
 
+    /// Makes the bytes of these files unreadable, and of no others, until it is called again or the disk is healed: each
+    /// read of them fails. They can still be opened, and asked for their length.
+    ///
+    /// # Errors
+    /// `NotFound`, and nothing is changed.
+    pub fn set_unreadable(&self, paths: &[PathBuf]) -> Result<()> {
+        let volume = self.shared.volume.lock();
+        let find = |path: &PathBuf| volume.find_file("set_unreadable", &self.route(path)?);
+        let ids = paths.iter().map(find).collect::<Result<BTreeSet<u64>>>()?;
+        drop(volume);
+        self.shared.has_unreadable.store(!ids.is_empty(), Ordering::Relaxed);
+        *self.shared.unreadable.lock() = ids;
+        Ok(())
+    }
+
     /// Ends all faults, and makes space.
     pub fn heal(&self) {
+        self.shared.has_unreadable.store(false, Ordering::Relaxed);
+        self.shared.unreadable.lock().clear();
         self.set_faults(FaultPlan::default());
         self.set_space(None);
     }

@@ -15,7 +15,7 @@ use crate::disk::profile::Profile;
 use crate::disk::volume::{Volume, failed};
 use crate::tape::{Label, Tape};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -52,6 +52,9 @@ pub(in crate::disk) struct Shared {
     pub(in crate::disk) changes_count: AtomicU64,
     pub(in crate::disk) crash_after: AtomicU64,
     pub(in crate::disk) aim: Mutex<Option<Aim>>,
+    /// Files whose bytes cannot be read.
+    pub(in crate::disk) unreadable: Mutex<BTreeSet<u64>>,
+    pub(in crate::disk) has_unreadable: AtomicBool,
     pub(in crate::disk) wall_offset_ms: AtomicI64,
     /// Time outside a simulation, beside the real one: each look takes a microsecond, and operations what they take.
     pub(in crate::disk) idle_ns: AtomicU64,
@@ -90,6 +93,8 @@ impl Shared {
             changes_count: AtomicU64::new(0),
             crash_after: AtomicU64::new(u64::MAX),
             aim: Mutex::new(None),
+            unreadable: Mutex::default(),
+            has_unreadable: AtomicBool::new(false),
             wall_offset_ms: AtomicI64::new(0),
             idle_ns: AtomicU64::new(0),
             real_clock: OnceLock::new(),
@@ -260,6 +265,11 @@ impl Shared {
             return Err(error.with_file(path).with_operation(op.name()));
         }
         Ok(())
+    }
+
+    /// Tells whether the bytes of a file cannot be read.
+    pub(in crate::disk) fn is_unreadable(&self, id: u64) -> bool {
+        self.has_unreadable.load(Ordering::Relaxed) && self.unreadable.lock().contains(&id)
     }
 
     pub(in crate::disk) fn refuses_allocation(&self) -> bool {

@@ -166,6 +166,7 @@ impl Driver {
             self.panics_before = self.context.fuse.panics_count();
             self.failures_before = self.disk.failures_count();
             self.context.judge.lock().model.forget_writers();
+            let before = Before::look(&self.disk);
             let opened = self.context.builder(&self.disk, self.context.background()).open();
             match opened {
                 Ok(db) => {
@@ -198,6 +199,7 @@ impl Driver {
                         return Err(violation("recovery", format!("open failed: {error:?}")));
                     }
                     self.reach("open failed by a fault");
+                    self.check_attempt(&before)?;
                     if attempt >= 2 {
                         self.mend_disk();
                     }
@@ -205,6 +207,28 @@ impl Driver {
             }
         }
         Ok(None)
+    }
+
+    /// Checks that an opening in vain has kept no space that it had allocated and not written.
+    fn check_attempt(&self, before: &Before) -> Result<(), Violation> {
+        let now = Before::look(&self.disk);
+        // Where the attempt may count, or what was allocated could not be given back, it stays.
+        if now.in_doubt_count != before.in_doubt_count || now.pointer() != before.pointer() {
+            return Ok(());
+        }
+        let is_new = |file: &&SeenFile| before.files.iter().all(|old| old.name != file.name);
+        let is_kept = |file: &&SeenFile| file.len > file.bytes.len() as u64;
+        if let Some(file) = now.files.iter().filter(is_new).find(is_kept) {
+            let message = format!(
+                "it left {} with {} bytes, {} of them written",
+                file.name,
+                file.len,
+                file.bytes.len()
+            );
+            return Err(violation("an opening in vain", message));
+        }
+        self.reach("judged: an opening in vain");
+        Ok(())
     }
 
     pub(in crate::workload) fn reading(&self) -> Reading<'_> {
@@ -298,6 +322,26 @@ impl Driver {
         let ended = [db.resume().err(), db.flush().err(), db.wait_idle().err(), put.err()];
         crate::schedule::note(|| format!("after the panic: {ended:?}"));
         Ok(())
+    }
+}
+
+/// The files before an opening.
+struct Before {
+    files: Vec<SeenFile>,
+    /// Operations that had failed and may leave an opening in doubt, or its space taken.
+    in_doubt_count: u64,
+}
+
+impl Before {
+    fn look(disk: &SimDisk) -> Before {
+        let counters = disk.counters();
+        let failed = ["rename failed", "sync_dir failed", "trim failed"];
+        let in_doubt_count = failed.iter().filter_map(|name| counters.get(name)).sum();
+        Before { files: files_of(disk), in_doubt_count }
+    }
+
+    fn pointer(&self) -> Option<&SeenFile> {
+        self.files.iter().find(|file| file.name == "CURRENT")
     }
 }
 

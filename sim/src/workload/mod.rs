@@ -1,6 +1,9 @@
 //! One run: a database, its clients and its accidents, decided by a tape and judged by oracles.
 
+mod apart;
+mod bad_sectors;
 mod calls;
+mod clears;
 pub mod client;
 mod damage;
 pub mod driver;
@@ -34,4 +37,5 @@ pub mod scene;
 pub mod seed_file;
 pub mod sight;
 pub mod swarm;
+mod tight_disk;
 mod upkeep;

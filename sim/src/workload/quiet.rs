@@ -292,12 +292,16 @@ impl Driver {
 }
 
 /// Returns how many jobs of each kind were done.
-fn jobs_of(stats: &Stats) -> (u64, u64, u64) {
+pub(in crate::workload) fn jobs_of(stats: &Stats) -> (u64, u64, u64) {
     (stats.flushes, stats.compactions, stats.trivial_moves)
 }
 
 /// Checks that no level is over its target where nothing is due.
-fn check_shape(db: &Db, stats: &Stats, longest_value_len: u64) -> Result<(), Violation> {
+pub(in crate::workload) fn check_shape(
+    db: &Db,
+    stats: &Stats,
+    longest_value_len: u64,
+) -> Result<(), Violation> {
     for figures in &stats.keyspaces {
         let keyspace = db
             .keyspace(&figures.name)

@@ -2,6 +2,7 @@
 
 use crate::disk::SimDisk;
 use crate::tape::Label;
+use crate::workload::apart;
 use crate::workload::driver::Driver;
 use crate::workload::incarnation::files_of;
 use crate::workload::judge::{Violation, violation};
@@ -79,7 +80,8 @@ impl Driver {
             self.reach("judged: neighbour");
         }
         drop(reader);
-        self.check_descriptors("at the end", 0)
+        self.check_descriptors("at the end", 0)?;
+        apart::judge(&self.context, self.watcher)
     }
 
     /// Checks that no more descriptors are open than there may be: none is leaked, and tables take no more than allowed.
