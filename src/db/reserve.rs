@@ -108,13 +108,8 @@ impl Reserve {
         seal_at_bytes > 0 && active_bytes >= seal_at_bytes
     }
 
-    /// Calls `body`, which uses the space that was given back: it is not set aside again before that returns. Where the disk
-    /// does not tell of a quota, it could be.
-    pub(crate) fn while_used<T>(&self, body: impl FnOnce() -> T) -> T {
-        self.users_count.fetch_add(1, Ordering::SeqCst);
-        let result = body();
-        self.users_count.fetch_sub(1, Ordering::SeqCst);
-        result
+    fn is_in_use(&self) -> bool {
+        self.users_count.load(Ordering::SeqCst) > 0
     }
 
     fn seals_early(&self) -> bool {
@@ -183,8 +178,7 @@ impl Core {
 
     /// Tells whether the reserve should be made, or made larger; or smaller, if nothing else goes on.
     pub(crate) fn is_reserve_due(&self, book: &mut Book, now: u64) -> bool {
-        let is_used = || self.reserve.users_count.load(Ordering::SeqCst) > 0;
-        if self.reserve.is_spent() && (is_used() || self.is_flush_first(book)) {
+        if self.reserve.is_spent() && (self.reserve.is_in_use() || self.is_flush_first(book)) {
             return false;
         }
         let (target, held) = (self.reserve_target(book), self.reserve.held_bytes());
@@ -366,6 +360,28 @@ impl Core {
     /// Returns how much of the log may be allocated ahead: nothing that the reserve has made space for.
     pub(crate) fn preallocate_bytes(&self) -> u64 {
         if self.reserve.is_spent() { 0 } else { self.options.wal_preallocate_bytes }
+    }
+
+    /// Calls `body`, which uses the space that was given back: it is not set aside again before that returns. Where the disk
+    /// does not tell of a quota, it could be.
+    pub(crate) fn while_reserve_is_used<T>(&self, body: impl FnOnce() -> T) -> T {
+        self.reserve.users_count.fetch_add(1, Ordering::SeqCst);
+        let result = body();
+        self.reserve.users_count.fetch_sub(1, Ordering::SeqCst);
+        // Whoever waits for another has looked under this lock.
+        drop(self.book.lock());
+        self.changed.notify_all();
+        self.wake_background();
+        result
+    }
+
+    /// Waits while somebody uses what the reserve gave back; tells whether another may be made by now.
+    pub(crate) fn await_reserve_users(&self) -> bool {
+        let mut book = self.book.lock();
+        while self.reserve.is_in_use() {
+            self.changed.wait(&mut book);
+        }
+        self.is_reserve_awaited(&mut book)
     }
 
     /// Gives the reserve up, once nobody is making another; tells whether that made space.

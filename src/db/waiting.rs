@@ -154,7 +154,7 @@ impl Core {
     }
 
     /// Tells whether space is going to be set aside now.
-    fn is_reserve_awaited(&self, book: &mut Book) -> bool {
+    pub(crate) fn is_reserve_awaited(&self, book: &mut Book) -> bool {
         let now = self.directory.now();
         book.board.is_running(JobKind::Reserve)
             || (book.board.is_free(JobKind::Reserve, now) && self.is_reserve_due(book, now))

@@ -66,12 +66,12 @@ impl Core {
         }
         self.make_space_for_deletes(reach)?;
         if self.reserve.is_spent() {
-            return self.reserve.while_used(|| self.commit_on_full_disk(request, reach));
+            return self.while_reserve_is_used(|| self.commit_on_full_disk(request, reach));
         }
         match self.commit_once(request, reach) {
             // Where going on in the reserve's space fails, the attempt may be in the log, as its error says.
             (request, Err(error)) if error.kind() == ErrorKind::NoSpace => {
-                self.reserve.while_used(|| match self.use_reserve_for_deletes() {
+                self.while_reserve_is_used(|| match self.use_reserve_for_deletes() {
                     Ok(true) => self.commit_on_full_disk(request, reach),
                     Ok(false) | Err(_) => Err(error),
                 })
@@ -537,9 +537,13 @@ impl Core {
         self.changed.notify_all();
         resumed?;
         // Puts are refused until the reserve is back.
-        if self.reserve.is_spent() {
-            let concerns = |kind| matches!(kind, JobKind::Reserve | JobKind::Flush);
-            return self.await_jobs(concerns, |_| !self.reserve.is_spent());
+        let concerns = |kind| matches!(kind, JobKind::Reserve | JobKind::Flush);
+        while self.reserve.is_spent() {
+            match self.await_jobs(concerns, |_| !self.reserve.is_spent()) {
+                // Nobody could make it while deletes used its space.
+                Err(error) if error.kind() == ErrorKind::Busy && self.await_reserve_users() => {}
+                answer => return answer,
+            }
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ impl Driver {
     fn use_full_disk(&mut self, reserve_len: u64) -> Result<(), Violation> {
         let mut db = self.open_on("a full disk")?;
         self.context.judge_recovery(&db, self.reading())?;
-        self.delete_on_full_disk(&db)?;
+        self.delete_on_full_disk(&db, true)?;
         if self.context.tape.below(Label::Check, 2) == 0 {
             db = self.reopen_full_disk(db)?;
         }
@@ -103,21 +103,24 @@ impl Driver {
         self.context.judge.lock().note_closed();
         let db = self.open_on("a disk that is still full")?;
         self.context.judge_recovery(&db, self.reading())?;
+        // An opening takes of what deletes were given, and with nothing put there is nothing to complain of.
+        let mut has_put = false;
         for (id, keyspace) in keyspaces_of(&db)? {
             for number in 0..FILLING_PUTS_MAX {
                 let value = format!("{number}.").repeat(100);
                 if self.context.put_in(id, &keyspace, "fill", &value)?.is_err() {
                     break;
                 }
+                has_put = true;
             }
         }
-        self.delete_on_full_disk(&db)?;
+        self.delete_on_full_disk(&db, has_put)?;
         self.reach("reopened on a full disk");
         Ok(db)
     }
 
-    /// Deletes some keys of each keyspace, and has it merged.
-    fn delete_on_full_disk(&self, db: &Db) -> Result<(), Violation> {
+    /// Deletes some keys of each keyspace, and has it merged; `is_owed` tells whether there must be space for that.
+    fn delete_on_full_disk(&self, db: &Db, is_owed: bool) -> Result<(), Violation> {
         let keyspaces = keyspaces_of(db)?;
         let mut deleted_count = 0;
         for (id, keyspace) in &keyspaces {
@@ -127,9 +130,9 @@ impl Driver {
             let key_len_max = self.context.swarm.options.memtable_bytes / KEY_PART;
             let short = keys.iter().filter(|(key, _)| key.len() <= key_len_max);
             for (key, _) in short.take(DELETES_COUNT) {
-                self.delete(keyspace, (id, key))?;
+                let is_deleted = self.delete(keyspace, (id, key), is_owed)?;
                 self.check_manifest_space()?;
-                deleted_count += 1;
+                deleted_count += u64::from(is_deleted);
             }
             // A merge that needs more than was set aside may have to give up, and says so.
             match db.compact_range(keyspace, ..) {
@@ -293,7 +296,7 @@ impl Driver {
                 Err(error) if self.is_full(&error) => {
                     self.check_manifest_space()?;
                     for _ in 0..below(4) {
-                        self.delete(keyspace, (id, format!("fill{}", below(8)).as_bytes()))?;
+                        self.delete(keyspace, (id, format!("fill{}", below(8)).as_bytes()), true)?;
                     }
                     return Ok(true);
                 }
@@ -314,13 +317,16 @@ impl Driver {
         }
     }
 
-    /// Deletes a key, which a full disk does not hinder.
-    fn delete(&self, keyspace: &Keyspace, (id, key): (u32, &[u8])) -> Result<(), Violation> {
+    /// Deletes a key, which a full disk does not hinder if space `is_owed`; tells whether it is deleted.
+    fn delete(&self, keyspace: &Keyspace, (id, key): (u32, &[u8]), is_owed: bool) -> Result<bool, Violation> {
         let commit = self.context.judge.lock().model.begin(vec![((id, key.to_vec()), None)]);
         let result = keyspace.delete_with(key, WriteOptions::disk());
         self.note_delete(commit, &result)?;
         match result {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(error) if !is_owed && matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::ReadOnly) => {
+                Ok(false)
+            }
             Err(error) => Err(broken(format!("a delete in {keyspace:?} gives {error:?}"))),
         }
     }
