@@ -139,6 +139,36 @@ fn a_reserve_of_an_earlier_life_goes_where_none_is_wanted() {
     });
 }
 
+/// A reserve that was used, and that nobody wants any more, goes, be it at the second attempt.
+#[test]
+fn a_used_reserve_that_nobody_wants_goes() {
+    within(|| {
+        let space = SmallDisk::new(4 << 20);
+        let disk = HookedVfs::over(space.clone());
+        let open = |reserve_bytes_max| {
+            let options = tiny().reserve_bytes_max(reserve_bytes_max);
+            small(&disk).options(options).background(Background::Manual).open().expect("opens")
+        };
+        let len = || space.metadata(Path::new("/db/RESERVE")).ok().map(|metadata| metadata.len);
+        let db = open(64 << 20);
+        put_50(&db);
+        let is_used = (0..10_000).any(|i| {
+            space.leave_free(0);
+            db.delete(numbered(i % 50)).expect("the reserve is there for deletes");
+            len() == Some(0)
+        });
+        assert!(is_used, "the reserve is not used on a full disk");
+        db.close().expect("closes");
+        refuse_once(&disk, Op::Remove, "RESERVE", ErrorKind::Io);
+        space.leave_free(3 << 20);
+        let db = open(0);
+        db.put("k", "v").expect("puts");
+        db.wait_idle().expect("idle");
+        db.close().expect("closes");
+        assert_eq!(len(), None, "nobody wants it");
+    });
+}
+
 /// The reserve of an earlier incarnation, used or gone where none is wanted, is not waited for: with space, writing goes on.
 #[test]
 fn writing_goes_on_after_a_full_disk_where_no_reserve_is_wanted() {
@@ -242,6 +272,87 @@ fn a_reserve_shrinks_with_the_data_on_a_small_disk() {
                 after < 1 << 20,
                 "{background:?}: a reserve of {after} bytes for nothing, {before:?} before"
             );
+        });
+    }
+}
+
+// ---- Beside others who delete ----
+
+/// A database of a few keys whose reserve was used on a full disk.
+fn used_up(background: &Background) -> (SmallDisk, Db) {
+    let space = SmallDisk::new(16 << 20);
+    let disk = HookedVfs::over(space.clone());
+    let options = tiny().memtable_bytes(256 << 10);
+    let db = small(&disk).options(options).background(background.clone()).open().expect("opens");
+    put_50(&db);
+    let is_used = (0..10_000).any(|i| {
+        space.leave_free(0);
+        db.delete(numbered(i % 50)).expect("the reserve is there for deletes");
+        reserve_len(&space).is_none()
+    });
+    assert!(is_used, "the reserve is not used on a full disk");
+    // Deletes overlap more often.
+    disk.set_hook(|call| {
+        if matches!(call.op, Op::Sync | Op::SyncFile) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    });
+    (space, db)
+}
+
+/// Once there is space, writing goes on, whoever deletes meanwhile: these do not keep the reserve from coming back.
+#[test]
+fn writing_goes_on_beside_others_who_delete() {
+    for background in BACKGROUNDS {
+        within(move || {
+            let (space, db) = used_up(&background);
+            let is_over = Arc::new(AtomicBool::new(false));
+            let deleters: Vec<_> = (0..8)
+                .map(|thread| {
+                    let (db, is_over) = (db.clone(), Arc::clone(&is_over));
+                    start("deletes", move || {
+                        for i in 0.. {
+                            if is_over.load(Atomic::SeqCst) {
+                                break;
+                            }
+                            drop(db.delete(format!("gone{thread}-{}", i % 50)));
+                        }
+                    })
+                })
+                .collect();
+            std::thread::sleep(Duration::from_millis(100));
+            space.leave_free(12 << 20);
+            check_goes_on(&db, &format!("{background:?}"));
+            is_over.store(true, Atomic::SeqCst);
+            deleters.into_iter().for_each(|deleter| deleter.join());
+        });
+    }
+}
+
+/// A merge goes on where its tables fit, however long the values are before they are packed.
+#[test]
+fn a_merge_of_what_packs_well_fits() {
+    for background in BACKGROUNDS {
+        within(move || {
+            let disk = SmallDisk::new(64 << 20);
+            let keyspace = KeyspaceOptions::default().level0_compaction_trigger(12);
+            let options = tiny().memtable_bytes(256 << 10).default_keyspace(keyspace);
+            let db = small(&disk).options(options).background(background.clone()).open().expect("opens");
+            for i in 0..4 {
+                db.put(numbered(i), vec![0; 4 << 20]).expect("puts");
+                db.flush().expect("flushes");
+            }
+            db.wait_idle().expect("idle");
+            let is_used = (0..10_000).any(|i| {
+                disk.leave_free(0);
+                db.delete(numbered(i % 2)).expect("the reserve is there for deletes");
+                reserve_len(&disk).is_none()
+            });
+            assert!(is_used, "the reserve is not used on a full disk");
+            disk.leave_free(300 << 10);
+            let compacted = db.compact_range(db.default_keyspace(), ..);
+            assert!(compacted.is_ok(), "{background:?}: {compacted:?}");
         });
     }
 }

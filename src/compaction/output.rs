@@ -192,7 +192,7 @@ impl<'a> Outputs<'a> {
             self.end_table()?;
         }
         if self.writer.is_none() || self.context.space_bytes.is_some() {
-            self.check_before(value.len() as u64)?;
+            self.check()?;
         }
         if self.writer.is_none() {
             self.writer = Some(self.start_table()?);
@@ -206,17 +206,12 @@ impl<'a> Outputs<'a> {
     /// # Errors
     /// `Closed` if it was cancelled; `NoSpace` if it takes more of the disk than it may.
     pub fn check(&self) -> Result<()> {
-        self.check_before(0)
-    }
-
-    /// As [`Outputs::check`], before so many bytes are added.
-    fn check_before(&self, more_len_bytes: u64) -> Result<()> {
         if self.context.is_cancelled.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Closed, "the database is closing"));
         }
         let open_len_bytes = self.writer.as_ref().map_or(0, TableWriter::estimated_len);
         if let Some(space_bytes) = self.context.space_bytes
-            && self.finished_len_bytes + open_len_bytes + more_len_bytes > space_bytes
+            && self.finished_len_bytes + open_len_bytes > space_bytes
         {
             let message =
                 format!("the tables would take more than the {space_bytes} bytes that are left for them");
@@ -238,7 +233,10 @@ impl<'a> Outputs<'a> {
             created_at: self.context.created_at,
             options: self.settings.table,
         };
-        Ok(TableWriter::new(file, settings))
+        let writer = TableWriter::new(file, settings);
+        // How well a block packs is known only when it is to be written.
+        let left = self.context.space_bytes.map(|bytes| bytes.saturating_sub(self.finished_len_bytes));
+        Ok(writer.with_len_max(left.unwrap_or(u64::MAX)))
     }
 
     fn end_table(&mut self) -> Result<()> {

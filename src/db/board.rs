@@ -286,6 +286,15 @@ impl Board {
         }
     }
 
+    /// Notes that the disk has space again: what has met a full one is tried again at once, and so is what runs now, if it
+    /// fails.
+    pub(crate) fn note_space(&mut self) {
+        self.excused.extend(self.running.keys().copied());
+        for trouble in self.troubles.values_mut().filter(|it| it.error.kind() == ErrorKind::NoSpace) {
+            trouble.retry_at = 0;
+        }
+    }
+
     /// Ends the pauses of kinds that failed last in a job that was among the first `count` to be claimed: what it met may
     /// have been mended before it failed. Tells whether there were any.
     pub(crate) fn retry_if_claimed_before(&mut self, count: u64, is_meant: impl Fn(JobKind) -> bool) -> bool {

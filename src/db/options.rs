@@ -207,9 +207,12 @@ impl Options {
     /// Returns the options as far as reading goes; what only concerns writing has its default, which is in range, and a
     /// stop that no keyspace's trigger is above.
     pub(crate) fn for_reading(self) -> Options {
-        let Options { memtable_bytes, block_cache_bytes, open_files_max, default_keyspace, .. } = self;
+        let Options { block_cache_bytes, open_files_max, default_keyspace, .. } = self;
+        // What a reader has to agree with is the order of the keys.
+        let default_keyspace =
+            default_keyspace.map(|asked| KeyspaceOptions::default().comparator(asked.comparator));
         let writing = Options::default().level0_stop(usize::MAX);
-        Options { memtable_bytes, block_cache_bytes, open_files_max, default_keyspace, ..writing }
+        Options { block_cache_bytes, open_files_max, default_keyspace, ..writing }
     }
 
     /// Checks that a keyspace's options go with those of the database.

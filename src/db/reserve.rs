@@ -21,17 +21,19 @@ use crate::base::contain::contain;
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
 use crate::base::limits;
-use crate::db::board::JobKind;
+use crate::db::board::{JobKind, nanos};
 use crate::db::book::Book;
 use crate::db::core::{Core, Host};
 use crate::db::ends::Phase;
 use crate::db::jobs::Job;
+use crate::db::writing::FULL_DISK_WAIT_MAX;
 use crate::format::names::FileName;
 use crate::memtable::Memtable;
 use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::vfs::Vfs;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// What is set aside.
 #[derive(Default)]
@@ -182,6 +184,9 @@ impl Core {
             return false;
         }
         let (target, held) = (self.reserve_target(book), self.reserve.held_bytes());
+        if target.wanted_bytes == 0 && self.reserve.is_there() {
+            return now >= self.reserve.try_at.load(Ordering::Relaxed);
+        }
         if held < target.least_bytes || self.reserve.seals_early() {
             return now >= self.reserve.try_at.load(Ordering::Relaxed);
         }
@@ -321,8 +326,7 @@ impl Core {
         // Merges are picked without regard to space from here on.
         let mut book = self.book.lock();
         book.nominate_short();
-        // What has met a full disk, or meets it now, may go well.
-        book.board.retry_now(|kind| kind != JobKind::Reserve);
+        book.board.note_space();
         Ok(())
     }
 
@@ -364,9 +368,9 @@ impl Core {
 
     /// Calls `body`, which uses the space that was given back: it is not set aside again before that returns. Where the disk
     /// does not tell of a quota, it could be.
-    pub(crate) fn while_reserve_is_used<T>(&self, body: impl FnOnce() -> T) -> T {
+    pub(crate) fn while_reserve_is_used<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
         self.reserve.users_count.fetch_add(1, Ordering::SeqCst);
-        let result = body();
+        let result = contain("a delete on a full disk", body);
         self.reserve.users_count.fetch_sub(1, Ordering::SeqCst);
         // Whoever waits for another has looked under this lock.
         drop(self.book.lock());
@@ -375,11 +379,16 @@ impl Core {
         result
     }
 
-    /// Waits while somebody uses what the reserve gave back; tells whether another may be made by now.
+    /// Waits a while for whoever uses what the reserve gave back; tells whether another may be made by now.
     pub(crate) fn await_reserve_users(&self) -> bool {
+        let until = self.directory.now().saturating_add(nanos(FULL_DISK_WAIT_MAX));
         let mut book = self.book.lock();
         while self.reserve.is_in_use() {
-            self.changed.wait(&mut book);
+            let left = until.saturating_sub(self.directory.now());
+            if left == 0 {
+                return false;
+            }
+            self.changed.wait_for(&mut book, Duration::from_nanos(left));
         }
         self.is_reserve_awaited(&mut book)
     }

@@ -42,7 +42,7 @@ pub(crate) struct Reach<'a> {
 const FULL_DISK_ATTEMPTS: u32 = 20;
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(10);
 /// How long it waits at most for whoever removes files.
-const FULL_DISK_WAIT_MAX: Duration = Duration::from_secs(5);
+pub(crate) const FULL_DISK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 impl Core {
     /// Commits a batch; returns the number of its last operation.
@@ -65,14 +65,18 @@ impl Core {
             return self.commit_once(request, reach).1;
         }
         self.make_space_for_deletes(reach)?;
-        if self.reserve.is_spent() {
-            return self.while_reserve_is_used(|| self.commit_on_full_disk(request, reach));
-        }
+        let is_spent = self.reserve.is_spent();
         match self.commit_once(request, reach) {
+            // Only who meets the full disk uses what the reserve gave back: others would keep it from coming back.
+            (request, Err(error))
+                if is_spent && matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::ReadOnly) =>
+            {
+                self.while_reserve_is_used(|| self.commit_on_full_disk(request, reach, Some(error)))
+            }
             // Where going on in the reserve's space fails, the attempt may be in the log, as its error says.
             (request, Err(error)) if error.kind() == ErrorKind::NoSpace => {
                 self.while_reserve_is_used(|| match self.use_reserve_for_deletes() {
-                    Ok(true) => self.commit_on_full_disk(request, reach),
+                    Ok(true) => self.commit_on_full_disk(request, reach, None),
                     Ok(false) | Err(_) => Err(error),
                 })
             }
@@ -82,8 +86,13 @@ impl Core {
 
     /// Commits deletes when the reserve is spent: a job may take the space for a moment that they need, and gives it back
     /// when it fails.
-    fn commit_on_full_disk(&self, mut request: Request, reach: Reach<'_>) -> Result<SeqNum> {
-        let mut in_doubt = None;
+    fn commit_on_full_disk(
+        &self,
+        mut request: Request,
+        reach: Reach<'_>,
+        first: Option<Error>,
+    ) -> Result<SeqNum> {
+        let mut in_doubt = first.filter(|error| error.kind() == ErrorKind::NoSpace);
         let until = self.directory.now().saturating_add(nanos(FULL_DISK_WAIT_MAX));
         let mut attempts_left = FULL_DISK_ATTEMPTS;
         while attempts_left > 0 {

@@ -11,7 +11,7 @@
 //! caller's to sync in any case.
 
 use crate::base::comparator::KeyOrder;
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::key::{InternalKey, Kind, Tag};
 use crate::base::limits::{
@@ -81,6 +81,8 @@ pub struct TableWriter {
     last_tag: Tag,
     /// The last data block, until the first key behind it is known.
     unindexed: Option<Handle>,
+    /// How long the file may become.
+    len_bytes_max: u64,
     /// The first failure: nothing may be appended behind it.
     failure: Option<Error>,
 }
@@ -106,9 +108,17 @@ impl TableWriter {
             last_key: Vec::new(),
             last_tag: Tag::OLDEST,
             unindexed: None,
+            len_bytes_max: u64::MAX,
             failure: None,
             settings,
         }
+    }
+
+    /// Has the table fail with `NoSpace` rather than give its file more bytes than this.
+    #[must_use]
+    pub fn with_len_max(mut self, len_bytes_max: u64) -> TableWriter {
+        self.len_bytes_max = len_bytes_max;
+        self
     }
 
     /// Appends an entry, which comes behind all before it.
@@ -282,7 +292,16 @@ impl TableWriter {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        if let Err(error) = self.file.append(&[IoSlice::new(&self.buffer)]) {
+        let appended = if self.position() <= self.len_bytes_max {
+            self.file.append(&[IoSlice::new(&self.buffer)])
+        } else {
+            let message = format!(
+                "the table would take more than the {} bytes that are left for it",
+                self.len_bytes_max
+            );
+            Err(Error::new(ErrorKind::NoSpace, message))
+        };
+        if let Err(error) = appended {
             self.failure = Some(error.clone());
             return Err(error);
         }

@@ -4,7 +4,7 @@
 //! line of its own what can be done about it. The engine's texts are for whoever programs with it as well, and say what is
 //! wrong; what somebody at a terminal can do is said here.
 
-use crate::escape::{on_one_line, shown};
+use crate::escape::{on_one_line, printable, shown};
 use std::io;
 use std::path::Path;
 use tinylsm::format::names::FileName;
@@ -156,7 +156,7 @@ fn is_unwritable(error: &Error) -> bool {
 /// Says what is left where a file is damaged.
 fn damage_hint_of(error: &Error) -> Option<String> {
     let path = error.file()?;
-    let dir = shown(path.parent()?);
+    let dir = word(path.parent()?);
     match FileName::parse(path.file_name()?.to_str()?)? {
         FileName::Table(_) => Some(format!(
             "Everything else can be read and written, with --degraded where the database does not open. `tinylsm verify \
@@ -167,7 +167,7 @@ fn damage_hint_of(error: &Error) -> Option<String> {
                 "No command but `dump` gets past this, not even with --degraded. There is one manifest, and it can be read to \
                  its end. Copy the directory, then give it back its file CURRENT with\n  echo '{line}' > {}\nand see what \
                  `tinylsm verify --db {dir}` says. If it finds damage, restore the directory from its last copy.",
-                quoted(&shown(path))
+                word(path)
             ),
             None => without_a_way_out(&dir),
         }),
@@ -176,9 +176,16 @@ fn damage_hint_of(error: &Error) -> Option<String> {
     }
 }
 
-/// Returns a text as a shell takes it for one word.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
+/// Returns a path as a shell takes it for one word, if it can be printed at all.
+fn word(path: &Path) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "/._-+:".contains(character);
+    match path.to_str() {
+        Some(text) if !text.is_empty() && text.chars().all(is_plain) => text.to_owned(),
+        Some(text) if printable(text) == text && !text.contains('\n') => {
+            format!("'{}'", text.replace('\'', "'\\''"))
+        }
+        _ => shown(path),
+    }
 }
 
 fn without_a_way_out(dir: &str) -> String {

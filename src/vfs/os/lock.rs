@@ -62,7 +62,11 @@ fn with_way_out(error: Error, mode: LockMode) -> Error {
 
 /// Leaves the number of the process that holds the lock in the file, unless somebody else's bytes are there.
 fn mark(mut file: &File, process: u32) -> io::Result<()> {
-    if file.metadata()?.len() != 0 && read_mark(file)?.is_none() {
+    let (len, mut bytes) = (file.metadata()?.len(), Vec::new());
+    // A power cut may have kept the length and not the bytes.
+    file.take(MARK_LEN_BYTES as u64).read_to_end(&mut bytes)?;
+    let is_free = len <= MARK_LEN_BYTES as u64 && bytes.iter().all(|byte| *byte == 0);
+    if !is_free && read_mark(file)?.is_none() {
         return Ok(());
     }
     file.seek(SeekFrom::Start(0))?;
