@@ -330,6 +330,73 @@ fn writing_goes_on_beside_others_who_delete() {
     }
 }
 
+/// Puts that waited for a flush, which had space only because the reserve was used, do not take what deletes were given.
+#[test]
+fn puts_that_waited_leave_deletes_their_space() {
+    within(|| {
+        let space = SmallDisk::new(64 << 20);
+        let disk = HookedVfs::over(space.clone());
+        let keyspace = KeyspaceOptions::default().compression(Compression::None);
+        let options = tiny().memtable_bytes(256 << 10).sealed_memtables_max(1).default_keyspace(keyspace);
+        let options = options.stall_timeout(STALL_MAX);
+        let db = small(&disk).options(options).background(Background::Threads(2)).open().expect("opens");
+        put_50(&db);
+        let gate = Gate::default();
+        let _opens = gate.opens_at_the_end();
+        gate.close();
+        let (door, is_refused) = (gate.clone(), AtomicBool::new(false));
+        disk.set_hook(move |call| {
+            if call.is(Op::Create, ".sst") {
+                door.pass();
+                if !is_refused.swap(true, Atomic::SeqCst) {
+                    return Err(refused(ErrorKind::NoSpace, call));
+                }
+            }
+            Ok(())
+        });
+        let mut number = 0;
+        // One memtable waits for its flush, and the next one is full.
+        while db.stats().sealed_memtables == 0 || db.stats().memtable_bytes < 256 << 10 {
+            db.put(format!("fill{number:05}"), vec![number.to_le_bytes()[0]; 2000]).expect("puts");
+            number += 1;
+        }
+        gate.await_parked();
+        let puts: Vec<_> = (0..4)
+            .map(|n| {
+                let db = db.clone();
+                start("a put", move || db.put(format!("waited{n}"), vec![n; 200 << 10]).map(drop))
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(100));
+        space.leave_free(0);
+        gate.open();
+        drop(puts.into_iter().map(|put| put.join()).collect::<Vec<_>>());
+        for i in 0..20 {
+            db.delete(numbered(i)).unwrap_or_else(|error| panic!("delete {i}: {error:?}"));
+        }
+    });
+}
+
+/// A drop or clear of what is not there leaves the reserve for those that free space.
+#[test]
+fn a_drop_of_nothing_leaves_the_reserve() {
+    within(|| {
+        let disk = SmallDisk::new(4 << 20);
+        let db = small(&disk).background(Background::Manual).open().expect("opens");
+        let gone = db.create_keyspace("gone", KeyspaceOptions::default()).expect("creates");
+        db.drop_keyspace("gone").expect("drops");
+        put_50(&db);
+        disk.leave_free(0);
+        while db.put("more", [7; 500]).is_ok() {}
+        assert_eq!(db.put("more", "1").expect_err("writing is off").kind(), ErrorKind::ReadOnly);
+        let before = reserve_len(&disk);
+        assert!(before.is_some());
+        assert_eq!(db.drop_keyspace("typo").expect_err("there is none").kind(), ErrorKind::NotFound);
+        assert_eq!(gone.clear().expect_err("it was dropped").kind(), ErrorKind::Closed);
+        assert_eq!(reserve_len(&disk), before);
+    });
+}
+
 /// A merge goes on where its tables fit, however long the values are before they are packed.
 #[test]
 fn a_merge_of_what_packs_well_fits() {

@@ -92,8 +92,7 @@ impl Plan {
         let lower: Vec<LiveTable> =
             tables.overlapping(level + 1, range.0, range.1, order).map(Arc::clone).collect();
         let below = survey.below(level, range);
-        let frees_bytes =
-            upper.iter().map(|live| survey.freed_by(live, below).1).fold(0, u64::saturating_add);
+        let (_, frees_bytes) = survey.freed_by_all(level, &upper, below);
         let is_single = upper.len() == 1 && lower.is_empty();
         let shed_bytes = if is_single && below.bytes == 0 { survey.reclaimable_bytes(&upper[0]) } else { 0 };
         let is_shedding = match thrift {

@@ -175,6 +175,20 @@ impl<'a> Survey<'a> {
         (all, surely)
     }
 
+    /// As [`Survey::freed_by`], for tables of a level that are merged down together.
+    pub fn freed_by_all(&self, level: usize, tables: &[LiveTable], mut below: Amount) -> (u64, u64) {
+        let (mut all, mut surely) = (0u64, 0u64);
+        // The newer tables of level 0, which come first, hide entries of the older ones as well.
+        for live in tables.iter().rev() {
+            let freed = self.freed_by(live, below);
+            (all, surely) = (all.saturating_add(freed.0), surely.saturating_add(freed.1));
+            if level == 0 {
+                below += Amount::of(live);
+            }
+        }
+        (all, surely)
+    }
+
     /// Returns the tables above a table of a sorted level that may hide something in it and were not asked yet.
     pub fn shading(&self, level: usize, live: &LiveTable) -> Vec<LiveTable> {
         let meta = &live.meta;
@@ -239,14 +253,8 @@ impl<'a> Survey<'a> {
                 Candidate { source, price_bytes, frees_bytes, frees_surely_bytes: frees_bytes, steps_bytes };
             return (frees_bytes > 0).then_some(candidate);
         }
-        let (mut frees_bytes, mut frees_surely_bytes) = (0, 0);
-        // The newer tables of level 0, which come first, hide entries of the older ones as well.
-        for live in tables.iter().rev() {
-            let (freed, surely) = self.freed_by(live, below);
-            frees_bytes += freed;
-            frees_surely_bytes += surely;
-            below += Amount::of(live);
-        }
+        let (frees_bytes, frees_surely_bytes) = self.freed_by_all(0, tables, below);
+        tables.iter().for_each(|live| below += Amount::of(live));
         let source = Source::Level0;
         let candidate = Candidate { source, price_bytes, frees_bytes, frees_surely_bytes, steps_bytes };
         Some(candidate.bounded(below.bytes))

@@ -208,9 +208,6 @@ impl Options {
     /// stop that no keyspace's trigger is above.
     pub(crate) fn for_reading(self) -> Options {
         let Options { block_cache_bytes, open_files_max, default_keyspace, .. } = self;
-        // What a reader has to agree with is the order of the keys.
-        let default_keyspace =
-            default_keyspace.map(|asked| KeyspaceOptions::default().comparator(asked.comparator));
         let writing = Options::default().level0_stop(usize::MAX);
         Options { block_cache_bytes, open_files_max, default_keyspace, ..writing }
     }

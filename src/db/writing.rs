@@ -60,24 +60,30 @@ impl Core {
         self.ends.check_process()?;
         self.see_to_reserve();
         let is_of_deletes = batch.count() > 0 && !reach.has_puts;
-        let request = Request::new(batch, durability);
+        let mut request = Request::new(batch, durability);
+        request.has_puts = reach.has_puts;
         if !is_of_deletes {
             return self.commit_once(request, reach).1;
         }
         self.make_space_for_deletes(reach)?;
-        let is_spent = self.reserve.is_spent();
         match self.commit_once(request, reach) {
-            // Only who meets the full disk uses what the reserve gave back: others would keep it from coming back.
+            // Only who meets the full disk uses what the reserve gives back: others would keep it from coming back.
             (request, Err(error))
-                if is_spent && matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::ReadOnly) =>
+                if error.kind() == ErrorKind::NoSpace
+                    || (error.kind() == ErrorKind::ReadOnly && self.is_disk_full()) =>
             {
-                self.while_reserve_is_used(|| self.commit_on_full_disk(request, reach, Some(error)))
-            }
-            // Where going on in the reserve's space fails, the attempt may be in the log, as its error says.
-            (request, Err(error)) if error.kind() == ErrorKind::NoSpace => {
-                self.while_reserve_is_used(|| match self.use_reserve_for_deletes() {
-                    Ok(true) => self.commit_on_full_disk(request, reach, None),
-                    Ok(false) | Err(_) => Err(error),
+                self.while_reserve_is_used(|| {
+                    let is_mine =
+                        !self.reserve.is_spent() && matches!(self.use_reserve_for_deletes(), Ok(true));
+                    if is_mine {
+                        self.commit_on_full_disk(request, reach, None)
+                    } else if self.reserve.is_spent() {
+                        // By somebody else, perhaps a moment ago.
+                        self.commit_on_full_disk(request, reach, Some(error))
+                    } else {
+                        // Where going on in the reserve's space fails, the attempt may be in the log, as its error says.
+                        Err(error)
+                    }
                 })
             }
             (_, answer) => answer,
@@ -155,8 +161,7 @@ impl Core {
         self.ends.check_writable()?;
         let is_spent = self.reserve.is_spent();
         if reach.has_puts && is_spent {
-            let message = "the disk is full: only deletes are taken until there is space again";
-            return Err(Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path()));
+            return Err(self.told_full());
         }
         // On a full disk, flushes and merges wait for what deletes free, so these do not wait for them.
         if request.batch.count() == 0 || is_spent {
@@ -173,6 +178,20 @@ impl Core {
             }
             waited => waited,
         }
+    }
+
+    /// Tells whether the reserve was used, or a full disk has turned writing off.
+    fn is_disk_full(&self) -> bool {
+        self.reserve.is_spent() || self.ends.failure().is_some_and(|error| error.kind() == ErrorKind::NoSpace)
+    }
+
+    /// Returns what a put is told while only deletes are taken: how much is missing, if that is known.
+    fn told_full(&self) -> Error {
+        let known = self.book.lock().board.trouble(JobKind::Reserve).cloned();
+        known.filter(|error| error.kind() == ErrorKind::NoSpace).unwrap_or_else(|| {
+            let message = "the disk is full: only deletes are taken until there is space again";
+            Error::new(ErrorKind::NoSpace, message).with_file(self.directory.path())
+        })
     }
 
     /// Gives the reserve up for deletes that would meet a full disk: that is what it is for.
@@ -268,6 +287,10 @@ impl Core {
             if request.drops_seen_count != state.drops_count() {
                 // Rare: one of its keyspaces may have been dropped since it was admitted.
                 request.refusal = first_dropped(&request.batch, &state).map(was_dropped);
+            }
+            if request.has_puts && request.refusal.is_none() && self.reserve.is_spent() {
+                // It was used while this waited for a flush, which may have had space only because of that.
+                request.refusal = Some(self.told_full());
             }
         }
         let memtable_of = |id, _| Some(&*state.keyspace(id).tree.active);

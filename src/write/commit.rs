@@ -43,12 +43,14 @@ pub struct Request {
     pub drops_seen_count: u64,
     /// Why it cannot be committed, which the leader finds out; the rest of its group can.
     pub refusal: Option<Error>,
+    /// Whether it takes space that a full disk leaves to deletes.
+    pub has_puts: bool,
 }
 
 impl Request {
     /// Makes a request of a batch.
     pub fn new(batch: Batch, durability: Durability) -> Request {
-        Request { batch, durability, drops_seen_count: 0, refusal: None }
+        Request { batch, durability, drops_seen_count: 0, refusal: None, has_puts: false }
     }
 
     /// Returns how many operations are to be committed.

@@ -11,7 +11,7 @@ use crate::workload::judge::{Context, Violation, violation};
 use crate::workload::on_disk::OnDisk;
 use crate::workload::quiet::{check_shape, jobs_of, names_of};
 use crate::workload::swarm::draw_keyspace;
-use crate::workload::{bad_sectors, clears, tight_disk};
+use crate::workload::{bad_sectors, clears, crowd, tight_disk};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use tinylsm::vfs::Vfs;
 use tinylsm::{Background, Compression, Db, Error, Keyspace, KeyspaceOptions, Slice};
 
 /// A run has one in so many cases.
-const ONE_IN: u64 = 16;
+const ONE_IN: u64 = 10;
 
 /// What a keyspace holds.
 pub(in crate::workload) type Content = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -33,9 +33,10 @@ pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<
     if !context.tape.chance(Label::Check, 1, ONE_IN) {
         return Ok(());
     }
-    match context.tape.weighted(Label::Check, &[2, 3, 3]) {
+    match context.tape.weighted(Label::Check, &[4, 3, 3, 4]) {
         0 => clears::judge(context, watcher),
         1 => bad_sectors::judge(context, watcher),
+        2 => crowd::judge(context, watcher),
         _ => tight_disk::judge(context, watcher),
     }
 }
@@ -62,6 +63,14 @@ impl<'a> Apart<'a> {
         let opened = context.copy_builder(&disk, background).options(options).open();
         let db = opened.map_err(|error| violation(question, format!("open gives {error:?}")))?;
         Ok(Apart { context, disk, db, question })
+    }
+
+    /// Opens it again, after it was closed.
+    pub(in crate::workload) fn reopen(&mut self, background: Background) -> Result<(), Violation> {
+        let options = self.context.swarm.options.clone().block_cache_bytes(0);
+        let opened = self.context.copy_builder(&self.disk, background).options(options).open();
+        self.db = self.well("opening it again", opened)?;
+        Ok(())
     }
 
     pub(in crate::workload) fn below(&self, bound: u64) -> u64 {

@@ -5,6 +5,7 @@ mod bad_sectors;
 mod calls;
 mod clears;
 pub mod client;
+mod crowd;
 mod damage;
 pub mod driver;
 mod endings;
