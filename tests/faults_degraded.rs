@@ -2,10 +2,13 @@
 //! nothing.
 
 mod common;
+#[path = "common/hooked.rs"]
+mod hooked;
 #[path = "common/watchdog.rs"]
 mod watchdog;
 
 use common::{Model, contents, keyspace_of, tiny};
+use hooked::{HookedVfs, Op};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tinylsm::vfs::Vfs;
@@ -271,6 +274,31 @@ fn a_degraded_database_is_opened_for_reading_only_too() {
     assert_eq!(db.background_errors().len(), 1);
     drop((db, bad));
     assert!(files() == before, "a reader changed a file");
+}
+
+/// A table that the system lets nobody open is as good as missing.
+#[test]
+fn a_degraded_opening_goes_without_a_table_that_may_not_be_opened() {
+    let ground = Ground::new();
+    let victim = ground.victim().to_owned();
+    let disk = HookedVfs::over(ground.disk.clone());
+    disk.set_hook(move |call| match call.op {
+        Op::Open if call.path == victim => {
+            let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+            Err(Error::from_io("open", call.path, denied))
+        }
+        _ => Ok(()),
+    });
+    let open = || {
+        let builder = Db::builder("/db").vfs(Arc::new(disk.clone())).options(options());
+        builder.background(Background::Manual)
+    };
+    let error = open().open().map(drop).expect_err("it may not be opened");
+    assert_eq!(error.file(), Some(ground.victim()), "{error:?}");
+    assert!(error.to_string().contains("bad"), "{error}");
+    let db = open().degraded(true).open().expect("opens degraded");
+    assert_eq!(contents(&db.keyspace("good").expect("there")), ground.expected);
+    assert_eq!(db.background_errors().len(), 1);
 }
 
 /// The option changes nothing for a sound database, and nothing excuses a damaged manifest or log.

@@ -354,7 +354,7 @@ fn puts_that_waited_leave_deletes_their_space() {
             }
             Ok(())
         });
-        let mut number = 0;
+        let mut number = 0u32;
         // One memtable waits for its flush, and the next one is full.
         while db.stats().sealed_memtables == 0 || db.stats().memtable_bytes < 256 << 10 {
             db.put(format!("fill{number:05}"), vec![number.to_le_bytes()[0]; 2000]).expect("puts");
@@ -382,13 +382,15 @@ fn puts_that_waited_leave_deletes_their_space() {
 fn a_drop_of_nothing_leaves_the_reserve() {
     within(|| {
         let disk = SmallDisk::new(4 << 20);
-        let db = small(&disk).background(Background::Manual).open().expect("opens");
+        let options = tiny().memtable_bytes(1 << 20);
+        let db = small(&disk).options(options).background(Background::Manual).open().expect("opens");
         let gone = db.create_keyspace("gone", KeyspaceOptions::default()).expect("creates");
         db.drop_keyspace("gone").expect("drops");
         put_50(&db);
         disk.leave_free(0);
         while db.put("more", [7; 500]).is_ok() {}
-        assert_eq!(db.put("more", "1").expect_err("writing is off").kind(), ErrorKind::ReadOnly);
+        let refused = db.put("more", "1").expect_err("writing is off");
+        assert_eq!(refused.kind(), ErrorKind::ReadOnly, "{refused:?}");
         let before = reserve_len(&disk);
         assert!(before.is_some());
         assert_eq!(db.drop_keyspace("typo").expect_err("there is none").kind(), ErrorKind::NotFound);

@@ -140,8 +140,8 @@ impl DbBuilder {
     /// cannot get one: then nothing keeps a writer away. What is read stays as it was when this returned, until a read
     /// misses a file that a writer has removed since, which gives `Locked`.
     ///
-    /// Options of the database that only concern writing do not count, whatever they are; those of the default keyspace, if
-    /// any are given, are checked as for [`DbBuilder::open`].
+    /// Options of the database that only concern writing do not count, whatever they are. `memtable_bytes` does, since the log is
+    /// read into memory, and those of the default keyspace, if any are given, are checked as for [`DbBuilder::open`].
     ///
     /// # Errors
     /// As [`DbBuilder::open`]; `Locked` while a writer has it open, and if one has opened it meanwhile.

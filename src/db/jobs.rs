@@ -462,7 +462,7 @@ impl Core {
         let kind = job.kind();
         let result = contain(kind.name(), || match &job {
             Job::Seal => self.seal_now().map(drop),
-            Job::Flush(generation) => self.flush_somehow(generation),
+            Job::Flush(generation) => self.run_flush(generation, self.ends.cancelled()),
             Job::WriteBack(segment) => self.run_write_back(segment),
             Job::Compact { keyspace, plan, space_bytes, .. } => {
                 self.run_compaction(keyspace, plan, *space_bytes)
@@ -565,19 +565,6 @@ impl Core {
             ErrorKind::Exhausted | ErrorKind::Closed => error,
             _ => self.fail(&error),
         })
-    }
-
-    /// Flushes a generation; on a full disk, in the space of the reserve. Its log takes as much as its tables and goes with
-    /// that, so there is no less for deletes.
-    fn flush_somehow(&self, generation: &Arc<Generation>) -> Result<()> {
-        let flush = || self.run_flush(generation, self.ends.cancelled());
-        match flush() {
-            Err(error) if error.kind() == ErrorKind::NoSpace => match self.use_reserve() {
-                Ok(true) => flush(),
-                Ok(false) | Err(_) => Err(error),
-            },
-            flushed => flushed,
-        }
     }
 
     /// Writes a generation's memtables out and installs the tables, unless it is told to stop.

@@ -330,7 +330,7 @@ impl Opening {
     ) -> Result<Arc<Table>> {
         let disk = Arc::clone(&self.directory) as Arc<dyn Vfs>;
         let error = match open_table(&disk, self.directory.path(), (keyspace, meta), order, &self.cache) {
-            Err(error) if error.kind() == ErrorKind::Corruption => error,
+            Err(error) if error.kind() == ErrorKind::Corruption || is_denied(&error) => error,
             opened => return opened,
         };
         if !self.is_degraded {
@@ -594,6 +594,12 @@ impl Opening {
             }
         }
     }
+}
+
+/// Tells whether the system refuses a file for good: opening the database again would meet the same.
+fn is_denied(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|source| source.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 fn check_follows(record: &Record, path: &Path, last_seq: SeqNum) -> Result<()> {

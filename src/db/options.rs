@@ -207,9 +207,9 @@ impl Options {
     /// Returns the options as far as reading goes; what only concerns writing has its default, which is in range, and a
     /// stop that no keyspace's trigger is above.
     pub(crate) fn for_reading(self) -> Options {
-        let Options { block_cache_bytes, open_files_max, default_keyspace, .. } = self;
+        let Options { memtable_bytes, block_cache_bytes, open_files_max, default_keyspace, .. } = self;
         let writing = Options::default().level0_stop(usize::MAX);
-        Options { block_cache_bytes, open_files_max, default_keyspace, ..writing }
+        Options { memtable_bytes, block_cache_bytes, open_files_max, default_keyspace, ..writing }
     }
 
     /// Checks that a keyspace's options go with those of the database.

@@ -189,6 +189,8 @@ fn dump_log(
         end.get_or_insert(unreadable_at);
         let Some(next) = frames.skip_to_frame()? else { break };
         let len = next - unreadable_at;
+        let hole = format!("{len} bytes cannot be read, and what follows them can");
+        first_error.get_or_insert_with(|| frames.corruption(unreadable_at, hole));
         put(
             out,
             format_args!(

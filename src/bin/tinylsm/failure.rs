@@ -124,8 +124,9 @@ fn own_hint_of(error: &Error) -> Option<String> {
     match error.kind() {
         ErrorKind::Corruption => damage_hint_of(error),
         ErrorKind::NoSpace => Some(
-            "Free some space on this disk, or in the quota, and give the command again. `tinylsm delete` works for as \
-             long as the file RESERVE lies in the directory."
+            "Free some space on this disk, or in the quota, and give the command again; `df` tells of bytes, `df -i` of \
+             how many files there may be. `tinylsm delete` works for as long as the space lasts that the file RESERVE has \
+             set aside."
                 .to_owned(),
         ),
         ErrorKind::Locked => Some(
@@ -134,7 +135,8 @@ fn own_hint_of(error: &Error) -> Option<String> {
                 .to_owned(),
         ),
         _ if is_unwritable(error) => Some(
-            "`get`, `scan`, `keyspaces`, `stats`, `verify` and `dump` read a database that cannot be written."
+            "`get`, `scan`, `keyspaces`, `stats`, `verify` and `dump` read a database that cannot be written, if its \
+             files may be read, LOCK among them."
                 .to_owned(),
         ),
         ErrorKind::Unsupported => {

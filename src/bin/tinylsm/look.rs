@@ -348,17 +348,19 @@ pub(crate) fn verify(arguments: &VerifyArguments) -> Outcome {
     let report = db.verify_all(|keyspace, error| {
         damages.push(format!("keyspace \"{}\": {}", escaped(keyspace.as_bytes()), text_of(&error)));
     })?;
+    let in_log = db.stats().keyspaces.iter().map(|keyspace| keyspace.unflushed_entries).sum();
     let mut out = Output::new();
     for damage in &damages {
         out.text(damage)?;
     }
     out.text(format_args!(
-        "{}: {}, {}, {}, {} read and checked;\n  manifest and log read; {}",
+        "{}: {}, {}, {}, {} read and checked;\n  manifest and log read, which has {} more; {}",
         if damages.is_empty() { "all right" } else { "the rest is all right" },
         numbers::counted(report.files, "table"),
         numbers::counted(report.blocks, "block"),
         numbers::counted(report.entries, "entry"),
         numbers::bytes(report.bytes),
+        numbers::counted(in_log, "entry"),
         numbers::span(started.elapsed())
     ))?;
     out.flush()?;
