@@ -292,9 +292,10 @@ fn used_up(background: &Background) -> (SmallDisk, Db) {
     });
     assert!(is_used, "the reserve is not used on a full disk");
     // Deletes overlap more often.
-    disk.set_hook(|call| {
+    let clock = MemVfs::new();
+    disk.set_hook(move |call| {
         if matches!(call.op, Op::Sync | Op::SyncFile) {
-            std::thread::sleep(Duration::from_millis(2));
+            clock.sleep(Duration::from_millis(2));
         }
         Ok(())
     });
@@ -321,7 +322,7 @@ fn writing_goes_on_beside_others_who_delete() {
                     })
                 })
                 .collect();
-            std::thread::sleep(Duration::from_millis(100));
+            MemVfs::new().sleep(Duration::from_millis(100));
             space.leave_free(12 << 20);
             check_goes_on(&db, &format!("{background:?}"));
             is_over.store(true, Atomic::SeqCst);
@@ -367,7 +368,7 @@ fn puts_that_waited_leave_deletes_their_space() {
                 start("a put", move || db.put(format!("waited{n}"), vec![n; 200 << 10]).map(drop))
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(100));
+        MemVfs::new().sleep(Duration::from_millis(100));
         space.leave_free(0);
         gate.open();
         drop(puts.into_iter().map(|put| put.join()).collect::<Vec<_>>());

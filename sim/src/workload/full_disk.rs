@@ -189,8 +189,9 @@ impl Driver {
         if below(2) == 0 {
             self.write_until_sealed(&db, &keyspaces[0].1)?;
         }
+        // Once for all rounds: what was written while nobody told of the limit has nothing ahead, also when somebody does.
+        let hides_limit = self.context.tape.chance(Label::Check, 1, 4);
         for round in 0..1 + below(3) {
-            let hides_limit = self.context.tape.chance(Label::Check, 1, 4);
             self.disk.set_faults(FaultPlan { hides_limit, ..FaultPlan::default() });
             // With hardly any, the log is full again before a memtable is.
             let space = *self.context.tape.pick(Label::Check, &[24 << 10, 4 << 10, 1 << 10]);

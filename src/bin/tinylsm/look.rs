@@ -354,7 +354,7 @@ pub(crate) fn verify(arguments: &VerifyArguments) -> Outcome {
         out.text(damage)?;
     }
     out.text(format_args!(
-        "{}: {}, {}, {}, {} read and checked;\n  manifest and log read, which has {} more; {}",
+        "{}: {}, {}, {}, {} read and checked;\n  {} more in the log; manifest and log read; {}",
         if damages.is_empty() { "all right" } else { "the rest is all right" },
         numbers::counted(report.files, "table"),
         numbers::counted(report.blocks, "block"),
