@@ -60,6 +60,16 @@ fn delete_until_the_reserve_is_used(db: &Db, disk: &impl Vfs) {
     }
 }
 
+/// Deletes some keys again and again, on a disk where others take what merges free, until the reserve is used.
+fn use_up_the_reserve(db: &Db, space: &SmallDisk, keys_count: u64) {
+    let is_used = (0..10_000).any(|i| {
+        space.leave_free(0);
+        db.delete(numbered(i % keys_count)).expect("the reserve is there for deletes");
+        reserve_len(space).is_none()
+    });
+    assert!(is_used, "the reserve is not used on a full disk");
+}
+
 /// Puts until the first failure; returns what was acknowledged, and the failure.
 fn fill(db: &Db) -> (Model, Error) {
     let mut acknowledged = Model::new();
@@ -152,12 +162,8 @@ fn a_used_reserve_that_nobody_wants_goes() {
         let len = || space.metadata(Path::new("/db/RESERVE")).ok().map(|metadata| metadata.len);
         let db = open(64 << 20);
         put_50(&db);
-        let is_used = (0..10_000).any(|i| {
-            space.leave_free(0);
-            db.delete(numbered(i % 50)).expect("the reserve is there for deletes");
-            len() == Some(0)
-        });
-        assert!(is_used, "the reserve is not used on a full disk");
+        use_up_the_reserve(&db, &space, 50);
+        assert_eq!(len(), Some(0), "it was used");
         db.close().expect("closes");
         refuse_once(&disk, Op::Remove, "RESERVE", ErrorKind::Io);
         space.leave_free(3 << 20);
@@ -285,12 +291,7 @@ fn used_up(background: &Background) -> (SmallDisk, Db) {
     let options = tiny().memtable_bytes(256 << 10);
     let db = small(&disk).options(options).background(background.clone()).open().expect("opens");
     put_50(&db);
-    let is_used = (0..10_000).any(|i| {
-        space.leave_free(0);
-        db.delete(numbered(i % 50)).expect("the reserve is there for deletes");
-        reserve_len(&space).is_none()
-    });
-    assert!(is_used, "the reserve is not used on a full disk");
+    use_up_the_reserve(&db, &space, 50);
     // Deletes overlap more often.
     let clock = MemVfs::new();
     disk.set_hook(move |call| {
@@ -414,12 +415,7 @@ fn a_merge_of_what_packs_well_fits() {
                 db.flush().expect("flushes");
             }
             db.wait_idle().expect("idle");
-            let is_used = (0..10_000).any(|i| {
-                disk.leave_free(0);
-                db.delete(numbered(i % 2)).expect("the reserve is there for deletes");
-                reserve_len(&disk).is_none()
-            });
-            assert!(is_used, "the reserve is not used on a full disk");
+            use_up_the_reserve(&db, &disk, 2);
             disk.leave_free(300 << 10);
             let compacted = db.compact_range(db.default_keyspace(), ..);
             assert!(compacted.is_ok(), "{background:?}: {compacted:?}");
@@ -556,13 +552,7 @@ fn a_used_reserve_is_not_forgotten_by_a_reopening() {
             let open = || small(&disk).options(options.clone()).background(background.clone()).open();
             let db = open().expect("opens");
             fill(&db);
-            let is_used = (0..10_000).any(|i| {
-                // What merges free goes to others.
-                disk.leave_free(0);
-                db.delete(numbered(i % 50)).expect("the reserve is there for deletes");
-                reserve_len(&disk).is_none()
-            });
-            assert!(is_used, "the reserve is not used on a full disk");
+            use_up_the_reserve(&db, &disk, 50);
             if is_closed {
                 db.close().expect("closes");
             } else {

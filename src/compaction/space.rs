@@ -243,7 +243,7 @@ impl<'a> Survey<'a> {
         let tables = self.tables.level(0);
         let range = range_of(tables, self.order)?;
         let next = self.overlap(1, range);
-        let mut below = self.below(0, range);
+        let below = self.below(0, range);
         let steps_bytes = steps_bytes(tables);
         let price_bytes = next.bytes + self.tables.level_len_bytes(0);
         if tables.len() == 1 && below.bytes == 0 {
@@ -254,10 +254,9 @@ impl<'a> Survey<'a> {
             return (frees_bytes > 0).then_some(candidate);
         }
         let (frees_bytes, frees_surely_bytes) = self.freed_by_all(0, tables, below);
-        tables.iter().for_each(|live| below += Amount::of(live));
         let source = Source::Level0;
         let candidate = Candidate { source, price_bytes, frees_bytes, frees_surely_bytes, steps_bytes };
-        Some(candidate.bounded(below.bytes))
+        Some(candidate.bounded(below.bytes + self.tables.level_len_bytes(0)))
     }
 
     fn sorted(&self, level: usize, at: usize, live: &LiveTable) -> Option<Candidate> {

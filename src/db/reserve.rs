@@ -184,15 +184,11 @@ impl Core {
             return false;
         }
         let (target, held) = (self.reserve_target(book), self.reserve.held_bytes());
-        if target.wanted_bytes == 0 && self.reserve.is_there() {
-            return now >= self.reserve.try_at.load(Ordering::Relaxed);
-        }
-        if held < target.least_bytes || self.reserve.seals_early() {
-            return now >= self.reserve.try_at.load(Ordering::Relaxed);
-        }
-        is_too_large(held, target.wanted_bytes)
+        let is_unwanted = target.wanted_bytes == 0 && self.reserve.is_there();
+        let is_due_now = is_unwanted || held < target.least_bytes || self.reserve.seals_early();
+        (is_due_now || is_too_large(held, target.wanted_bytes))
             && now >= self.reserve.try_at.load(Ordering::Relaxed)
-            && self.is_quiet(book)
+            && (is_due_now || self.is_quiet(book))
     }
 
     /// Tells whether the space that the reserve made is still wanted by what is sealed. Where the disk does not tell of a

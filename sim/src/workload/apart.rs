@@ -41,6 +41,11 @@ pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<
     }
 }
 
+fn open(context: &Context, disk: &SimDisk, background: Background) -> Result<Db, Error> {
+    let options = context.swarm.options.clone().block_cache_bytes(0);
+    context.copy_builder(disk, background).options(options).open()
+}
+
 /// A database apart.
 pub(in crate::workload) struct Apart<'a> {
     pub(in crate::workload) context: &'a Context,
@@ -59,17 +64,14 @@ impl<'a> Apart<'a> {
     ) -> Result<Apart<'a>, Violation> {
         let disk = SimDisk::new(context.profile, context.tape.clone());
         watcher(&disk);
-        let options = context.swarm.options.clone().block_cache_bytes(0);
-        let opened = context.copy_builder(&disk, background).options(options).open();
-        let db = opened.map_err(|error| violation(question, format!("open gives {error:?}")))?;
+        let db = open(context, &disk, background);
+        let db = db.map_err(|error| violation(question, format!("open gives {error:?}")))?;
         Ok(Apart { context, disk, db, question })
     }
 
     /// Opens it again, after it was closed.
     pub(in crate::workload) fn reopen(&mut self, background: Background) -> Result<(), Violation> {
-        let options = self.context.swarm.options.clone().block_cache_bytes(0);
-        let opened = self.context.copy_builder(&self.disk, background).options(options).open();
-        self.db = self.well("opening it again", opened)?;
+        self.db = self.well("opening it again", open(self.context, &self.disk, background))?;
         Ok(())
     }
 
