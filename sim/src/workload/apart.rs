@@ -1,7 +1,7 @@
 //! Databases apart from the run's own, each small and made for one question that clients would seldom come to ask.
 //!
 //! They lie on disks of their own, so that the run's model knows nothing of them: what they must hold is noted here. They
-//! come last in a run, whose course does not depend on them.
+//! come last in a run, whose course does not depend on them; and many runs are nothing else, since these are short.
 
 use crate::disk::SimDisk;
 use crate::tape::Label;
@@ -11,7 +11,7 @@ use crate::workload::judge::{Context, Violation, violation};
 use crate::workload::on_disk::OnDisk;
 use crate::workload::quiet::{check_shape, jobs_of, names_of};
 use crate::workload::swarm::draw_keyspace;
-use crate::workload::{bad_sectors, clears, crowd, tight_disk};
+use crate::workload::{bad_sectors, clears, crowd, lives, readers, tight_disk};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,11 +33,25 @@ pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<
     if !context.tape.chance(Label::Check, 1, ONE_IN) {
         return Ok(());
     }
-    match context.tape.weighted(Label::Check, &[4, 3, 3, 4]) {
+    ask(context, watcher)
+}
+
+/// Asks a few of the questions.
+///
+/// # Errors
+/// The broken invariant.
+pub(in crate::workload) fn judge_several(context: &Context, watcher: Watcher) -> Result<(), Violation> {
+    (0..1 + context.tape.below(Label::Check, 3)).try_for_each(|_| ask(context, watcher))
+}
+
+fn ask(context: &Context, watcher: Watcher) -> Result<(), Violation> {
+    match context.tape.weighted(Label::Check, &[3, 3, 3, 4, 5, 6]) {
         0 => clears::judge(context, watcher),
         1 => bad_sectors::judge(context, watcher),
         2 => crowd::judge(context, watcher),
-        _ => tight_disk::judge(context, watcher),
+        3 => tight_disk::judge(context, watcher),
+        4 => readers::judge(context, watcher),
+        _ => lives::judge(context, watcher),
     }
 }
 

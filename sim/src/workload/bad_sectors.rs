@@ -16,6 +16,8 @@ use tinylsm::{Background, Keyspace};
 
 /// The keyspace whose tables are struck.
 const STRUCK: &str = "struck";
+/// One beside it, with which nothing is wrong.
+const SOUND: &str = "sound";
 const KEYS_COUNT: u64 = 24;
 const VALUE_LEN_BYTES: usize = 200;
 
@@ -60,6 +62,7 @@ pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<
         ..LatencyPlan::none()
     });
     write_on(&apart, &keyspace, &mut content)?;
+    merge_beside(&apart)?;
     let left_alone = *context.tape.pick(Label::Check, &[5, 0, 60, 700, 2_000]);
     struck.leave_alone(Duration::from_secs(left_alone))?;
     match apart.below(4) {
@@ -126,6 +129,25 @@ fn write_on(apart: &Apart<'_>, keyspace: &Keyspace, content: &mut Content) -> Re
         if apart.below(4) == 0 {
             apart.sleep(Duration::from_millis(apart.below(2_000)));
         }
+    }
+    Ok(())
+}
+
+/// Writes to another keyspace, whose merges nothing holds up.
+fn merge_beside(apart: &Apart<'_>) -> Result<(), Violation> {
+    let sound = apart.keyspace_with(SOUND, |options| options.level0_compaction_trigger(2))?;
+    let mut content = Content::new();
+    for _ in 0..3 + apart.below(3) {
+        for number in 0..1 + apart.below(4) {
+            apart.put(&sound, &mut content, (number, VALUE_LEN_BYTES))?;
+        }
+        apart.well("a flush", apart.db.flush())?;
+    }
+    apart.sleep(A_WHILE);
+    let stats = apart.db.stats();
+    let figures = stats.keyspaces.iter().find(|figures| figures.name == SOUND);
+    if figures.is_none_or(|figures| figures.levels[0].files >= 2) {
+        return Err(apart.broken(&format!("merges of another keyspace are held up: {figures:?}")));
     }
     Ok(())
 }

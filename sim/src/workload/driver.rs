@@ -9,6 +9,7 @@
 
 use crate::disk::{FaultPlan, LatencyPlan, Profile, READ_OF_REMOVED, SimDisk};
 use crate::tape::{Label, Tape};
+use crate::workload::apart;
 use crate::workload::judge::{Context, Judge, Violation, violation};
 use crate::workload::operations::Operation;
 use crate::workload::operators::LOCK_FILE_REMOVED;
@@ -134,6 +135,10 @@ fn violation_of_pins(message: String) -> Violation {
 
 impl Driver {
     fn live_all(&mut self) -> Result<(), Violation> {
+        if self.context.swarm.habit == Habit::Apart {
+            self.reach("only databases apart");
+            return apart::judge_several(&self.context, self.watcher);
+        }
         if self.context.swarm.has_foreign_names {
             self.leave_foreign_names()?;
         }

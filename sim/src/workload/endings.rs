@@ -36,7 +36,7 @@ pub(in crate::workload) enum Ending {
 impl Ending {
     pub(in crate::workload) fn draw(context: &Context) -> Ending {
         let weights = match context.swarm.habit {
-            Habit::Ordinary | Habit::SmallDisk => [6, 2, 2, 2],
+            Habit::Ordinary | Habit::SmallDisk | Habit::Apart => [6, 2, 2, 2],
             Habit::ShortIncarnations => [1, 3, 5, 1],
         };
         let endings = [Ending::PowerLoss, Ending::WalkAway, Ending::Close, Ending::CloseTogether];

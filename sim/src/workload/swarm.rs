@@ -19,6 +19,8 @@ pub enum Habit {
     ShortIncarnations,
     /// A disk that is small from the start, and stays so.
     SmallDisk,
+    /// None has a database of the run's own: there are only those apart from it, each made for one question.
+    Apart,
 }
 
 /// One run's character.
@@ -98,6 +100,7 @@ impl Swarm {
         let habit = match below(64) {
             62 => Habit::ShortIncarnations,
             60 | 61 | 63 => Habit::SmallDisk,
+            0..=19 => Habit::Apart,
             _ => Habit::Ordinary,
         };
         let has_neighbour = rarely(12);
