@@ -248,6 +248,7 @@ impl State {
             let view = View {
                 runnable,
                 current,
+                site: current.map_or("", |current| self.threads[current as usize].site),
                 threads: self.threads.len() as u32,
                 step: self.steps,
                 now_ns: self.now_ns,

@@ -9,8 +9,8 @@
 //!   running thread drops to the lowest; finds a bug that needs d orderings with a probability that has a bound;
 //! - **round robin** with a drawn quantum;
 //! - **starvation**: a random walk in which one thread after another is off the processor for up to seconds: one that is
-//!   drawn when its time comes, or, in half the runs, the running one where it stands. Only that stops a thread for long
-//!   between two steps that take no time, as behind the release of a lock.
+//!   drawn when its time comes, or the running one where it stands, or the running one at a [named point](is_named). Only
+//!   that stops a thread for long between two steps that take no time, as behind the release of a lock.
 //!
 //! A thread that runs on and on while others wait is made to give way after [`FAIR_STEPS`] steps, since a
 //! real machine would do that too: strict priorities must not turn a waiting loop into a hang.
@@ -32,6 +32,15 @@ const FED_NS_EXPONENT_MAX: u32 = 27;
 
 /// Between two bouts in which the running thread starves lie up to 2^12 steps.
 const FED_STEPS_EXPONENT_MAX: u32 = 12;
+
+/// Between two bouts that begin at a named point the running threads pass up to 2^6 of those.
+const FED_POINTS_EXPONENT_MAX: u32 = 6;
+
+/// Tells whether a scheduling point is one that code states by hand between two steps of a protocol, as
+/// `"pin: state loaded"`, and not one that a lock or an atomic brings along.
+fn is_named(site: &str) -> bool {
+    site.contains(": ")
+}
 
 /// The kinds of strategy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +75,8 @@ pub(crate) struct View<'a> {
     pub(crate) runnable: &'a [ThreadId],
     /// Who ran last, if it can go on.
     pub(crate) current: Option<ThreadId>,
+    /// The scheduling point at which that thread stands.
+    pub(crate) site: &'static str,
     /// How many threads there ever were.
     pub(crate) threads: u32,
     /// How many steps were made.
@@ -119,6 +130,8 @@ enum Onset {
     Time,
     /// A step of the thread that starves from then on.
     Step { next: u64 },
+    /// A named point of the thread that starves from then on, when so many have been passed.
+    Point { left: u64 },
 }
 
 impl Strategy {
@@ -255,7 +268,11 @@ impl Pct {
 
 impl Starved {
     fn draw(tape: &Tape) -> Starved {
-        let onset = if tape.chance(Label::Schedule, 1, 2) { Onset::Step { next: 0 } } else { Onset::Time };
+        let onset = match tape.below(Label::Schedule, 3) {
+            0 => Onset::Time,
+            1 => Onset::Step { next: 0 },
+            _ => Onset::Point { left: 0 },
+        };
         Starved { onset, victim: 0, from_ns: 0, until_ns: 0 }
     }
 
@@ -272,6 +289,16 @@ impl Starved {
             Onset::Step { next } => {
                 let Some(current) = view.current.filter(|_| view.step >= *next) else { return };
                 *next = view.step + tape.magnitude(Label::Schedule, FED_STEPS_EXPONENT_MAX);
+                self.victim = current;
+                self.from_ns = view.now_ns;
+            }
+            Onset::Point { left } => {
+                let Some(current) = view.current.filter(|_| is_named(view.site)) else { return };
+                if *left > 0 {
+                    *left -= 1;
+                    return;
+                }
+                *left = tape.magnitude(Label::Schedule, FED_POINTS_EXPONENT_MAX);
                 self.victim = current;
                 self.from_ns = view.now_ns;
             }
@@ -298,7 +325,8 @@ mod tests {
         (0..steps)
             .map(|step| {
                 now_ns += 100;
-                let view = View { runnable: &[0, 1, 2], current, threads: 3, step, now_ns };
+                let site = if step % 8 == 0 { "test: between" } else { "lock" };
+                let view = View { runnable: &[0, 1, 2], current, site, threads: 3, step, now_ns };
                 match strategy.decide(tape, &view) {
                     Decision::Run(thread) => {
                         current = Some(thread);

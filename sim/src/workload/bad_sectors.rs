@@ -62,9 +62,12 @@ pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<
         ..LatencyPlan::none()
     });
     write_on(&apart, &keyspace, &mut content)?;
-    merge_beside(&apart)?;
+    let sound = apart.keyspace_with(SOUND, |options| options.level0_compaction_trigger(2))?;
+    merge_beside(&apart, &sound)?;
     let left_alone = *context.tape.pick(Label::Check, &[5, 0, 60, 700, 2_000]);
     struck.leave_alone(Duration::from_secs(left_alone))?;
+    // Its pauses are long by now.
+    merge_beside(&apart, &sound)?;
     match apart.below(4) {
         0 => {
             context.reach("bad sectors mended");
@@ -134,12 +137,11 @@ fn write_on(apart: &Apart<'_>, keyspace: &Keyspace, content: &mut Content) -> Re
 }
 
 /// Writes to another keyspace, whose merges nothing holds up.
-fn merge_beside(apart: &Apart<'_>) -> Result<(), Violation> {
-    let sound = apart.keyspace_with(SOUND, |options| options.level0_compaction_trigger(2))?;
+fn merge_beside(apart: &Apart<'_>, sound: &Keyspace) -> Result<(), Violation> {
     let mut content = Content::new();
     for _ in 0..3 + apart.below(3) {
         for number in 0..1 + apart.below(4) {
-            apart.put(&sound, &mut content, (number, VALUE_LEN_BYTES))?;
+            apart.put(sound, &mut content, (number, VALUE_LEN_BYTES))?;
         }
         apart.well("a flush", apart.db.flush())?;
     }

@@ -35,13 +35,15 @@ pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<
         apart.put(&keyspace, &mut content, (number, VALUE_LEN_BYTES))?;
     }
     apart.disk.set_space(Some(apart.disk.space_used() + below(2_000)));
+    // Of large values, those that waited for space together would take all that deletes have.
+    let put_len = *context.tape.pick(Label::Check, &[VALUE_LEN_BYTES, context.swarm.options.memtable_bytes]);
     let faults = Faults::default();
     let mut threads = Vec::new();
     for number in 0..1 + below(3) {
         let keyspace = keyspace.clone();
         let put = move || {
             for at in 0..PUTS_COUNT {
-                drop(keyspace.put(format!("put{number}-{at}"), [b'p'; VALUE_LEN_BYTES]));
+                drop(keyspace.put(format!("put{number}-{at}"), vec![b'p'; put_len]));
             }
         };
         threads.push(start(&format!("putter-{number}"), put)?);

@@ -224,6 +224,7 @@ impl Life<'_> {
         let (db, book) = (self.db.clone(), Arc::clone(self.book));
         let (tape, life) = (self.context.tape.clone(), self.number);
         let ops_count = 3 + self.below(12);
+        let deleted_one_in = 1 + self.below(3);
         let write = move || {
             let below = |bound| tape.below(Label::Workload, bound);
             for at in 0..ops_count {
@@ -236,7 +237,7 @@ impl Life<'_> {
                 let put = db.put_with(&key, &value, options);
                 note(&book, key, &put, (Fate::Gone, Fate::There), durability);
                 let earlier = format!("{life}-{number}-{}", below(at + 1));
-                if below(3) == 0 {
+                if below(deleted_one_in) == 0 {
                     let before = book.lock().insert(earlier.clone(), Fate::InDoubt);
                     let deleted = db.delete_with(&earlier, options);
                     let before = before.unwrap_or(Fate::Gone);
@@ -247,16 +248,19 @@ impl Life<'_> {
         start(&format!("writer-{number}"), write)
     }
 
-    /// Flushes, merges, syncs, and takes up writing again.
+    /// Flushes, merges, syncs, makes and drops keyspaces, and takes up writing again.
     fn worker(&self) -> Result<JoinHandle, Violation> {
         let (db, tape, disk) = (self.db.clone(), self.context.tape.clone(), self.disk.clone());
+        let life = self.number;
         let work = move || {
-            for _ in 0..1 + tape.below(Label::Workload, 5) {
-                let done = match tape.below(Label::Workload, 5) {
+            for at in 0..1 + tape.below(Label::Workload, 8) {
+                let done = match tape.below(Label::Workload, 7) {
                     0 => db.flush(),
                     1 => db.compact_range(db.default_keyspace(), ..),
                     2 => db.sync(),
                     3 => db.resume(),
+                    4 => db.create_keyspace(&format!("{life}-{at}"), Default::default()).map(drop),
+                    5 => db.drop_keyspace(&format!("{life}-{}", tape.below(Label::Workload, at + 1))),
                     _ => {
                         disk.sleep(Duration::from_micros(tape.magnitude(Label::Workload, 14)));
                         Ok(())
@@ -272,7 +276,7 @@ impl Life<'_> {
     fn thief(&self) -> Result<JoinHandle, Violation> {
         let (tape, disk) = (self.context.tape.clone(), self.disk.clone());
         let take = move || {
-            for _ in 0..2 + tape.below(Label::Workload, 6) {
+            for _ in 0..2 + tape.magnitude(Label::Workload, 6) {
                 disk.set_space(Some(disk.space_used() + tape.magnitude(Label::Workload, 12)));
                 disk.sleep(Duration::from_micros(tape.magnitude(Label::Workload, 14)));
             }
