@@ -302,3 +302,100 @@ impl WriteFile for GuardedFile {
         self.file.trim()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::mpsc::{Receiver, Sender, channel};
+    use crate::sync::spawn;
+    use crate::vfs::mem::MemVfs;
+    use crate::vfs::wrap::VfsWrapper;
+
+    const LOCK: &str = "/db/LOCK";
+
+    fn held(disk: Arc<dyn Vfs>) -> Directory {
+        disk.create_dir_all(Path::new("/db")).expect("created");
+        let directory = Directory::hold(disk, PathBuf::from("/db")).expect("held");
+        directory.lock_with(Path::new(LOCK), LockMode::Exclusive).expect("locked");
+        directory
+    }
+
+    #[test]
+    fn no_change_of_names_is_made_once_the_lock_is_gone() {
+        let disk = Arc::new(MemVfs::new());
+        let directory = held(disk.clone());
+        let path = Path::new("/db/a");
+        drop(directory.create_new(path).expect("created"));
+        disk.remove_file(Path::new(LOCK)).expect("somebody removes it");
+        let other = Path::new("/db/b");
+        let changes = [
+            ("create_new", directory.create_new(other).map(drop)),
+            ("rename", directory.rename(path, other)),
+            ("remove_file", directory.remove_file(path)),
+            ("link_or_copy", directory.link_or_copy(path, other).map(drop)),
+            ("create_dir_all", directory.create_dir_all(Path::new("/db/c"))),
+            ("sync_file", directory.sync_file(path)),
+            ("sync_files", directory.sync_files(&mut [])),
+            ("sync_dir", directory.sync_dir(Path::new("/db"))),
+        ];
+        for (change, answer) in changes {
+            assert!(answer.is_err(), "{change}");
+        }
+        let names: Vec<_> =
+            disk.read_dir(Path::new("/db")).expect("listed").into_iter().map(|it| it.name).collect();
+        assert_eq!(names, ["a"]);
+    }
+
+    /// A disk whose renames wait until they may go on.
+    struct Slow {
+        inner: Arc<dyn Vfs>,
+        begun: Sender<()>,
+        may_go_on: Arc<Mutex<Receiver<()>>>,
+    }
+
+    impl VfsWrapper for Slow {
+        fn inner(&self) -> &Arc<dyn Vfs> {
+            &self.inner
+        }
+        fn around(&self, inner: Arc<dyn Vfs>) -> Slow {
+            Slow { inner, begun: self.begun.clone(), may_go_on: Arc::clone(&self.may_go_on) }
+        }
+        fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+            self.begun.send(()).expect("the test listens");
+            self.may_go_on.lock().recv().expect("the test lets it go on");
+            self.inner.rename(from, to)
+        }
+    }
+
+    #[test]
+    fn it_is_not_let_go_of_under_a_change() {
+        let (begun, is_begun) = channel();
+        let (go_on, may_go_on) = channel();
+        let mem = Arc::new(MemVfs::new());
+        let slow = Slow { inner: mem.clone(), begun, may_go_on: Arc::new(Mutex::new(may_go_on)) };
+        let directory = Arc::new(held(Arc::new(slow)));
+        drop(directory.create_new(Path::new("/db/a")).expect("created"));
+        let renaming = Arc::clone(&directory);
+        let renamer = spawn("renamer", move || {
+            renaming.rename(Path::new("/db/a"), Path::new("/db/b")).expect("it was begun in time");
+        });
+        is_begun.recv().expect("the rename is under way");
+        let leaving = Arc::clone(&directory);
+        let (left, has_left) = channel();
+        let leaver = spawn("leaver", move || {
+            leaving.let_go().expect("unlocked");
+            left.send(()).expect("the test listens");
+        });
+        while !directory.guard.is_shut.load(Ordering::SeqCst) {
+            crate::sync::thread::yield_now();
+        }
+        // It has no reason to be through, however long one waits.
+        crate::sync::thread::sleep(Duration::from_millis(20));
+        assert!(has_left.try_recv().is_err(), "let go of under a rename");
+        assert!(mem.lock(Path::new(LOCK), LockMode::Exclusive).is_err(), "unlocked under a rename");
+        go_on.send(()).expect("the rename waits");
+        has_left.recv().expect("nothing is under way any more");
+        assert!(renamer.expect("a thread").join() && leaver.expect("a thread").join());
+        drop(mem.lock(Path::new(LOCK), LockMode::Exclusive).expect("it is free"));
+    }
+}

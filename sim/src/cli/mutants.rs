@@ -4,6 +4,9 @@
 //! built there, and seeds are swept until an oracle cries. What fails without the patch too shows nothing of it. The
 //! engine's source carries no switch for any of this.
 //!
+//! A patch with a line `# Test: NAME` breaks what something else makes up for, so that no run can show it from outside: a
+//! second line of defence. The library's test of that name has to fail with it.
+//!
 //! A file of `sim/seeds/` names the patch that plants its bug again. Its seed must fail there, or the file has come to
 //! guard nothing: a change of the draws gives a seed another run.
 
@@ -37,6 +40,7 @@ enum Hunt {
         oracle: String,
         stale: Vec<PathBuf>,
     },
+    CaughtByTest(String),
     Missed,
 }
 
@@ -82,6 +86,10 @@ impl Mutants {
                     }
                     if stale.is_empty() || self.refresh { caught += 1 } else { missed += 1 }
                 }
+                Ok(Hunt::CaughtByTest(test)) => {
+                    println!("{name:<44} caught by the test {test}");
+                    caught += 1;
+                }
                 Err(error) => {
                     missed += 1;
                     println!("{name:<44} NOT HUNTED: {error}");
@@ -116,6 +124,9 @@ fn hunt(root: &Path, scratch: &Path, patch: &Path, max_seeds: u64) -> io::Result
         return Err(io::Error::other(format!("{} does not apply", patch.display())));
     }
     let target = scratch.join("target");
+    if let Some(test) = test_of(patch)? {
+        return hunt_by_test(&copy, &target, test);
+    }
     let built = Command::new("cargo")
         .args(["build", "--release", "--quiet", "--package", "tinylsm-sim"])
         .args(["--features", "cli", "--bin", "tinylsm-sim"])
@@ -161,6 +172,32 @@ fn hunt(root: &Path, scratch: &Path, patch: &Path, max_seeds: u64) -> io::Result
         return Ok(Hunt::Caught { profile, seed, oracle: line("oracle: ").unwrap_or_default(), stale });
     }
     Ok(Hunt::Missed)
+}
+
+/// Returns the test that a patch names.
+fn test_of(patch: &Path) -> io::Result<Option<String>> {
+    let text = fs::read_to_string(patch)?;
+    Ok(text.lines().find_map(|line| line.strip_prefix("# Test: ")).map(str::to_owned))
+}
+
+/// Runs a test of the library in a tree with a planted bug.
+fn hunt_by_test(copy: &Path, target: &Path, test: String) -> io::Result<Hunt> {
+    let output = Command::new("cargo")
+        .args(["test", "--quiet", "--package", "tinylsm", "--lib", "--", "--exact", &test])
+        .env("CARGO_TARGET_DIR", target)
+        .current_dir(copy)
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if text.contains("0 passed; 1 failed") {
+        return Ok(Hunt::CaughtByTest(test));
+    }
+    if text.contains("1 passed; 0 failed") {
+        return Ok(Hunt::Missed);
+    }
+    Err(io::Error::other(format!(
+        "the test {test} was not run: {text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    )))
 }
 
 /// Returns the files of `sim/seeds/` that name a mutant and whose seed does not fail in its simulator.

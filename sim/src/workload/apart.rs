@@ -9,6 +9,7 @@ use crate::workload::client::DIRECTORY;
 use crate::workload::driver::Watcher;
 use crate::workload::judge::{Context, Violation, violation};
 use crate::workload::on_disk::OnDisk;
+use crate::workload::orders::Fuse;
 use crate::workload::quiet::{check_shape, jobs_of, names_of};
 use crate::workload::swarm::draw_keyspace;
 use crate::workload::{bad_sectors, clears, crowd, lives, readers, tight_disk};
@@ -36,15 +37,11 @@ pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<
     ask(context, watcher)
 }
 
-/// Asks a few of the questions.
+/// Asks one of the questions.
 ///
 /// # Errors
 /// The broken invariant.
-pub(in crate::workload) fn judge_several(context: &Context, watcher: Watcher) -> Result<(), Violation> {
-    (0..1 + context.tape.below(Label::Check, 3)).try_for_each(|_| ask(context, watcher))
-}
-
-fn ask(context: &Context, watcher: Watcher) -> Result<(), Violation> {
+pub(in crate::workload) fn ask(context: &Context, watcher: Watcher) -> Result<(), Violation> {
     match context.tape.weighted(Label::Check, &[3, 3, 3, 4, 5, 6]) {
         0 => clears::judge(context, watcher),
         1 => bad_sectors::judge(context, watcher),
@@ -55,9 +52,9 @@ fn ask(context: &Context, watcher: Watcher) -> Result<(), Violation> {
     }
 }
 
-fn open(context: &Context, disk: &SimDisk, background: Background) -> Result<Db, Error> {
+fn open(context: &Context, disk: &SimDisk, background: Background, fuse: &Fuse) -> Result<Db, Error> {
     let options = context.swarm.options.clone().block_cache_bytes(0);
-    context.copy_builder(disk, background).options(options).open()
+    context.copy_builder_with(disk, background, fuse).options(options).open()
 }
 
 /// A database apart.
@@ -67,6 +64,8 @@ pub(in crate::workload) struct Apart<'a> {
     pub(in crate::workload) db: Db,
     /// Which question it is for: the oracle's name.
     question: &'static str,
+    /// When its comparators panic.
+    pub(in crate::workload) fuse: Fuse,
 }
 
 impl<'a> Apart<'a> {
@@ -78,14 +77,15 @@ impl<'a> Apart<'a> {
     ) -> Result<Apart<'a>, Violation> {
         let disk = SimDisk::new(context.profile, context.tape.clone());
         watcher(&disk);
-        let db = open(context, &disk, background);
+        let fuse = Fuse::default();
+        let db = open(context, &disk, background, &fuse);
         let db = db.map_err(|error| violation(question, format!("open gives {error:?}")))?;
-        Ok(Apart { context, disk, db, question })
+        Ok(Apart { context, disk, db, question, fuse })
     }
 
     /// Opens it again, after it was closed.
     pub(in crate::workload) fn reopen(&mut self, background: Background) -> Result<(), Violation> {
-        self.db = self.well("opening it again", open(self.context, &self.disk, background))?;
+        self.db = self.well("opening it again", open(self.context, &self.disk, background, &self.fuse))?;
         Ok(())
     }
 

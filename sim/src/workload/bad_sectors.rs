@@ -9,10 +9,11 @@ use crate::workload::apart::{Apart, Content};
 use crate::workload::driver::Watcher;
 use crate::workload::incarnation::files_of;
 use crate::workload::judge::{Context, Violation};
+use crate::workload::orders::Order;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tinylsm::vfs::Vfs;
-use tinylsm::{Background, Keyspace};
+use tinylsm::{Background, Keyspace, KeyspaceOptions};
 
 /// The keyspace whose tables are struck.
 const STRUCK: &str = "struck";
@@ -47,6 +48,47 @@ enum Wrong {
 /// # Errors
 /// The broken invariant.
 pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<(), Violation> {
+    match context.tape.below(Label::Check, 4) {
+        0 => merge_beside_panics(context, watcher),
+        _ => strike_tables(context, watcher),
+    }
+}
+
+/// Lets every merge of a keyspace panic: those of another go on, and its own once nothing panics any more.
+fn merge_beside_panics(context: &Context, watcher: Watcher) -> Result<(), Violation> {
+    let threads_count = 1 + usize::try_from(context.tape.below(Label::Check, 2)).expect("small");
+    let apart = Apart::create((context, watcher), "merges that panic", Background::Threads(threads_count))?;
+    let change = |options: KeyspaceOptions| options.comparator(Order::LengthFirst.name());
+    let keyspace = apart.keyspace_with(STRUCK, change)?;
+    let sound = apart.keyspace_with(SOUND, |options| {
+        options.level0_compaction_trigger(2).comparator(Order::Bytewise.name())
+    })?;
+    let mut content = Content::new();
+    let mut snapshots = Vec::new();
+    for _ in 0..2 + apart.below(2) {
+        apart.fill(&keyspace, &mut content, (KEYS_COUNT, VALUE_LEN_BYTES))?;
+        snapshots.push(apart.db.snapshot());
+    }
+    apart.fill(&keyspace, &mut content, (KEYS_COUNT, VALUE_LEN_BYTES))?;
+    apart.well("compact_range", apart.db.compact_range(&keyspace, ..))?;
+    apart.fuse.keep_burning();
+    // What was kept for these makes a merge due.
+    drop(snapshots);
+    apart.sleep(Duration::from_secs(*context.tape.pick(Label::Check, &[700, 0, 10, 100])));
+    merge_beside(&apart, &sound)?;
+    if apart.fuse.panics_count() > 0 {
+        context.reach("merges panicked");
+    }
+    apart.fuse.put_out();
+    apart.sleep(LONGEST_PAUSE);
+    apart.check_rest()?;
+    let pairs = keyspace.iter().and_then(Iterator::collect);
+    apart.check_content("a scan at the end", pairs, &content)?;
+    context.reach("judged: merges that panic");
+    Ok(())
+}
+
+fn strike_tables(context: &Context, watcher: Watcher) -> Result<(), Violation> {
     let threads_count = 1 + usize::try_from(context.tape.below(Label::Check, 2)).expect("small");
     let apart = Apart::create((context, watcher), "bad sectors", Background::Threads(threads_count))?;
     let keyspace = apart.keyspace_with(STRUCK, |options| options.level0_compaction_trigger(2))?;

@@ -116,8 +116,13 @@ impl Context {
 
     /// Prepares to open a copy of it, on a disk beside the run's own and with comparators that never panic.
     pub fn copy_builder(&self, disk: &SimDisk, background: Background) -> DbBuilder {
+        self.copy_builder_with(disk, background, &Fuse::default())
+    }
+
+    /// As [`Context::copy_builder`], with comparators that panic when `fuse` says so.
+    pub fn copy_builder_with(&self, disk: &SimDisk, background: Background, fuse: &Fuse) -> DbBuilder {
         let builder = Db::builder(DIRECTORY).vfs(Ownership::on_copy(disk, self)).background(background);
-        Fuse::default().attach(builder.options(self.swarm.options.clone()))
+        fuse.attach(builder.options(self.swarm.options.clone()))
     }
 }
 

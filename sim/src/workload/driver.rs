@@ -136,8 +136,8 @@ fn violation_of_pins(message: String) -> Violation {
 impl Driver {
     fn live_all(&mut self) -> Result<(), Violation> {
         if self.context.swarm.habit == Habit::Apart {
-            self.reach("only databases apart");
-            return apart::judge_several(&self.context, self.watcher);
+            self.reach("only a database apart");
+            return apart::ask(&self.context, self.watcher);
         }
         if self.context.swarm.has_foreign_names {
             self.leave_foreign_names()?;

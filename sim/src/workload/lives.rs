@@ -18,6 +18,9 @@ use tinylsm::{Background, Db, Durability, Error, ErrorKind, SeqNum, WriteOptions
 
 /// Openings of a life on a disk that fails.
 const ATTEMPTS_COUNT: u32 = 3;
+/// Threads that only delete, at most, and how many keys each.
+const DELETERS_MAX: u64 = 3;
+const DELETES_COUNT: u64 = 3;
 /// Longer than any pause of a job that nothing hinders any more.
 const A_WHILE: Duration = Duration::from_secs(60);
 
@@ -189,11 +192,15 @@ impl Life<'_> {
 
     /// Lets threads use the database and ends its life; returns the disk that the next one finds.
     fn live(self) -> Result<SimDisk, Violation> {
+        let is_full = matches!(self.trouble, Trouble::Full | Trouble::FaultsAndFull);
+        if is_full {
+            self.put_what_deleters_delete()?;
+        }
         match self.trouble {
             Trouble::Faults | Trouble::FaultsAndFull => self.disk.set_faults(failing(40_000)),
             _ => {}
         }
-        if matches!(self.trouble, Trouble::Full | Trouble::FaultsAndFull) {
+        if is_full {
             self.disk.set_space(Some(self.disk.space_used() + self.below(12_000)));
         }
         if self.below(4) == 0 {
@@ -203,10 +210,15 @@ impl Life<'_> {
         for number in 0..1 + self.below(3) {
             threads.push(self.writer(number)?);
         }
+        if is_full {
+            for number in 0..self.below(4) {
+                threads.push(self.deleter(number)?);
+            }
+        }
         if self.below(2) == 0 {
             threads.push(self.worker()?);
         }
-        if matches!(self.trouble, Trouble::Full | Trouble::FaultsAndFull) && self.below(2) == 0 {
+        if is_full && self.below(2) == 0 {
             threads.push(self.thief()?);
         }
         if self.below(3) == 0 {
@@ -246,6 +258,41 @@ impl Life<'_> {
             }
         };
         start(&format!("writer-{number}"), write)
+    }
+
+    /// Puts, on the healthy disk, what [`Life::deleter`] deletes.
+    fn put_what_deleters_delete(&self) -> Result<(), Violation> {
+        for number in 0..DELETERS_MAX * DELETES_COUNT {
+            let key = self.deleted_key(number);
+            let put = self.db.put_with(&key, &key, WriteOptions::disk());
+            put.map_err(|error| broken(format!("a put on a healthy disk gives {error:?}")))?;
+            self.book.lock().insert(key, Fate::There);
+        }
+        Ok(())
+    }
+
+    /// Returns one of the keys that deleters delete: of many lengths, so that a full disk ends the log in any of their records.
+    fn deleted_key(&self, number: u64) -> String {
+        format!(
+            "{}-deleted-{number:0width$}",
+            self.number,
+            width = 1 + 40 * usize::try_from(number % 7).expect("small")
+        )
+    }
+
+    /// Deletes some keys that nobody else deletes.
+    fn deleter(&self, number: u64) -> Result<JoinHandle, Violation> {
+        let (db, book) = (self.db.clone(), Arc::clone(self.book));
+        let keys: Vec<String> =
+            (0..DELETES_COUNT).map(|at| self.deleted_key(number * DELETES_COUNT + at)).collect();
+        let delete = move || {
+            for key in keys {
+                book.lock().insert(key.clone(), Fate::InDoubt);
+                let deleted = db.delete_with(&key, WriteOptions::disk());
+                note(&book, key, &deleted, (Fate::There, Fate::Gone), Durability::Disk);
+            }
+        };
+        start(&format!("deleter-{number}"), delete)
     }
 
     /// Flushes, merges, syncs, makes and drops keyspaces, and takes up writing again.
@@ -311,7 +358,8 @@ impl Life<'_> {
             Err(error) if error.kind() == ErrorKind::Locked => {
                 return Err(broken(format!("a close has returned, and then open gives {error:?}")));
             }
-            Err(_) if self.disk.is_off() || self.disk.failures_count() > before || self.disk.is_limited() => {}
+            Err(_) if self.disk.is_off() || self.disk.failures_count() > before || self.disk.is_limited() => {
+            }
             Err(error) => return Err(broken(format!("open behind a close gives {error:?}"))),
         }
         join_all(threads)?;

@@ -67,6 +67,8 @@ pub struct Fuse(Arc<Mutex<Burning>>);
 struct Burning {
     /// Comparisons left before the one that panics; `None` if none will.
     left: Option<u64>,
+    /// Whether every later one panics too.
+    goes_on: bool,
     panics_count: u64,
 }
 
@@ -76,9 +78,16 @@ impl Fuse {
         self.0.lock().left = Some(comparisons);
     }
 
+    /// Lets every comparison panic from now on.
+    pub fn keep_burning(&self) {
+        let mut burning = self.0.lock();
+        (burning.left, burning.goes_on) = (Some(0), true);
+    }
+
     /// Lets no comparison panic.
     pub fn put_out(&self) {
-        self.0.lock().left = None;
+        let mut burning = self.0.lock();
+        (burning.left, burning.goes_on) = (None, false);
     }
 
     /// Returns how often a comparison has panicked.
@@ -91,6 +100,7 @@ impl Fuse {
         let Some(left) = burning.left else { return };
         burning.left = left.checked_sub(1);
         if burning.left.is_none() {
+            burning.left = burning.goes_on.then_some(0);
             burning.panics_count += 1;
             drop(burning);
             panic!("{PANIC_MESSAGE}");

@@ -19,7 +19,7 @@ pub enum Habit {
     ShortIncarnations,
     /// A disk that is small from the start, and stays so.
     SmallDisk,
-    /// None has a database of the run's own: there are only those apart from it, each made for one question.
+    /// There is no database of the run's own, but one apart, made for one question.
     Apart,
 }
 
