@@ -5,6 +5,9 @@
 //! the same quiet machine, and compare within a row only.
 
 mod bench;
+#[path = "../../../src/bin/tinylsm/escape.rs"]
+#[allow(dead_code, reason = "shared with the command line, which uses all of it")]
+mod escape;
 #[path = "../../../src/bin/tinylsm/failure.rs"]
 #[allow(dead_code, reason = "shared with the command line, which uses all of it")]
 mod failure;
@@ -24,6 +27,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// The one that `cargo tinylsm bench` has.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const VALUE_LEN_BYTES: usize = 100;
 const SYNCED_PUTS: u64 = 8_000;
 
@@ -37,7 +44,7 @@ fn main() {
 
 /// Turns the engine's error into the ladder's.
 fn bad(error: impl std::fmt::Display) -> Failure {
-    Failure::Engine(error.to_string())
+    Failure::engine(error.to_string())
 }
 
 struct Engine {
@@ -65,7 +72,7 @@ impl Engine {
     fn get_checked(&self, values: &Values, index: u64) -> Outcome {
         match self.entries.get(key(index)).map_err(bad)? {
             Some(value) if values.is_of(index, &value) => Ok(()),
-            _ => Err(Failure::Engine(format!("record {index} is wrong"))),
+            _ => Err(Failure::engine(format!("record {index} is wrong"))),
         }
     }
 
@@ -183,7 +190,7 @@ fn reads(engine: &Engine, values: &Values, keys: u64) -> Outcome {
     let measured = timed(keys, Sample::Every16th, |_| {
         match engine.entries.get(absent_key(random.below(keys))).map_err(bad)? {
             None => Ok(()),
-            Some(_) => Err(Failure::Engine("an absent key was found".to_owned())),
+            Some(_) => Err(Failure::engine("an absent key was found")),
         }
     })?;
     report("readmissing", &measured, None);
@@ -215,13 +222,13 @@ fn reads(engine: &Engine, values: &Values, keys: u64) -> Outcome {
 
 fn check_entry(values: &Values, index: u64, entry: Option<fjall::Guard>) -> Outcome {
     let Some(entry) = entry else {
-        return Err(Failure::Engine(format!("a scan ends before record {index}")));
+        return Err(Failure::engine(format!("a scan ends before record {index}")));
     };
     let (found, value) = entry.into_inner().map_err(bad)?;
     if *found == key(index) && values.is_of(index, &value) {
         return Ok(());
     }
-    Err(Failure::Engine(format!("a scan does not come to record {index}")))
+    Err(Failure::engine(format!("a scan does not come to record {index}")))
 }
 
 fn mixes(engine: &Engine, values: &Values, keys: u64) -> Outcome {
