@@ -69,6 +69,8 @@ fn a_lost_manifests_bytes_in_a_segment_are_no_commits() {
     let (number, bytes) = manifest.expect("a database has one");
     let disk = MemVfs::new();
     disk.create_dir_all(Path::new("/db")).expect("made");
+    // The lock file's name is durable before the others.
+    disk.write(Path::new("/db/LOCK"), b"").expect("written");
     disk.write(Path::new(&format!("/db/{number}.wal")), &bytes).expect("written");
     let db = builder(&disk).open().expect("nothing shows that a database was here");
     assert_eq!(db.last_seq().get(), 0);

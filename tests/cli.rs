@@ -448,7 +448,7 @@ fn a_dump_goes_on_behind_what_cannot_be_read() {
     let (first, second, third) = (place_of(&whole, 1), place_of(&whole, 2), place_of(&whole, 3));
     flip(&log, first + 30);
     let damaged = dump(&log);
-    fails(&damaged, 1, &[&format!("at byte {first}: unreadable here, but a later frame says")]);
+    fails(&damaged, 1, &[&format!("at byte {first}: unreadable here, but byte")]);
     let gap = format!(
         "@{first} {} bytes cannot be read; the next frame that can begins at {second}\n",
         second - first

@@ -13,6 +13,7 @@
 //! numbers are whole, so that every machine agrees.
 
 use crate::base::comparator::KeyOrder;
+use crate::base::key::{InternalKey, Tag};
 use crate::base::limits::LEVELS_COUNT;
 use crate::base::seq::SeqNum;
 use crate::mvcc::retain::Kept;
@@ -202,9 +203,10 @@ impl<'a> Survey<'a> {
     pub fn shaded_bytes(&self, level: usize, live: &LiveTable) -> u64 {
         let here = Amount::of(live);
         let hiding = self.shading(level, live).into_iter().map(|above| {
-            // Its entries lie evenly over what it overlaps here.
+            // Its entries lie evenly over what it overlaps here, or denser.
             let all = self.overlap(level, (&above.meta.smallest[..], &above.meta.largest[..]));
-            proportion(above.meta.entries, here.entries, all.entries)
+            let evenly = proportion(above.meta.entries, here.entries, all.entries);
+            evenly.max(entries_within(&above, (&live.meta.smallest, &live.meta.largest)))
         });
         here.share_bytes(hiding.fold(0, u64::saturating_add))
     }
@@ -296,6 +298,23 @@ pub fn range_of<'a>(tables: &'a [LiveTable], order: &KeyOrder) -> Option<(&'a [u
     let smallest = tables.iter().map(|live| &live.meta.smallest[..]).min_by(|a, b| order.compare(a, b))?;
     let largest = tables.iter().map(|live| &live.meta.largest[..]).max_by(|a, b| order.compare(a, b))?;
     Some((smallest, largest))
+}
+
+/// Estimates how many entries of a table lie within a range of keys, by its blocks: one that the range cuts counts for half.
+fn entries_within(live: &LiveTable, (smallest, largest): (&[u8], &[u8])) -> u64 {
+    // Of a table that cannot be read nothing is known.
+    let Ok(index) = live.table.index() else { return 0 };
+    let (order, count) = (live.table.order(), index.blocks_count() as u64);
+    let block_of = |key| index.find(key).map_or(count, |block| block as u64);
+    let is_cut = |is_inside: bool| u64::from(!is_inside);
+    // In halves of a block, from the first that may hold such a key to the last.
+    let first = 2 * block_of(InternalKey::new(smallest, Tag::NEWEST))
+        + is_cut(order.compare(smallest, &live.meta.smallest).is_le());
+    let last = match order.compare(largest, &live.meta.largest).is_ge() {
+        true => 2 * count,
+        false => 2 * block_of(InternalKey::new(largest, Tag::OLDEST)) + 1,
+    };
+    proportion(live.meta.entries, last.saturating_sub(first), 2 * count)
 }
 
 /// Estimates how many bytes of a table are deletes and old versions.

@@ -421,6 +421,26 @@ fn a_table_of_deletes_is_not_moved_to_where_they_hide_nothing() {
     assert_eq!(forest.tables_count(), 0, "{}", forest.picture());
 }
 
+/// Deletes that reach a little into the next table do not keep the one that they hide whole.
+#[test]
+fn on_a_full_disk_a_table_goes_that_deletes_hide_whole() {
+    let mut forest = Forest::new();
+    forest.load(600, 100);
+    forest.compact((None, None));
+    let tables =
+        forest.tree.tables.levels().iter().rev().find(|tables| tables.len() > 1).expect("there are many");
+    let (first, second) = (Arc::clone(&tables[0].meta), Arc::clone(&tables[1].meta));
+    let number = |key: &[u8]| String::from_utf8_lossy(&key[3..]).parse::<u16>().expect("keys are numbered");
+    let cut = number(&second.smallest) + u16::try_from(second.entries / 8).expect("few");
+    let (len, full) = (first.len_bytes, forest.bytes());
+    forest.fill(0..cut, None);
+    // A third of the table, and so too little if half of the deletes were taken to lie in the next one.
+    forest.available_bytes = Some(len / 3 + TABLE_OVERHEAD_BYTES);
+    let (count, _) = forest.settle(true);
+    assert!(count > 0 && forest.bytes() < full, "{}", forest.picture());
+    forest.check();
+}
+
 #[test]
 fn on_a_full_disk_a_smaller_merge_frees_what_it_can() {
     let mut forest = Forest::new();

@@ -109,6 +109,8 @@ pub(crate) struct Core {
     /// Something in the book changed.
     pub changed: Condvar,
     pub reserve: Reserve,
+    /// Bytes of the lock file, which nobody changes while it is held.
+    pub(in crate::db) lock_len: u64,
     pub(in crate::db) next_file: AtomicU64,
     /// Numbers below this one are stated as taken by a synced edit.
     pub(in crate::db) stated_next_file: AtomicU64,
@@ -133,6 +135,7 @@ pub(crate) struct Parts {
     pub leader: Leader,
     pub book: Book,
     pub next_file: FileNumber,
+    pub lock_len: u64,
     pub link: Link,
 }
 
@@ -153,8 +156,8 @@ pub(crate) struct Counters {
 impl Core {
     /// Puts a core together, in the phase of opening.
     pub(crate) fn new(parts: Parts) -> Arc<Core> {
-        let Parts { directory, options, comparators, cache, host, view, leader, book, next_file, link } =
-            parts;
+        let Parts { directory, options, comparators, cache, host, view, leader, book, next_file, .. } = parts;
+        let (lock_len, link) = (parts.lock_len, parts.link);
         let writing = Writing {
             queue: Queue::default(),
             active_bytes: AtomicU64::new(leader.arena.charged_bytes()),
@@ -179,6 +182,7 @@ impl Core {
             book: Mutex::new(book),
             changed: Condvar::new(),
             reserve: Reserve::default(),
+            lock_len,
             next_file: AtomicU64::new(next_file.0),
             stated_next_file: AtomicU64::new(0),
             is_queued: AtomicBool::new(false),

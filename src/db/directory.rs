@@ -306,7 +306,6 @@ impl WriteFile for GuardedFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::mpsc::{Receiver, Sender, channel};
     use crate::sync::spawn;
     use crate::vfs::mem::MemVfs;
     use crate::vfs::wrap::VfsWrapper;
@@ -346,11 +345,32 @@ mod tests {
         assert_eq!(names, ["a"]);
     }
 
+    /// Something that others wait for.
+    #[derive(Default)]
+    struct Gate {
+        is_open: Mutex<bool>,
+        opened: Condvar,
+    }
+
+    impl Gate {
+        fn open(&self) {
+            *self.is_open.lock() = true;
+            self.opened.notify_all();
+        }
+
+        fn pass(&self) {
+            let mut is_open = self.is_open.lock();
+            while !*is_open {
+                self.opened.wait(&mut is_open);
+            }
+        }
+    }
+
     /// A disk whose renames wait until they may go on.
     struct Slow {
         inner: Arc<dyn Vfs>,
-        begun: Sender<()>,
-        may_go_on: Arc<Mutex<Receiver<()>>>,
+        begun: Arc<Gate>,
+        may_go_on: Arc<Gate>,
     }
 
     impl VfsWrapper for Slow {
@@ -358,43 +378,41 @@ mod tests {
             &self.inner
         }
         fn around(&self, inner: Arc<dyn Vfs>) -> Slow {
-            Slow { inner, begun: self.begun.clone(), may_go_on: Arc::clone(&self.may_go_on) }
+            Slow { inner, begun: Arc::clone(&self.begun), may_go_on: Arc::clone(&self.may_go_on) }
         }
         fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-            self.begun.send(()).expect("the test listens");
-            self.may_go_on.lock().recv().expect("the test lets it go on");
+            self.begun.open();
+            self.may_go_on.pass();
             self.inner.rename(from, to)
         }
     }
 
     #[test]
     fn it_is_not_let_go_of_under_a_change() {
-        let (begun, is_begun) = channel();
-        let (go_on, may_go_on) = channel();
-        let mem = Arc::new(MemVfs::new());
-        let slow = Slow { inner: mem.clone(), begun, may_go_on: Arc::new(Mutex::new(may_go_on)) };
+        let (begun, may_go_on, mem) =
+            (Arc::<Gate>::default(), Arc::<Gate>::default(), Arc::new(MemVfs::new()));
+        let slow = Slow { inner: mem.clone(), begun: Arc::clone(&begun), may_go_on: Arc::clone(&may_go_on) };
         let directory = Arc::new(held(Arc::new(slow)));
         drop(directory.create_new(Path::new("/db/a")).expect("created"));
         let renaming = Arc::clone(&directory);
         let renamer = spawn("renamer", move || {
             renaming.rename(Path::new("/db/a"), Path::new("/db/b")).expect("it was begun in time");
         });
-        is_begun.recv().expect("the rename is under way");
-        let leaving = Arc::clone(&directory);
-        let (left, has_left) = channel();
+        begun.pass();
+        let (leaving, has_left) = (Arc::clone(&directory), Arc::new(AtomicBool::new(false)));
+        let left = Arc::clone(&has_left);
         let leaver = spawn("leaver", move || {
             leaving.let_go().expect("unlocked");
-            left.send(()).expect("the test listens");
+            left.store(true, Ordering::SeqCst);
         });
         while !directory.guard.is_shut.load(Ordering::SeqCst) {
             crate::sync::thread::yield_now();
         }
         // It has no reason to be through, however long one waits.
         crate::sync::thread::sleep(Duration::from_millis(20));
-        assert!(has_left.try_recv().is_err(), "let go of under a rename");
+        assert!(!has_left.load(Ordering::SeqCst), "let go of under a rename");
         assert!(mem.lock(Path::new(LOCK), LockMode::Exclusive).is_err(), "unlocked under a rename");
-        go_on.send(()).expect("the rename waits");
-        has_left.recv().expect("nothing is under way any more");
+        may_go_on.open();
         assert!(renamer.expect("a thread").join() && leaver.expect("a thread").join());
         drop(mem.lock(Path::new(LOCK), LockMode::Exclusive).expect("it is free"));
     }

@@ -19,6 +19,7 @@ use crate::mvcc::visible::Horizon;
 use crate::read::scan::Scan;
 use crate::read::tree::Tree;
 use crate::read::{contained, get, size};
+use crate::sync::tell;
 use std::sync::Arc;
 
 /// A keyspace of an open database: a tree of its own, with its own order of keys and options, that shares log,
@@ -161,6 +162,7 @@ impl Keyspace {
     /// What flushing meets if too much waits for it, `NoSpace`, `ReadOnly`, `Closed`: nothing has changed. `Io` of log or
     /// manifest, which turn writing off: it is empty or as before, after the next opening.
     pub fn clear(&self) -> Result<SeqNum> {
+        tell(|| format!("clear keyspace {}", self.name()));
         self.core().clear_keyspace(&self.info)
     }
 

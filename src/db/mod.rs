@@ -264,6 +264,7 @@ impl Db {
     /// `NotFound`; `InvalidArgument` for the default keyspace, which every database has; `ReadOnly`, `Closed`; `NoSpace`,
     /// `Io` of log or manifest: if they turn writing off, it is there or not after the next opening.
     pub fn drop_keyspace(&self, name: &str) -> Result<()> {
+        tell(|| format!("drop keyspace {name}"));
         self.core().drop_keyspace(name)
     }
 
@@ -274,6 +275,7 @@ impl Db {
     /// default keyspace and for a name out of range; `ReadOnly`, `Closed`; `NoSpace`, `Io` of the manifest.
     pub fn rename_keyspace(&self, name: &str, new_name: &str) -> Result<()> {
         check_name(new_name)?;
+        tell(|| format!("rename keyspace {name} to {new_name}"));
         self.core().rename_keyspace(name, new_name)
     }
 

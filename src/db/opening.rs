@@ -27,6 +27,7 @@ use crate::db::ends::{Step, is_mendable};
 use crate::db::establish::{Establishment, Named};
 use crate::db::options::{Comparators, KeyspaceOptions, Options};
 use crate::db::state::{KeyspaceInfo, KeyspaceTree, LiveTable, State, View};
+use crate::format::frame::{FrameKind, FrameReader};
 use crate::format::names::{FileName, first_free_number};
 use crate::memtable::Memtable;
 use crate::memtable::arena::Arena;
@@ -139,6 +140,10 @@ fn open_in(directory: &Arc<Directory>, request: OpenRequest) -> Result<Arc<Core>
         check_is_database(directory)?;
     }
     let mode = if is_read_only { LockMode::Shared } else { LockMode::Exclusive };
+    let was_locked_before = match directory.metadata(&FileName::Lock.path(directory.path())) {
+        Err(error) if error.kind() == ErrorKind::NotFound => false,
+        found => found.map(|_| true)?,
+    };
     match directory.lock_with(&FileName::Lock.path(directory.path()), mode) {
         // A copy of a database may lack its lock file, and a reader changes no byte, so it makes none. Without one nothing
         // keeps a writer away, and `Directory::check_alone` tells whether one has come.
@@ -159,7 +164,7 @@ fn open_in(directory: &Arc<Directory>, request: OpenRequest) -> Result<Arc<Core>
     };
     let recovered = match pointer::read(directory.as_ref(), directory.path())? {
         Some(pointer) => opening.recover(pointer)?,
-        None => opening.create(&names)?,
+        None => opening.create(&names, was_locked_before)?,
     };
     let core = opening.start(recovered, names, host, is_read_only)?;
     directory.check_alone()?;
@@ -185,8 +190,8 @@ fn check_is_database(directory: &Directory) -> Result<()> {
     Err(Error::new(ErrorKind::NotFound, message))
 }
 
-/// Fails where files prove that there was a database: `CURRENT` is durable before any table has a name or any segment
-/// a record.
+/// Fails where files prove that there was a database: `CURRENT` is durable before any table has a name, any segment
+/// a record, or a manifest more than a new database's catalog.
 fn check_nothing_was_lost(directory: &Directory, names: &BTreeSet<FileName>) -> Result<()> {
     for evidence in names {
         let path = evidence.path(directory.path());
@@ -194,6 +199,7 @@ fn check_nothing_was_lost(directory: &Directory, names: &BTreeSet<FileName>) -> 
             // One that lost its end proves nothing, and is left alone all the same: it is refused as foreign.
             FileName::Table(_) => footer::number_claimed(directory.open(&path)?.as_ref())?.is_some(),
             FileName::Wal(number) => has_records(directory, &path, *number)?,
+            FileName::Manifest(number) => manifest::was_in_force(directory, &path, *number)?,
             _ => false,
         };
         if is_proof {
@@ -206,19 +212,39 @@ fn check_nothing_was_lost(directory: &Directory, names: &BTreeSet<FileName>) -> 
 
 /// Fails where a file has a name that we would remove or use up, and is none that a crash while a database was being made
 /// can have left: the name of the manifest is durable before its temporary file is created, and `CURRENT` before the
-/// reserve is.
-fn check_nothing_is_foreign(directory: &Directory, names: &BTreeSet<FileName>) -> Result<()> {
+/// reserve is. The lock file's name is durable before all, unless the sync of that failed: where there was none, a log is only
+/// ours if it begins as one.
+fn check_nothing_is_foreign(
+    directory: &Directory,
+    names: &BTreeSet<FileName>,
+    was_locked_before: bool,
+) -> Result<()> {
     let is_foreign = |name: &&FileName| match **name {
         FileName::Temporary(number) => {
             !names.iter().any(|other| matches!(other, FileName::Manifest(manifest) if *manifest < number))
         }
+        FileName::Wal(number) | FileName::Manifest(number) => {
+            !was_locked_before && !may_be_ours(directory, **name, number)
+        }
         FileName::Table(_) | FileName::Reserve => true,
-        _ => false,
+        FileName::Lock | FileName::Current => false,
     };
     let Some(foreign) = names.iter().find(is_foreign) else { return Ok(()) };
     let message = "a database would take this file for its own, and there is no database here: move it away, or choose \
                    another directory";
     Err(Error::new(ErrorKind::Incompatible, message).with_file(&foreign.path(directory.path())))
+}
+
+/// Tells whether a log may be what a crash left of one of ours: it begins as one, or nothing was written to it.
+fn may_be_ours(directory: &Directory, name: FileName, number: FileNumber) -> bool {
+    let path = name.path(directory.path());
+    let looked = || -> Result<bool> {
+        let file = directory.open(&path)?;
+        let mut frames = FrameReader::new(file.as_ref(), &path, number)?;
+        let is_begun = frames.next_frame()?.is_some_and(|frame| frame.kind == FrameKind::Header);
+        Ok(is_begun || frames.is_zero_behind(0)?)
+    };
+    looked().unwrap_or(false)
 }
 
 /// Returns the files of ours. What is not ours is left alone.
@@ -238,9 +264,12 @@ fn list(directory: &Directory) -> Result<BTreeSet<FileName>> {
 
 impl Opening {
     /// Prepares a new database. What a crash in an earlier attempt can have left behind is no obstacle.
-    fn create(&self, names: &BTreeSet<FileName>) -> Result<Recovered> {
+    fn create(&self, names: &BTreeSet<FileName>, was_locked_before: bool) -> Result<Recovered> {
         check_nothing_was_lost(&self.directory, names)?;
-        check_nothing_is_foreign(&self.directory, names)?;
+        check_nothing_is_foreign(&self.directory, names, was_locked_before)?;
+        // What a crash leaves of a database being made can be told from what others have put there: an earlier attempt
+        // may have failed here.
+        self.directory.sync_dir(self.directory.path())?;
         let mut catalog = Catalog::default();
         let options = self.options.default_keyspace.clone().unwrap_or_default();
         self.options.check_keyspace(KeyspaceId::DEFAULT_NAME, &options)?;
@@ -487,6 +516,7 @@ impl Opening {
         let Recovered { catalog, state, needed, generations, last_segment, carried, unproven, .. } =
             recovered;
         let (named, pointer) = (recovered.named, recovered.pointer);
+        let lock_len = self.directory.len_of(FileName::Lock);
         let is_carried = carried.is_small();
         // What is carried stands in the fresh segment as if it were its first content: nothing before it is needed.
         let predecessor = last_segment.filter(|_| !is_carried);
@@ -556,6 +586,7 @@ impl Opening {
             leader,
             book,
             next_file,
+            lock_len,
             link,
         });
         core.counters.torn_tails_cut.add(recovered.torn_tails_count);

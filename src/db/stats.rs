@@ -119,6 +119,15 @@ pub struct BackgroundError {
     pub error: Error,
 }
 
+impl std::fmt::Display for BackgroundError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.keyspace {
+            Some(keyspace) => write!(f, "{} of keyspace {keyspace:?}: {}", self.job, self.error),
+            None => write!(f, "{}: {}", self.job, self.error),
+        }
+    }
+}
+
 /// What the locks of manifest and book guard, as far as figures tell of it.
 #[derive(Default)]
 struct Guarded {
@@ -189,7 +198,7 @@ impl Core {
             + found_bytes
             + sealed_log_bytes
             + open_log_bytes
-            + manifest.map_or(0, |(_, len)| len)
+            + manifest.map_or(0, |(_, len)| len + self.lock_len)
             + self.reserve.held_bytes()
             + book.files.unneeded_bytes();
         let (sealed_memtables, obsolete_tables) = (book.sealed.len(), book.files.obsolete_count());

@@ -3,7 +3,6 @@
 //! Uses the same readers as the engine, so what it cannot read the engine cannot either. Changes no byte. Text is
 //! for people: its layout may change in any release.
 
-use crate::base::comparator::{KeyOrder, ReverseBytewise};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::ids::FileNumber;
 use crate::base::time::UnixMillis;
@@ -17,6 +16,7 @@ use crate::table::reader::{Table, TableFile, TableSource};
 use crate::table::shared::Cache;
 use crate::version::edit::{Change, Changes};
 use crate::version::{manifest, pointer};
+use crate::vfs::lock_mark;
 use crate::vfs::{Vfs, read_full};
 use crate::wal::{self, reader::read_predecessor};
 use std::fmt::Write;
@@ -58,7 +58,12 @@ pub fn dump_file(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> 
             put(out, format_args!("space set aside for a full disk: its bytes mean nothing\n"))
         }
         FileName::Current | FileName::Temporary(_) => dump_pointer(vfs, path, out),
-        FileName::Manifest(number) => dump_log(vfs, path, number, out, &mut dump_edit),
+        FileName::Manifest(number) => {
+            let beside = pointer::read(vfs, or_here(path.parent().unwrap_or(Path::new(""))));
+            let stated = beside.ok().flatten().filter(|pointer| pointer.manifest == number);
+            let durable_len = stated.map_or(0, |pointer| pointer.durable_len);
+            dump_log(vfs, path, (number, durable_len), out, &mut dump_edit)
+        }
         FileName::Wal(number) => {
             let predecessor = read_predecessor(vfs, path, number);
             match &predecessor {
@@ -74,7 +79,7 @@ pub fn dump_file(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> 
                 Err(error) if error.kind() == ErrorKind::Corruption => {}
                 Err(error) => return Err(error.clone()),
             }
-            let dumped = dump_log(vfs, path, number, out, &mut dump_record);
+            let dumped = dump_log(vfs, path, (number, 0), out, &mut dump_record);
             predecessor.and(dumped)
         }
         FileName::Table(number) => dump_table(vfs, path, number, out),
@@ -99,8 +104,13 @@ pub fn dump_file(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> 
 /// # Errors
 /// `NotFound`, if there is no such directory; `Io`.
 pub fn pointer_line(vfs: &dyn Vfs, directory: &Path) -> Result<Option<String>> {
-    let pointer = pointer::rescue(vfs, directory)?;
+    let pointer = pointer::rescue(vfs, or_here(directory))?;
     Ok(pointer.map(|pointer| pointer::encode(pointer).trim_end().to_owned()))
+}
+
+/// Returns the directory that a path without one is in.
+fn or_here(directory: &Path) -> &Path {
+    if directory.as_os_str().is_empty() { Path::new(".") } else { directory }
 }
 
 /// Returns the name that a file had, as tables and logs tell it; `None` if it is no such file. Whoever reads it in full
@@ -124,20 +134,21 @@ fn put(out: &mut dyn Write, text: std::fmt::Arguments<'_>) -> Result<()> {
 }
 
 fn dump_lock(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> {
-    // As long as the line that says it, and one byte more: what is longer says something else.
-    let mut bytes = [0; 12];
+    let mut bytes = [0; lock_mark::LEN_BYTES + 1];
     let len = read_full(vfs.open(path)?.as_ref(), &mut bytes, 0)?;
-    let process = std::str::from_utf8(&bytes[..len]).ok().and_then(|line| line.trim().parse::<u32>().ok());
-    match process {
+    match lock_mark::decode(&bytes[..len]) {
         Some(process) => put(out, format_args!("lock file: opened for writing last by process {process}\n")),
         None => put(out, format_args!("lock file: its bytes mean nothing\n")),
     }
 }
 
 fn dump_pointer(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> {
-    let directory = path.parent().unwrap_or(Path::new(""));
+    let directory = or_here(path.parent().unwrap_or(Path::new("")));
     if path.file_name().is_some_and(|name| name != "CURRENT") {
-        return put(out, format_args!("temporary file on its way to become CURRENT\n"));
+        return match pointer::read_line(vfs, path)? {
+            Some(_) => put(out, format_args!("temporary file on its way to become CURRENT\n")),
+            None => put(out, format_args!("temporary file: its bytes mean nothing\n")),
+        };
     }
     match pointer::read(vfs, directory)? {
         Some(pointer) => put(
@@ -155,18 +166,19 @@ fn dump_pointer(vfs: &dyn Vfs, path: &Path, out: &mut dyn Write) -> Result<()> {
 /// How one kind of log shows a record.
 type DumpRecord = dyn FnMut(&FrameReader<'_>, &Frame, &mut dyn Write) -> Result<()>;
 
-/// Writes every frame that can be read, and where bytes lie between two of them that cannot.
+/// Writes every frame that can be read, and where bytes lie between two of them that cannot. `durable_len` is what another
+/// file says was durable.
 fn dump_log(
     vfs: &dyn Vfs,
     path: &Path,
-    number: FileNumber,
+    (number, durable_len): (FileNumber, u64),
     out: &mut dyn Write,
     dump_one: &mut DumpRecord,
 ) -> Result<()> {
     let file = vfs.open(path)?;
     let mut frames = FrameReader::new(file.as_ref(), path, number)?;
     // Where recovery stops, and how much of what is behind that was durable.
-    let (mut end, mut watermark) = (None, 0);
+    let (mut end, mut watermark) = (None, durable_len);
     let mut first_error = None;
     loop {
         while let Some(frame) = next_frame(&mut frames, out)? {
@@ -208,7 +220,9 @@ fn dump_log(
     };
     put(out, format_args!("@{last} end of the readable part; the file has {file_len} bytes, {behind}\n"))?;
     if watermark > end {
-        let message = format!("unreadable here, but a later frame says that byte {watermark} was durable");
+        let message = format!(
+            "unreadable here, but byte {watermark} was durable, as a later frame or another file says"
+        );
         return Err(frames.corruption(end, message));
     }
     first_error.map_or(Ok(()), Err)
@@ -355,16 +369,10 @@ fn dump_properties(properties: &Properties, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// Opens a table with whichever known comparator it was written.
+/// Opens a table by itself, whatever order it is in.
 fn open_alone(vfs: &dyn Vfs, path: &Path, number: FileNumber) -> Result<Arc<Table>> {
-    let open = |order: KeyOrder| -> Result<Arc<Table>> {
-        let file = vfs.open(path)?;
-        let len_bytes = file.len()?;
-        let file = TableFile { source: TableSource::File(file), path: path.to_owned(), number, len_bytes };
-        Ok(Arc::new(Table::open(file, order, Arc::new(Cache::new(0, 0)))?))
-    };
-    open(KeyOrder::Bytewise).or_else(|error| match error.kind() {
-        ErrorKind::Incompatible => open(KeyOrder::custom(Arc::new(ReverseBytewise))).map_err(|_| error),
-        _ => Err(error),
-    })
+    let file = vfs.open(path)?;
+    let len_bytes = file.len()?;
+    let file = TableFile { source: TableSource::File(file), path: path.to_owned(), number, len_bytes };
+    Ok(Arc::new(Table::open_to_show(file, Arc::new(Cache::new(0, 0)))?))
 }

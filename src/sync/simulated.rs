@@ -372,6 +372,8 @@ impl Condvar {
         timeout: Option<Duration>,
         at: &'static Location<'static>,
     ) -> Wake {
+        // Whoever notifies without the lock may do so between the caller's last look and this wait.
+        host.yield_point("before waiting");
         let mutex = guard.mutex;
         let id = host.id(&self.id);
         drop(guard.inner.take());

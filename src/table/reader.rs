@@ -14,7 +14,7 @@
 //! that opening it met. So the rest of a database can be read, and nothing that the table may hold is ever reported
 //! as missing.
 
-use crate::base::comparator::KeyOrder;
+use crate::base::comparator::{Comparator, KeyOrder};
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::base::hash::hash_key;
 use crate::base::ids::FileNumber;
@@ -31,6 +31,7 @@ use crate::table::properties::{FEATURES_KNOWN, Properties};
 use crate::table::shared::Cache;
 use crate::table::stored;
 use crate::vfs::{ReadFile, Vfs, read_full};
+use std::cmp::Ordering;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -135,6 +136,14 @@ impl Table {
         let owner = cache.blocks().register();
         let readable = Readable { source, cache, owner, footer, index, filter, properties };
         Ok(Table { path, number, len_bytes, order, readable: Ok(readable) })
+    }
+
+    /// Opens a table to show what is in it, whatever order its keys are in: it can be read block by block, and not searched.
+    ///
+    /// # Errors
+    /// As [`Table::open`], but for the order.
+    pub fn open_to_show(file: TableFile, cache: Arc<Cache>) -> Result<Table> {
+        Table::open(file, KeyOrder::custom(Arc::new(UnknownOrder)), cache)
     }
 
     /// Makes a stand-in for a table that could not be opened: every read of it gives `error`.
@@ -436,6 +445,9 @@ impl Parts {
             let message = "index and properties do not agree on how many blocks there are";
             return Err(Error::corruption(path, footer.index.offset, message));
         }
+        if is_unknown(order) {
+            return Ok(Parts { footer, index, filter, properties });
+        }
         let ends = [&properties.smallest, &properties.largest].map(|key| index.find(key.as_internal()));
         if ends != [Some(0), Some(index.blocks_count() - 1)] {
             let message = "index and properties do not agree on where the entries begin and end";
@@ -443,6 +455,26 @@ impl Parts {
         }
         Ok(Parts { footer, index, filter, properties })
     }
+}
+
+/// The order of a table that is only shown, which nobody here knows.
+struct UnknownOrder;
+
+impl Comparator for UnknownOrder {
+    fn name(&self) -> &str {
+        UNKNOWN_ORDER
+    }
+
+    fn compare(&self, a: &[u8], b: &[u8]) -> Ordering {
+        a.cmp(b)
+    }
+}
+
+/// No comparator that is known to a database has an empty name.
+const UNKNOWN_ORDER: &str = "";
+
+fn is_unknown(order: &KeyOrder) -> bool {
+    order.name() == UNKNOWN_ORDER
 }
 
 /// The blocks behind the data blocks, read in one piece.
@@ -465,7 +497,7 @@ impl Blocks<'_> {
 
 fn check_compatible(properties: &Properties, order: &KeyOrder, path: &Path, offset: u64) -> Result<()> {
     let unknown_features = properties.features & !FEATURES_KNOWN;
-    let message = if properties.comparator != order.name() {
+    let message = if properties.comparator != order.name() && !is_unknown(order) {
         format!("the table is in the order {:?}, the keyspace in {:?}", properties.comparator, order.name())
     } else if unknown_features != 0 {
         format!("the table needs features {unknown_features:#x}, which this build does not know")

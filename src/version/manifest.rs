@@ -16,8 +16,9 @@
 //! segment, take over from one, or state numbers as taken are what makes space on a full disk.
 
 use crate::base::error::{Error, ErrorKind, Result};
-use crate::base::ids::FileNumber;
+use crate::base::ids::{FileNumber, KeyspaceId};
 use crate::base::limits;
+use crate::base::seq::SeqNum;
 use crate::format::codec::Reader;
 use crate::format::frame::{FRAME_HEADER_LEN_BYTES, FrameKind, FrameReader, FrameWriter, Verdict, judge};
 use crate::format::names::FileName;
@@ -402,6 +403,29 @@ fn add_up(vfs: &dyn Vfs, path: &Path, pointer: Pointer, see: &mut dyn FnMut(&Cha
     }
     catalog.check().map_err(|reason| Error::corruption(path, 0, reason))?;
     Ok(catalog)
+}
+
+/// Tells whether a file is a manifest that must have been in force: an edit or an end follows its catalog, or that says more
+/// than the catalog of a database that is being made.
+///
+/// # Errors
+/// `Io`.
+pub fn was_in_force(vfs: &dyn Vfs, path: &Path, number: FileNumber) -> Result<bool> {
+    let file = vfs.open(path)?;
+    let mut frames = FrameReader::new(file.as_ref(), path, number)?;
+    let is_manifest = frames
+        .next_frame()?
+        .is_some_and(|frame| frame.kind == FrameKind::Header && check_header(path, frame.payload()).is_ok());
+    let first = if is_manifest { frames.next_frame()? } else { None };
+    let Some(first) = first else { return Ok(false) };
+    let says_more = |change: &Change| match change {
+        Change::CreateKeyspace { id, .. } => *id != KeyspaceId::DEFAULT,
+        Change::Flushed { seq, .. } => *seq > SeqNum::ZERO,
+        Change::NextFile(_) | Change::WalOpened(_) | Change::TimeHighWater(_) => false,
+        _ => true,
+    };
+    let is_more = Changes::new(first.payload()).any(|change| change.is_ok_and(|change| says_more(&change)));
+    Ok(is_more || frames.next_frame()?.is_some())
 }
 
 fn check_header(path: &Path, payload: &[u8]) -> Result<()> {

@@ -48,16 +48,11 @@ fn decode(line: &str) -> Option<Pointer> {
 /// `Corruption` if it is not what was written; `Io`.
 pub fn read(vfs: &dyn Vfs, directory: &Path) -> Result<Option<Pointer>> {
     let path = FileName::Current.path(directory);
-    let file = match vfs.open(&path) {
-        Ok(file) => file,
+    match read_line(vfs, &path) {
+        Ok(Some(pointer)) => return Ok(Some(pointer)),
+        Ok(None) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
-    };
-    let mut bytes = [0u8; POINTER_LEN_BYTES_MAX];
-    let count = read_full(file.as_ref(), &mut bytes, 0)?;
-    let pointer = std::str::from_utf8(&bytes[..count]).ok().and_then(decode);
-    if pointer.is_some() {
-        return Ok(pointer);
     }
     let damaged = Error::corruption(&path, 0, "CURRENT is damaged: it names no manifest");
     // Where even looking for a way out fails, this is the error that matters.
@@ -69,6 +64,16 @@ pub fn read(vfs: &dyn Vfs, directory: &Path) -> Result<Option<Pointer>> {
         )),
         Ok(None) | Err(_) => damaged,
     })
+}
+
+/// Reads the line of `CURRENT`, or of a file that is to take its place; `None` if it is no such line.
+///
+/// # Errors
+/// `NotFound`, `Io`.
+pub fn read_line(vfs: &dyn Vfs, path: &Path) -> Result<Option<Pointer>> {
+    let mut bytes = [0u8; POINTER_LEN_BYTES_MAX];
+    let count = read_full(vfs.open(path)?.as_ref(), &mut bytes, 0)?;
+    Ok(std::str::from_utf8(&bytes[..count]).ok().and_then(decode))
 }
 
 /// Returns what `CURRENT` has to say, if that can be told without it: where there is one manifest only, and every byte of it

@@ -60,6 +60,7 @@
 //! [`ErrorKind::Unsupported`]: crate::base::error::ErrorKind::Unsupported
 
 pub mod final_sync;
+pub mod lock_mark;
 pub mod mem;
 pub mod os;
 pub mod wrap;

@@ -53,7 +53,8 @@ fn empty_under_snapshots(context: &Context, watcher: Watcher) -> Result<(), Viol
     let mut pasts: Vec<Past> = Vec::new();
     for _ in 0..2 + apart.below(3) {
         let mut content = Content::new();
-        apart.fill(&keyspace, &mut content, (1 + apart.below(KEYS_COUNT), VALUE_LEN_BYTES))?;
+        // Nothing now and then, so that a snapshot stands exactly where it was emptied.
+        apart.fill(&keyspace, &mut content, (apart.below(4) * apart.below(KEYS_COUNT), VALUE_LEN_BYTES))?;
         let count = if apart.below(2) == 0 { 0 } else { 1 + apart.below(2) };
         let snapshots = (0..count).map(|_| apart.db.snapshot()).collect();
         let name = |path: PathBuf| path.file_name().map(|it| it.to_string_lossy().into_owned());

@@ -101,7 +101,8 @@ impl<'a> Damaged<'a> {
             return Ok(None);
         }
         let &&(name, len, written_len) = tape.pick(Label::Check, &candidates);
-        let damage = draw_damage(context, &ours, (name, len, written_len));
+        let begin = if matches!(name, FileName::Manifest(_)) { stated_len(&files) } else { 0 };
+        let damage = draw_damage(context, &ours, (name, len, written_len), begin);
         let undamaged = context.copy_builder(&disk.copy(), Background::Manual).open_read_only();
         let undamaged = undamaged.map_err(|error| {
             violation("recovery", format!("an undamaged copy does not open read-only: {error:?}"))
@@ -286,15 +287,25 @@ fn is_proven(before: &[SeenFile], after: &[SeenFile], name: FileName) -> bool {
     })
 }
 
-/// Draws what happens to a file, and where: anywhere, at its beginning, at its end, or at the end of what was written.
+/// Returns how much of the manifest `CURRENT` says was durable; 0 if it says nothing.
+fn stated_len(files: &[SeenFile]) -> u64 {
+    let current = files.iter().find(|file| FileName::parse(&file.name) == Some(FileName::Current));
+    let line = current.map(|file| String::from_utf8_lossy(&file.bytes).into_owned());
+    line.and_then(|line| line.split(' ').nth(1)?.parse().ok()).unwrap_or(0)
+}
+
+/// Draws what happens to a file, and where: anywhere, at its beginning, at its end, at the end of what was written, or among what
+/// was written behind `begin`.
 fn draw_damage(
     context: &Context,
     files: &[(FileName, u64, u64)],
     (name, len, written_len): (FileName, u64, u64),
+    begin: u64,
 ) -> Damage {
     let tape = &context.tape;
     let below = |bound: u64| tape.below(Label::Check, bound.max(1));
-    let at = match below(5) {
+    let at = match below(8) {
+        5..=7 if begin < written_len => begin + below(written_len - begin),
         0 => below(len.min(64)),
         1 => len - 1 - below(len.min(80)),
         2 | 3 => written_len.max(1) - 1 - below(written_len.min(80)),

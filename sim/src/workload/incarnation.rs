@@ -1,6 +1,6 @@
 //! One incarnation: opened through accidents, used by clients, mended where the disk has failed.
 
-use crate::disk::{Aim, DiskOp, SeenFile, SimDisk};
+use crate::disk::{Aim, DiskOp, Profile, SeenFile, SimDisk};
 use crate::tape::Label;
 use crate::workload::client::{Client, DIRECTORY, Handles, Opened, is_full_log};
 use crate::workload::driver::{DISK_KINDS, Driver};
@@ -156,6 +156,18 @@ impl Driver {
         Ok(files_of(&self.disk).len().saturating_sub(named_count))
     }
 
+    fn take_away_foreign(&self, error: &Error) -> Result<(), Violation> {
+        let has_failed = self.disk.counters().contains_key("sync_dir failed")
+            || self.context.judge.lock().events.contains_key("sync_dir failed");
+        match error.file() {
+            Some(file) if has_failed && self.context.profile == Profile::Worst => {
+                let taken = self.disk.take_away(file);
+                taken.map_err(|error| violation("simulator", format!("taking away: {error:?}")))
+            }
+            _ => Err(violation("recovery", format!("open failed: {error:?}"))),
+        }
+    }
+
     /// Opens the database; the power may go while it does, several times. `None` if faults keep it shut.
     fn open_through_accidents(&mut self) -> Result<Option<Db>, Violation> {
         for attempt in 0..5 {
@@ -194,6 +206,12 @@ impl Driver {
                 }
                 Err(_) if self.disk.is_off() => self.lose_power("power lost in recovery"),
                 Err(error) => {
+                    if self.is_first && error.kind() == ErrorKind::Incompatible {
+                        // Random bytes in a log of a database being made, whose lock file a failed sync of the directory has
+                        // lost for good: nobody can tell them from somebody else's.
+                        self.take_away_foreign(&error)?;
+                        continue;
+                    }
                     let kinds = [ErrorKind::Io, ErrorKind::NoSpace, ErrorKind::Exhausted];
                     if !self.has_cause() || !kinds.contains(&error.kind()) {
                         return Err(violation("recovery", format!("open failed: {error:?}")));

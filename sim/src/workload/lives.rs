@@ -8,7 +8,7 @@ use crate::workload::client::is_final;
 use crate::workload::driver::Watcher;
 use crate::workload::incarnation::{join_all, start};
 use crate::workload::judge::{Context, Violation, violation};
-use crate::workload::quiet::names_of;
+use crate::workload::quiet::{check_shape, names_of};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,8 @@ const ATTEMPTS_COUNT: u32 = 3;
 /// Threads that only delete, at most, and how many keys each.
 const DELETERS_MAX: u64 = 3;
 const DELETES_COUNT: u64 = 3;
+/// Flushes on a mended disk: more than level 0 may have.
+const MENDED_ROUNDS_COUNT: u64 = 6;
 /// Longer than any pause of a job that nothing hinders any more.
 const A_WHILE: Duration = Duration::from_secs(60);
 
@@ -367,8 +369,49 @@ impl Life<'_> {
         Ok(self.next_disk())
     }
 
+    /// Mends the disk under the open database: what stopped it for want of space is over once writing is resumed, and nothing of
+    /// it is left behind.
+    fn mend(&self) -> Result<(), Violation> {
+        self.disk.power_off_after(u64::MAX);
+        self.disk.heal();
+        if self.disk.is_off() {
+            return Ok(());
+        }
+        let told = self.db.background_errors().into_iter().find(|told| told.job == "writing");
+        let is_mendable = told.is_none_or(|told| told.error.to_string().contains("until there is space"));
+        if !is_mendable {
+            return Ok(());
+        }
+        let well = |what: &str, result: Result<(), Error>| {
+            let told = || self.db.background_errors();
+            result.map_err(|error| {
+                broken(format!("on a mended disk {what} gives {error:?}, told {:?}", told()))
+            })
+        };
+        match self.db.resume() {
+            // An edit or a sync that failed is for a reopening, and says so.
+            Err(error) if error.kind() == ErrorKind::ReadOnly => return Ok(()),
+            resumed => well("resume", resumed)?,
+        }
+        for round in 0..MENDED_ROUNDS_COUNT {
+            let key = format!("{}-mended-{round}", self.number);
+            self.book.lock().insert(key.clone(), Fate::InDoubt);
+            well("a put", self.db.put_with(&key, &key, WriteOptions::disk()).map(drop))?;
+            self.book.lock().insert(key, Fate::There);
+            well("a flush", self.db.flush())?;
+        }
+        well("wait_idle", self.db.wait_idle())?;
+        let stats = self.db.stats();
+        check_shape(&self.db, &stats, self.context.swarm.longest_value_len())?;
+        self.context.reach("mended under an open database");
+        Ok(())
+    }
+
     /// Ends it: by closing, by dropping the handles, or with them still open.
     fn end(self) -> Result<SimDisk, Violation> {
+        if self.below(3) == 0 {
+            self.mend()?;
+        }
         match self.below(3) {
             0 => {
                 if self.trouble == Trouble::AtTheEnd {

@@ -285,7 +285,8 @@ impl Driver {
         }
         if self.context.swarm.habit == Habit::ShortIncarnations && !self.context.swarm.has_big_values {
             let (bytes, (live, overhead)) = (directory_len(&self.disk), self.live_bytes()?);
-            let unmerged = 12 * options.memtable_bytes as u64;
+            // A few of the longest values may wait for a merge that so short a time has no use for.
+            let unmerged = 12 * options.memtable_bytes as u64 + 4 * self.context.swarm.longest_value_len();
             let allowed = 2 * live + overhead + unmerged + SMALL_CHANGE_BYTES;
             if bytes > allowed {
                 let message = format!("closed with {bytes} bytes for {live} of live data, {allowed} allowed");

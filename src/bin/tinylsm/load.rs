@@ -22,7 +22,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tinylsm::{Db, Keyspace, WriteBatch, WriteOptions};
+use tinylsm::{Db, ErrorKind, Keyspace, WriteBatch, WriteOptions};
 
 /// Rows of one atomic batch: enough to make a log record's overhead vanish.
 const BATCH_ROWS_MAX: usize = 1_000;
@@ -72,7 +72,13 @@ pub(crate) fn run(arguments: &LoadArguments) -> Outcome {
     let input = past_mark(input, &arguments.file)?;
     let (db, keyspace) = arguments.place.open_or_create()?;
     let mut loading = Loading {
-        sink: BatchSink { db: &db, keyspace: &keyspace, batch: WriteBatch::new(), committed_count: 0 },
+        sink: BatchSink {
+            db: &db,
+            keyspace: &keyspace,
+            batch: WriteBatch::new(),
+            committed_count: 0,
+            failed: None,
+        },
         format: arguments.format.or_else(|| format_of_name(&arguments.file)),
         bytes: 0,
         line_number: 0,
@@ -81,9 +87,11 @@ pub(crate) fn run(arguments: &LoadArguments) -> Outcome {
     };
     let stopped = loading.all_lines(input).err();
     loading.progress.finish_and_clear();
-    let Loading { sink: BatchSink { batch, committed_count: rows, .. }, bytes, started, .. } = loading;
+    let Loading { sink: BatchSink { batch, committed_count: rows, failed, .. }, bytes, started, .. } =
+        loading;
     // Of the batch that failed all or nothing may be in the log, if the log is what failed.
-    let doubtful_count = if is_in_doubt(&db) { batch.len() as u64 } else { 0 };
+    let is_in_doubt = failed.is_some_and(|kind| is_in_doubt(&db, kind));
+    let doubtful_count = if is_in_doubt { batch.len() as u64 } else { 0 };
     let synced = db.sync();
     let taken = started.elapsed();
     let closed = db.close();
@@ -295,6 +303,8 @@ struct BatchSink<'a> {
     batch: WriteBatch,
     /// Rows in the database.
     committed_count: u64,
+    /// How a commit failed.
+    failed: Option<ErrorKind>,
 }
 
 impl BatchSink<'_> {
@@ -320,7 +330,8 @@ impl BatchSink<'_> {
 
     fn commit(&mut self) -> Outcome {
         if !self.batch.is_empty() {
-            self.db.write(&self.batch, WriteOptions::os())?;
+            let written = self.db.write(&self.batch, WriteOptions::os());
+            written.inspect_err(|error| self.failed = Some(error.kind()))?;
             self.committed_count += self.batch.len() as u64;
             self.batch.clear();
         }

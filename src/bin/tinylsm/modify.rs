@@ -13,7 +13,9 @@ use clap::Args;
 use std::ffi::{OsStr, OsString};
 use std::ops::Bound;
 use std::time::Instant;
-use tinylsm::{BackgroundError, Db, Error, Keyspace, Stats};
+use tinylsm::{
+    BackgroundError, Db, Error, ErrorKind, KEY_LEN_BYTES_MAX, Keyspace, Stats, VALUE_LEN_BYTES_MAX,
+};
 
 /// `put KEY VALUE`
 #[derive(Args)]
@@ -85,6 +87,14 @@ pub(crate) fn bounds(from: Option<&OsStr>, to: Option<&OsStr>) -> Outcome<KeyBou
 pub(crate) fn put(arguments: &PutArguments) -> Outcome {
     let key = argument("KEY", &arguments.key)?;
     let value = argument("VALUE", &arguments.value)?;
+    // Before a database is created for them.
+    for (what, len, len_max) in
+        [("key", key.len(), KEY_LEN_BYTES_MAX), ("value", value.len(), VALUE_LEN_BYTES_MAX)]
+    {
+        if len > len_max {
+            return Err(Failure::Usage(format!("the {what} has {len} bytes; at most {len_max} are allowed")));
+        }
+    }
     let (db, keyspace) = arguments.place.open_or_create()?;
     if let Err(error) = keyspace.put(key, value) {
         return Err(given_up(db, |db| not_written(db, error)));
@@ -104,20 +114,22 @@ pub(crate) fn delete(arguments: &DeleteArguments) -> Outcome {
 
 /// Says what became of a write that failed.
 pub(crate) fn not_written(db: &Db, error: Error) -> Failure {
+    let is_in_doubt = is_in_doubt(db, error.kind());
     let failure = Failure::from(error);
     if !matches!(failure, Failure::Engine(..)) {
         return failure;
     }
-    let became = match is_in_doubt(db) {
+    let became = match is_in_doubt {
         true => "failed, and only the next opening shows whether it is done or not",
         false => "nothing was changed",
     };
     failure.retold(|text| format!("{became}: {text}"))
 }
 
-/// Tells whether a write that failed may be in the log all the same: only a failure of the log turns writing off.
-pub(crate) fn is_in_doubt(db: &Db) -> bool {
-    db.background_errors().iter().any(|error| error.job == "writing")
+/// Tells whether a write that failed like this may be in the log all the same: only a failure of the log turns writing off, and
+/// what is refused because it is off was not attempted.
+pub(crate) fn is_in_doubt(db: &Db, kind: ErrorKind) -> bool {
+    kind != ErrorKind::ReadOnly && db.background_errors().iter().any(|error| error.job == "writing")
 }
 
 /// Closes the database behind a failure, which is what is told: so that nothing of the attempt stays on a full disk.

@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use tinylsm::{Db, DbBuilder, ErrorKind, Keyspace, KeyspaceOptions, Options};
+use tinylsm::{Db, DbBuilder, ErrorKind, Keyspace, KeyspaceOptions, NAME_LEN_BYTES_MAX, Options};
 
 /// The directory of a database.
 #[derive(Args)]
@@ -35,7 +35,12 @@ pub(crate) fn name_parser() -> impl TypedValueParser<Value = String> {
     OsStringValueParser::new().try_map(|name: OsString| {
         let no_text = || "the name of a keyspace is text in UTF-8".to_owned();
         let name = unescaped(bytes_of(&name).ok_or_else(no_text)?)?;
-        String::from_utf8(name).map_err(|_| no_text())
+        let name = String::from_utf8(name).map_err(|_| no_text())?;
+        // Before a database is created for it.
+        if (1..=NAME_LEN_BYTES_MAX).contains(&name.len()) {
+            return Ok(name);
+        }
+        Err(format!("the name of a keyspace has 1 to {NAME_LEN_BYTES_MAX} bytes, not {}", name.len()))
     })
 }
 

@@ -7,11 +7,12 @@
 //! The system counts a lock as held while any descriptor of the opened file lives, those of forked children included.
 //! So the process that took it unlocks explicitly, and a child never does: its copy only closes.
 //!
-//! Whoever locks it for itself leaves its process's number in the file, as a line of [`MARK_LEN_BYTES`], for the one who is
+//! Whoever locks it for itself leaves its process's number in the file, as [`lock_mark`] has it, for the one who is
 //! refused. Nothing depends on it: on a full disk it is left out, and a file that somebody else wrote keeps its bytes.
 
 use crate::base::error::{Error, ErrorKind, Result};
 use crate::sync::process_id;
+use crate::vfs::lock_mark;
 use crate::vfs::os::OsVfs;
 use crate::vfs::os::system::{is_current, lacks_ability, open_lock_file};
 use crate::vfs::{DirLock, LockMode};
@@ -22,9 +23,6 @@ use std::path::{Path, PathBuf};
 /// How often a lock file may vanish between being opened and being locked. Others do that only as they remove or
 /// replace a database, so more than a few times in a row is a mistake of theirs.
 const LOCK_ATTEMPTS_MAX: usize = 8;
-
-/// The line with a process's number: as long as the largest makes it, so that each overwrites the one before.
-const MARK_LEN_BYTES: usize = 11;
 
 /// Locks the file `path`, which an exclusive lock creates.
 pub(in crate::vfs::os) fn lock(vfs: &OsVfs, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
@@ -64,22 +62,21 @@ fn with_way_out(error: Error, mode: LockMode) -> Error {
 fn mark(mut file: &File, process: u32) -> io::Result<()> {
     let (len, mut bytes) = (file.metadata()?.len(), Vec::new());
     // A power cut may have kept the length and not the bytes.
-    file.take(MARK_LEN_BYTES as u64).read_to_end(&mut bytes)?;
-    let is_free = len <= MARK_LEN_BYTES as u64 && bytes.iter().all(|byte| *byte == 0);
+    file.take(lock_mark::LEN_BYTES as u64).read_to_end(&mut bytes)?;
+    let is_free = len <= lock_mark::LEN_BYTES as u64 && bytes.iter().all(|byte| *byte == 0);
     if !is_free && read_mark(file)?.is_none() {
         return Ok(());
     }
     file.seek(SeekFrom::Start(0))?;
-    file.write_all(format!("{process:>10}\n").as_bytes())
+    file.write_all(lock_mark::encode(process).as_bytes())
 }
 
 /// Returns the process that left its number in the file last; `None` if the file says something else.
 fn read_mark(mut file: &File) -> io::Result<Option<u32>> {
     file.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();
-    file.take(MARK_LEN_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    let line = std::str::from_utf8(&bytes).ok().filter(|text| text.len() == MARK_LEN_BYTES);
-    Ok(line.and_then(|text| text.strip_suffix('\n')?.trim_start_matches(' ').parse().ok()))
+    file.take(lock_mark::LEN_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(lock_mark::decode(&bytes))
 }
 
 /// Says that others hold the lock, and who took it last for itself: it is one of them, or the holders only read.
@@ -213,11 +210,11 @@ mod tests {
         for process in [u32::MAX, 7] {
             mark(&file, process).expect("it is written");
             assert_eq!(read_mark(&file).expect("it is read"), Some(process));
-            assert_eq!(file.metadata().expect("it is there").len(), MARK_LEN_BYTES as u64);
+            assert_eq!(file.metadata().expect("it is there").len(), lock_mark::LEN_BYTES as u64);
         }
         file.write_all(b"more").expect("it is written");
         mark(&file, 8).expect("nothing fails");
         assert_eq!(read_mark(&file).expect("it is read"), None);
-        assert_eq!(file.metadata().expect("it is there").len(), MARK_LEN_BYTES as u64 + 4);
+        assert_eq!(file.metadata().expect("it is there").len(), lock_mark::LEN_BYTES as u64 + 4);
     }
 }
