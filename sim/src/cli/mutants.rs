@@ -4,8 +4,9 @@
 //! built there, and seeds are swept until an oracle cries. What fails without the patch too shows nothing of it. The
 //! engine's source carries no switch for any of this.
 //!
-//! A patch with a line `# Test: NAME` breaks what something else makes up for, so that no run can show it from outside: a
-//! second line of defence. The library's test of that name has to fail with it.
+//! A patch with a line `# Test: NAME`, of the library, or `# Test: FILE NAME`, of a file in `tests/`, breaks what something else
+//! makes up for, so that no run can show it from outside, or what shows only in a moment that seeds hardly ever come upon. That
+//! test has to fail with it, and to pass without it.
 //!
 //! A file of `sim/seeds/` names the patch that plants its bug again. Its seed must fail there, or the file has come to
 //! guard nothing: a change of the draws gives a seed another run.
@@ -115,17 +116,10 @@ fn hunt(root: &Path, scratch: &Path, patch: &Path, max_seeds: u64) -> io::Result
         fs::remove_dir_all(&copy)?;
     }
     copy_tree(root, &copy)?;
-    let applied = Command::new("git")
-        .args(["apply", "--whitespace=nowarn", "--recount"])
-        .arg(patch)
-        .current_dir(&copy)
-        .status()?;
-    if !applied.success() {
-        return Err(io::Error::other(format!("{} does not apply", patch.display())));
-    }
+    apply(&copy, patch, &[])?;
     let target = scratch.join("target");
     if let Some(test) = test_of(patch)? {
-        return hunt_by_test(&copy, &target, test);
+        return hunt_by_test(&copy, &target, patch, test);
     }
     let built = Command::new("cargo")
         .args(["build", "--release", "--quiet", "--package", "tinylsm-sim"])
@@ -180,24 +174,55 @@ fn test_of(patch: &Path) -> io::Result<Option<String>> {
     Ok(text.lines().find_map(|line| line.strip_prefix("# Test: ")).map(str::to_owned))
 }
 
-/// Runs a test of the library in a tree with a planted bug.
-fn hunt_by_test(copy: &Path, target: &Path, test: String) -> io::Result<Hunt> {
+/// Runs a test in a tree with a planted bug, where it has to fail, and again without the bug.
+fn hunt_by_test(copy: &Path, target: &Path, patch: &Path, test: String) -> io::Result<Hunt> {
+    if passes(copy, target, &test)? {
+        return Ok(Hunt::Missed);
+    }
+    apply(copy, patch, &["--reverse"])?;
+    if passes(copy, target, &test)? {
+        return Ok(Hunt::CaughtByTest(test));
+    }
+    Err(io::Error::other(format!("the test {test} fails without the bug as well")))
+}
+
+/// Runs one test, `NAME` of the library or `FILE NAME` of a file in `tests/`; tells whether it passes.
+fn passes(copy: &Path, target: &Path, test: &str) -> io::Result<bool> {
+    let (place, name) = match test.split_once(' ') {
+        Some((file, name)) => (vec!["--test", file], name),
+        None => (vec!["--lib"], test),
+    };
     let output = Command::new("cargo")
-        .args(["test", "--quiet", "--package", "tinylsm", "--lib", "--", "--exact", &test])
+        .args(["test", "--quiet", "--package", "tinylsm"])
+        .args(place)
+        .args(["--", "--exact", name])
         .env("CARGO_TARGET_DIR", target)
         .current_dir(copy)
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    if text.contains("0 passed; 1 failed") {
-        return Ok(Hunt::CaughtByTest(test));
+    match (text.contains("1 passed; 0 failed"), text.contains("0 passed; 1 failed")) {
+        (true, false) => Ok(true),
+        (false, true) => Ok(false),
+        _ => {
+            let told = String::from_utf8_lossy(&output.stderr);
+            Err(io::Error::other(format!("the test {test} was not run: {text}{told}")))
+        }
     }
-    if text.contains("1 passed; 0 failed") {
-        return Ok(Hunt::Missed);
+}
+
+/// Applies a patch to a tree.
+fn apply(copy: &Path, patch: &Path, how: &[&str]) -> io::Result<()> {
+    let applied = Command::new("git")
+        .args(["apply", "--whitespace=nowarn", "--recount"])
+        .args(how)
+        .arg(patch)
+        .current_dir(copy)
+        .status()?;
+    if applied.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{} does not apply", patch.display())))
     }
-    Err(io::Error::other(format!(
-        "the test {test} was not run: {text}{}",
-        String::from_utf8_lossy(&output.stderr)
-    )))
 }
 
 /// Returns the files of `sim/seeds/` that name a mutant and whose seed does not fail in its simulator.
