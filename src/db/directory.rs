@@ -11,7 +11,7 @@
 //!   `Closed`, whoever still has a handle.
 //! - **A failed sync of its names is final** for everybody ([`crate::vfs::final_sync`]).
 //!
-//! Reads are not counted in and out; they fail with `Closed` once the directory was let go of. A reader of a directory
+//! Reads of files are not counted in and out; they fail with `Closed` once the directory was let go of. A reader of a directory
 //! without a lock file holds nothing that could keep a writer away; it is told when one has come.
 
 use crate::base::error::{Error, ErrorKind, Result};
@@ -246,14 +246,14 @@ impl Vfs for Directory {
         self.names.run(|| self.disk.sync_dir(path))
     }
     fn read_dir(&self, path: &Path) -> Result<Vec<DirEntry>> {
-        self.check_held()?;
+        let _inside = self.guard.enter()?;
         self.disk.read_dir(path)
     }
     fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
         self.disk.lock(path, mode)
     }
     fn metadata(&self, path: &Path) -> Result<Metadata> {
-        self.check_held()?;
+        let _inside = self.guard.enter()?;
         self.disk.metadata(path)
     }
     fn available_space(&self, path: &Path) -> Result<u64> {

@@ -70,6 +70,9 @@ struct Target {
 /// It is looked at whenever the memtables have grown by one part of this many, and is then large enough for as much again.
 const GROWTH_PART: u64 = 8;
 
+/// How many jobs a caller runs at most before a write, where only callers run them.
+const JOBS_FOR_RESERVE_MAX: usize = 64;
+
 /// How long to wait for space that nobody needs yet.
 const TRY_AGAIN_AFTER_NANOS: u64 = 10_000_000_000;
 
@@ -202,8 +205,13 @@ impl Core {
     /// or merge when they have to wait for one, and would come to making it anew when the disk is full.
     pub(crate) fn see_to_reserve(&self) {
         if self.reserve.is_spent() && matches!(self.host, Host::Caller) {
-            // Puts are refused until it is back, and nobody else may come to what that takes.
-            while self.reserve.is_spent() && self.run_due_job().unwrap_or(false) {}
+            // Puts are refused until it is back, and nobody else may come to what that takes. Not without end: several callers
+            // who each find something to do for the others would.
+            for _ in 0..JOBS_FOR_RESERVE_MAX {
+                if !self.reserve.is_spent() || !self.run_due_job().unwrap_or(false) {
+                    break;
+                }
+            }
             return;
         }
         if !self.reserve.is_asked_for.load(Ordering::Relaxed) {

@@ -114,7 +114,9 @@ impl Client {
         }
         self.compare_disk_bytes(&stats)?;
         let error = self.db().background_error();
-        let may_fail = self.has_disk_failed() || self.has_panicked() || self.judge().closing.has_begun;
+        // Whoever has opened the directory since has changed it.
+        let is_over = self.judge().closing.has_begun || self.judge().incarnation != self.opened.incarnation;
+        let may_fail = self.has_disk_failed() || self.has_panicked() || is_over;
         match error {
             Some(error) if !may_fail && !self.is_excused(&error) && !self.opened.disk.is_off() => {
                 Err(self.violate("background_error", format!("nothing has failed, but it says {error:?}")))
