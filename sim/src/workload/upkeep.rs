@@ -114,9 +114,7 @@ impl Client {
         }
         self.compare_disk_bytes(&stats)?;
         let error = self.db().background_error();
-        // Whoever has opened the directory since has changed it.
-        let is_over = self.judge().closing.has_begun || self.judge().incarnation != self.opened.incarnation;
-        let may_fail = self.has_disk_failed() || self.has_panicked() || is_over;
+        let may_fail = self.may_have_failed();
         match error {
             Some(error) if !may_fail && !self.is_excused(&error) && !self.opened.disk.is_off() => {
                 Err(self.violate("background_error", format!("nothing has failed, but it says {error:?}")))
@@ -125,11 +123,21 @@ impl Client {
         }
     }
 
+    /// Tells whether the database of this handle may have failed, or is not this handle's any more: whoever has opened the directory
+    /// since has changed it.
+    fn may_have_failed(&self) -> bool {
+        let is_over = {
+            let judge = self.judge();
+            judge.closing.has_begun || judge.incarnation != self.opened.incarnation
+        };
+        self.has_disk_failed() || self.has_panicked() || is_over
+    }
+
     /// Compares `Stats::disk_bytes` with what lies on the disk, where no job and no other client can have changed either.
     fn compare_disk_bytes(&self, stats: &Stats) -> Result<(), Stop> {
         let swarm = &self.context.swarm;
         let is_alone = swarm.clients_count == 1 && swarm.background == Background::Manual;
-        let may_fail = self.has_disk_failed() || self.has_panicked() || self.judge().closing.has_begun;
+        let may_fail = self.may_have_failed();
         let found = counted_len(&self.opened.disk);
         if is_alone && !may_fail && !self.opened.disk.is_off() && stats.disk_bytes != found {
             let message = format!("{found} bytes lie on the disk, {stats:?}");
