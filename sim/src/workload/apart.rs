@@ -57,6 +57,11 @@ fn open(context: &Context, disk: &SimDisk, background: Background, fuse: &Fuse) 
     context.copy_builder_with(disk, background, fuse).options(options).open()
 }
 
+/// Draws how many threads a database has, from one to `count_max`.
+pub(in crate::workload) fn threads(context: &Context, count_max: u64) -> Background {
+    Background::Threads(1 + usize::try_from(context.tape.below(Label::Check, count_max)).expect("small"))
+}
+
 /// A database apart.
 pub(in crate::workload) struct Apart<'a> {
     pub(in crate::workload) context: &'a Context,

@@ -5,7 +5,7 @@
 
 use crate::disk::{Damage, Latency, LatencyPlan};
 use crate::tape::Label;
-use crate::workload::apart::{Apart, Content};
+use crate::workload::apart::{Apart, Content, threads};
 use crate::workload::driver::Watcher;
 use crate::workload::incarnation::files_of;
 use crate::workload::judge::{Context, Violation};
@@ -13,7 +13,7 @@ use crate::workload::orders::Order;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tinylsm::vfs::Vfs;
-use tinylsm::{Background, Keyspace, KeyspaceOptions};
+use tinylsm::{Keyspace, KeyspaceOptions};
 
 /// The keyspace whose tables are struck.
 const STRUCK: &str = "struck";
@@ -56,8 +56,7 @@ pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<
 
 /// Lets every merge of a keyspace panic: those of another go on, and its own once nothing panics any more.
 fn merge_beside_panics(context: &Context, watcher: Watcher) -> Result<(), Violation> {
-    let threads_count = 1 + usize::try_from(context.tape.below(Label::Check, 2)).expect("small");
-    let apart = Apart::create((context, watcher), "merges that panic", Background::Threads(threads_count))?;
+    let apart = Apart::create((context, watcher), "merges that panic", threads(context, 2))?;
     let change = |options: KeyspaceOptions| options.comparator(Order::LengthFirst.name());
     let keyspace = apart.keyspace_with(STRUCK, change)?;
     let sound = apart.keyspace_with(SOUND, |options| {
@@ -89,8 +88,7 @@ fn merge_beside_panics(context: &Context, watcher: Watcher) -> Result<(), Violat
 }
 
 fn strike_tables(context: &Context, watcher: Watcher) -> Result<(), Violation> {
-    let threads_count = 1 + usize::try_from(context.tape.below(Label::Check, 2)).expect("small");
-    let apart = Apart::create((context, watcher), "bad sectors", Background::Threads(threads_count))?;
+    let apart = Apart::create((context, watcher), "bad sectors", threads(context, 2))?;
     let keyspace = apart.keyspace_with(STRUCK, |options| options.level0_compaction_trigger(2))?;
     let mut content = Content::new();
     for _ in 0..1 + apart.below(3) {

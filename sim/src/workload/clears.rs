@@ -2,7 +2,7 @@
 //! disk that none of them sees.
 
 use crate::tape::Label;
-use crate::workload::apart::{Apart, Content};
+use crate::workload::apart::{Apart, Content, threads};
 use crate::workload::driver::Watcher;
 use crate::workload::incarnation::{join_all, start};
 use crate::workload::judge::{Context, Violation};
@@ -47,8 +47,7 @@ pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<
 }
 
 fn empty_under_snapshots(context: &Context, watcher: Watcher) -> Result<(), Violation> {
-    let threads_count = 1 + usize::try_from(context.tape.below(Label::Check, 2)).expect("small");
-    let apart = Apart::create((context, watcher), "emptied keyspaces", Background::Threads(threads_count))?;
+    let apart = Apart::create((context, watcher), "emptied keyspaces", threads(context, 2))?;
     let keyspace = apart.keyspace(EMPTIED)?;
     let mut pasts: Vec<Past> = Vec::new();
     for _ in 0..2 + apart.below(3) {

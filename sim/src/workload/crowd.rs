@@ -2,7 +2,7 @@
 //! and with space all is well again without anybody asking for it.
 
 use crate::tape::Label;
-use crate::workload::apart::{Apart, Content};
+use crate::workload::apart::{Apart, Content, threads};
 use crate::workload::driver::Watcher;
 use crate::workload::incarnation::{join_all, start};
 use crate::workload::judge::{Context, Violation};
@@ -24,8 +24,7 @@ type Faults = Arc<Mutex<Vec<String>>>;
 /// The broken invariant.
 pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<(), Violation> {
     let below = |bound| context.tape.below(Label::Check, bound);
-    let threads_count = 1 + usize::try_from(below(2)).expect("small");
-    let background = Background::Threads(threads_count);
+    let background = threads(context, 2);
     let mut apart = Apart::create((context, watcher), QUESTION, background.clone())?;
     let keyspace = apart.keyspace("crowded")?;
     let mut content = Content::new();

@@ -4,6 +4,7 @@
 use crate::disk::{FaultPlan, LatencyPlan, SimDisk};
 use crate::schedule;
 use crate::tape::Label;
+use crate::workload::apart;
 use crate::workload::client::is_final;
 use crate::workload::driver::Watcher;
 use crate::workload::incarnation::{join_all, start};
@@ -61,8 +62,7 @@ pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<
     let mut disk = SimDisk::new(context.profile, context.tape.clone());
     watcher(&disk);
     let below = |bound| context.tape.below(Label::Check, bound);
-    let threads_count = 1 + usize::try_from(below(2)).expect("small");
-    let background = Background::Threads(threads_count);
+    let background = apart::threads(context, 2);
     let book = Book::default();
     for number in 0..2 + below(4) {
         let trouble = *context.tape.pick(Label::Check, &TROUBLES);

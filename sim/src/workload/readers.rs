@@ -2,7 +2,7 @@
 //! was kept for a snapshot alone goes with it.
 
 use crate::tape::{Label, Tape};
-use crate::workload::apart::{Apart, Content};
+use crate::workload::apart::{Apart, Content, threads};
 use crate::workload::driver::Watcher;
 use crate::workload::incarnation::{join_all, start};
 use crate::workload::judge::{Context, Violation};
@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tinylsm::sync::Mutex;
 use tinylsm::sync::atomic::AtomicU64;
-use tinylsm::{Background, Db, Keyspace, Slice, Snapshot, WriteBatch, WriteOptions};
+use tinylsm::{Db, Keyspace, Slice, Snapshot, WriteBatch, WriteOptions};
 
 const SHARED: &str = "shared";
 /// Two keys that every commit writes together.
@@ -38,10 +38,6 @@ pub(in crate::workload) fn judge(context: &Context, watcher: Watcher) -> Result<
     }
 }
 
-fn threads(context: &Context) -> Background {
-    Background::Threads(1 + usize::try_from(context.tape.below(Label::Check, 3)).expect("small"))
-}
-
 /// What the writer has begun to write and what was acknowledged, both as numbers of commits.
 #[derive(Default)]
 struct Progress {
@@ -59,7 +55,7 @@ struct Reader {
 }
 
 fn read_beside_merges(context: &Context, watcher: Watcher) -> Result<(), Violation> {
-    let apart = Apart::create((context, watcher), "readers beside merges", threads(context))?;
+    let apart = Apart::create((context, watcher), "readers beside merges", threads(context, 3))?;
     let keyspace = apart.keyspace_with(SHARED, |options| options.level0_compaction_trigger(2))?;
     let (progress, faults) = (Arc::new(Progress::default()), Arc::new(Mutex::new(Vec::new())));
     commit(&apart, &keyspace, &progress)?;
@@ -189,7 +185,7 @@ impl Reader {
 
 /// Lets go of snapshots that merges have kept something for: a quiet database gives back that space by itself.
 fn release_snapshots(context: &Context, watcher: Watcher) -> Result<(), Violation> {
-    let apart = Apart::create((context, watcher), "released snapshots", threads(context))?;
+    let apart = Apart::create((context, watcher), "released snapshots", threads(context, 3))?;
     let keyspace = apart.keyspace(SHARED)?;
     let mut content = Content::new();
     let (count, value_len) = (20 + apart.below(30), 300);
@@ -243,7 +239,7 @@ fn release_snapshots(context: &Context, watcher: Watcher) -> Result<(), Violatio
 
 /// Writes and waits until nothing is to be done, again and again: each time everything is done then.
 fn rest_again_and_again(context: &Context, watcher: Watcher) -> Result<(), Violation> {
-    let apart = Apart::create((context, watcher), "rest again and again", threads(context))?;
+    let apart = Apart::create((context, watcher), "rest again and again", threads(context, 3))?;
     let keyspace = apart.keyspace_with(SHARED, |options| options.level0_compaction_trigger(2))?;
     let mut content = Content::new();
     for _ in 0..RESTS_COUNT {

@@ -2,7 +2,7 @@
 //! there is some, whoever made it.
 
 use crate::tape::Label;
-use crate::workload::apart::{Apart, Content};
+use crate::workload::apart::{Apart, Content, threads};
 use crate::workload::driver::Watcher;
 use crate::workload::judge::{Context, Violation};
 use crate::workload::quiet::{check_shape, jobs_of};
@@ -77,8 +77,7 @@ fn step(apart: &Apart<'_>) -> Result<(), Violation> {
 
 /// Fills the disk, deletes there until merges have no space, and makes space by dropping another keyspace.
 fn make_space(context: &Context, watcher: Watcher) -> Result<(), Violation> {
-    let threads_count = 1 + usize::try_from(context.tape.below(Label::Check, 2)).expect("small");
-    let apart = Apart::create((context, watcher), "space for merges", Background::Threads(threads_count))?;
+    let apart = Apart::create((context, watcher), "space for merges", threads(context, 2))?;
     // All of it on one level, so that a merge takes all of it.
     let short = apart.keyspace_with(SHORT, |options| options.level_base_bytes(1 << 20))?;
     let large = apart.keyspace(LARGE)?;
